@@ -35,7 +35,7 @@ def import_torchvision() -> ModuleType:
 
 
 def import_transforms() -> ModuleType:
-    """Return the module ``torchvision.transforms.v2``."""
+    """Return the module ``torchvision.transforms.v2``. Raises ImportError without torchvision."""
     import_torchvision()
     return importlib.import_module("torchvision.transforms.v2")
 

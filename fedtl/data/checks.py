@@ -7,7 +7,7 @@ import numpy as np
 from fedtl.data.hidden import used_fraction
 from fedtl.data.labels import label_texts, merge_labels
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import MAX_FLOAT32, Array, Raw, parts_of
+from fedtl.data.source import MAX_FLOAT32, Array, Raw, finite_numbers, parts_of
 from fedtl.errors import DataError
 
 MIN_TRAINING_ROWS = 4
@@ -107,12 +107,14 @@ def _common_shape(x: Array, settings: DataSettings) -> tuple[int, ...]:
 
 
 def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
-    """Check that labels are classes, or finite values in regression. Raises DataError."""
-    if settings.task == "regression":
-        if y.dtype.kind not in "uif" or not (np.abs(y.astype(float)) <= MAX_FLOAT32).all():
+    """Check that labels are classes, or the numbers that the task needs. Raises DataError."""
+    task = settings.predicted
+    if not task.has_classes:
+        usable = task.valid(finite_numbers(y))
+        if not usable.all():
+            odd = y[~usable] if y.dtype.kind in "uif" else y
             raise DataError(
-                f"silo {silo}: regression needs finite numbers as labels, not {_first_odd_label(y)}; correct or "
-                "remove such rows"
+                f"silo {silo}: {task.name} needs {task.needs} as labels, not {odd.tolist()[0]!r}; correct or remove such rows"
             )
     elif y.dtype.kind == "f" and not (np.isfinite(y) & (y == y.round())).all():
         raise DataError(

@@ -142,8 +142,7 @@ def rows_of_arrays(arrays: Mapping[str, Array], settings: DataSettings, where: s
         raise DataError(
             f"{where} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}"
         )
-    unit = settings.unit_column
-    unread: tuple[str, ...] = ()
+    unit, unread = settings.unit_column, tuple[str, ...]()
     if settings.sequence is not None:
         arrays, unread = _with_series(arrays, settings.sequence, where)
     train = _part(arrays, "train", where, unit)

@@ -16,6 +16,7 @@ from fedtl.data.constants import bounds_for, read_constants
 from fedtl.data.origins import Origin
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, finite_numbers
+from fedtl.data.target_encoding import TargetTable, encoded_rows
 from fedtl.errors import DataError
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -28,7 +29,8 @@ class Inputs:
     How one silo's inputs are prepared.
 
     ``fill``, ``mean`` and ``std`` have one number for each column (for each channel of float images and series); (): not scaled.
-    ``low`` and ``high``: declared bounds, to which values are clipped. Pixels of uint8 stay as they are, 0..255.
+    ``low`` and ``high``: declared bounds, to which values are clipped. Pixels of uint8 stay as they are, 0..255. ``tables``: of
+    target-encoded columns, which are encoded before they are scaled.
     ``origin`` and ``label_origin``: where the constants of the inputs and of the labels come from.
     """
 
@@ -45,6 +47,7 @@ class Inputs:
     origin: Origin = Origin.DECLARED
     label_origin: Origin = Origin.DECLARED
     sequence: bool = False
+    tables: tuple[TargetTable, ...] = ()
 
     def apply(self, x: Array) -> Array:
         """
@@ -61,7 +64,7 @@ class Inputs:
         scaled = np.empty(x.shape, np.float32)
         for start in range(0, len(x), ROWS_AT_ONCE):  # float64 needs twice the memory
             rows = slice(start, start + ROWS_AT_ONCE)
-            scaled[rows] = self._scaled(finite_numbers(x[rows]))
+            scaled[rows] = self._scaled(encoded_rows(finite_numbers(x[rows]), self.tables))
         return scaled
 
     def _scaled(self, x: Array) -> Array:
@@ -92,7 +95,7 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
         return _from_bounds(inputs, x, settings)
     if settings.scale != "silo":
         return _from_file(inputs, x, settings, silo)
-    if settings.task == "regression":
+    if settings.predicted.standardised:
         labels = finite_numbers(y)
         labels = labels[~np.isnan(labels)]
         (y_mean,), (y_std,) = _mean_and_std(labels[:, None]) if len(labels) else ((0.0,), (1.0,))
@@ -105,8 +108,8 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
 
 def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> Inputs:
     """Scale by declared constants."""
-    names, regression = _column_names(x, inputs.columns, settings), settings.task == "regression"
-    if not names and not regression:
+    names, of_labels = _column_names(x, inputs.columns, settings), settings.predicted.standardised
+    if not names and not of_labels:
         raise DataError(
             f"data.scale: silo {silo} has pixels of 0..255, which are not scaled by constants; remove data.scale"
         )
@@ -117,7 +120,7 @@ def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> I
         mean=tuple(column.mean for column in constants),
         std=tuple(column.std for column in constants),
     )
-    if not regression:
+    if not of_labels:
         return inputs
     (label,) = read_constants(settings.scale, [settings.label])
     return replace(inputs, y_mean=label.mean, y_std=label.std)
@@ -135,7 +138,7 @@ def _from_bounds(inputs: Inputs, x: Array, settings: DataSettings) -> Inputs:
         high=tuple(column.high for column in bounds),
         origin=Origin.RELEASED,
     )
-    if settings.task != "regression":
+    if not settings.predicted.standardised:
         return inputs
     (label,) = bounds_for(settings.bounds, [settings.label])
     return replace(inputs, y_mean=(label.low + label.high) / 2, y_std=(label.high - label.low) / 2)

@@ -1,11 +1,15 @@
 """The keys of the ``[data]`` table, once: an experiment and a site's ``silo.toml`` are composed of the parts below."""
 
 import codecs
+from datetime import date
 from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, Field, field_validator
 
 from fedtl._util.settings import Settings
+from fedtl.tasks.base import LearningTask
+from fedtl.tasks.registry import TASKS
 
 FILES, NOISE = "inputs", "noise"  # entries of data.public: "inputs:PATH" and "noise:N"
 SCALES = ("silo", "none", "dp")  # any other data.scale is the path of a file of constants
@@ -27,7 +31,24 @@ def known_encoding(name: str) -> str:
     return name
 
 
+def iso_date(text: str) -> str:
+    """Return ``text`` if it is a date such as 2000-01-31."""
+    try:
+        date.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError("must be a date such as 2000-01-31") from error
+    return text
+
+
+def known_time_zone(name: str) -> str:
+    """Return ``name`` if it is a time zone of the IANA database."""
+    if name not in available_timezones():
+        raise ValueError('must be a time zone such as "UTC" or "Europe/Berlin"')
+    return name
+
+
 Name = Annotated[str, AfterValidator(printable)]
+DatePart = Literal["days", "weekday", "month", "hour"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 LabelFraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -39,8 +60,9 @@ class RowSettings(Settings):
     ``classes``: every label that can occur. ``scale``: "silo" (constants learned from the silo's training rows), "none", the
     path of a TOML file of constants, or, under ``[privacy]``, "dp": mean and standard deviation are released with noise, and
     ``bounds`` gives for each column, or channel by number, ``[low, high]`` or ``[low, high, fill]``; "*" stands for all
-    columns that are not named. ``delimiter``, ``decimal`` and ``encoding``: how a CSV file is written. ``drop``: columns of a
-    table that are not read. ``val`` and ``test``: shares of the rows. ``limit``: the most training rows; 0: all.
+    columns that are not named. ``delimiter``, ``decimal`` and ``encoding``: how a CSV file is written. ``sheet``: of an Excel file.
+    ``date_format``: how dates are written, as for strptime; "": ISO 8601. ``time_zone``: of dates without an offset from UTC. ``drop``:
+    columns of a table that are not read. ``val`` and ``test``: shares of the rows. ``limit``: the most training rows; 0: all.
     """
 
     source: str = "digits"
@@ -52,6 +74,9 @@ class RowSettings(Settings):
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     decimal: Literal[".", ","] = "."
     encoding: Annotated[str, AfterValidator(known_encoding)] = "utf-8"
+    sheet: str = ""
+    date_format: str = ""
+    time_zone: Annotated[str, AfterValidator(known_time_zone)] = "UTC"
     drop: list[Name] = []
     classes: list[Name] = []
     scale: str = "silo"
@@ -76,7 +101,13 @@ class SequenceSettings(Settings):
 
 
 class InputSettings(Settings):
-    """The keys on which all silos must agree, because the inputs and outputs of one model follow from them."""
+    """
+    The keys on which all silos must agree, because the inputs and outputs of one model follow from them.
+
+    What becomes of the columns of a table that are no numbers (``data.columns``): ``categories``: one input of 0 or 1 for each
+    value; ``ordered``: the number of the value in the list; ``dates``: ``date_parts``, days counted from ``reference_date``;
+    ``hashed``: ``hash_width`` inputs, whatever the values are; ``target_encoded``: the mean label of the silo's own training rows.
+    """
 
     size: Literal["native"] | Annotated[int, Field(ge=1, le=4096)] = "native"
     channels: Literal["native", 1, 3] = "native"
@@ -85,6 +116,13 @@ class InputSettings(Settings):
     columns: list[Name] = []
     categories: dict[Name, list[Name]] = {}
     sequence: SequenceSettings | None = None
+    ordered: dict[Name, Annotated[list[Name], Field(min_length=2)]] = {}
+    dates: list[Name] = []
+    date_parts: Annotated[list[DatePart], Field(min_length=1)] = ["days", "weekday", "month"]
+    reference_date: Annotated[str, AfterValidator(iso_date)] = "1970-01-01"
+    hashed: list[Name] = []
+    hash_width: int = Field(32, ge=2, le=4096)
+    target_encoded: list[Name] = []
 
     @field_validator("channels", mode="before")
     @classmethod
@@ -113,8 +151,9 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     """
     ``[data]`` of an experiment: every key with its default. ``path`` is absolute once an experiment is loaded.
 
-    ``silos``: those that take part; []: all but ``silos_except``. ``late``: those that join after the last round, with ``shots`` rows;
-    ``late_head``: how the head of such a silo is fitted, where heads stay at home: "trained", with one in closed form beside
+    ``silos``: those that take part; []: all but ``silos_except``. ``min_rows`` and ``min_labels``: silos with fewer rows, or fewer
+    different labels, before validation and test rows are split off, are left out. ``late``: those that join after the last round,
+    with ``shots`` rows; ``late_head``: how the head of such a silo is fitted, where heads stay at home: "trained", with one in closed form beside
     it, or "ridge": in closed form only.
     ``unit_column``: the column that says whose row it is. ``folds``: with 5, the rows are dealt to 5 parts, and part number
     ``fold`` (from 0) is tested on; ``test`` then has no meaning. ``split_column``: the column that says whether a row is one of
@@ -129,6 +168,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
 
     silos: list[str] = []
     silos_except: list[str] = []
+    min_rows: int = Field(0, ge=0)
+    min_labels: int = Field(1, ge=1)
     late: list[str] = []
     shots: int = Field(20, ge=1)
     late_head: Literal["trained", "ridge"] = "trained"
@@ -146,6 +187,15 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     wrong_labels: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
     public: list[str] = []
 
+    @property
+    def predicted(self) -> LearningTask:
+        """What a model predicts."""
+        return TASKS[self.task].of(self)
+
+
+# The keys that say what becomes of a column that is no number, and with them all that name columns of a table.
+KINDS = ("categories", "ordered", "dates", "hashed", "target_encoded")
+NAMES_COLUMNS = ("columns", *KINDS)
 
 # What a plan says of [data]: the inputs, the labels and bounds of the sites that have none of their own, and which sites it takes
 # to have no labels; whether a site uses its labels is its own matter.

@@ -1,7 +1,7 @@
 """Shapes, columns and labels of all silos, read before anything is trained, and whether they fit one model."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 
@@ -15,6 +15,7 @@ from fedtl.data.preprocess import is_pixels
 from fedtl.data.source import Raw
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
+from fedtl.tasks.base import LearningTask
 
 MIN_SIDE, MAX_ASPECT = 4, 8  # of what is surely an image, in pixels
 
@@ -41,10 +42,17 @@ class SiloSchema:
 
 @dataclass(frozen=True)
 class DataSchema:
-    """The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many."""
+    """
+    The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many. ``task``: what is
+    predicted; None: classification where there are labels, otherwise regression. ``left_out``: the silos that ``data.min_rows`` or
+    ``data.min_labels`` leaves out, and what each has. ``stored``: the name in the data of each silo whose name had to be changed.
+    """
 
     silos: Mapping[str, SiloSchema]
     common: tuple[tuple[str, str, int], ...] = ()
+    task: LearningTask | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -65,7 +73,7 @@ class DataSchema:
     @property
     def width(self) -> int:
         """How many outputs a shared head has; 1 in regression."""
-        return len(self.union) or 1
+        return len(self.union) or 1 if self.task is None else self.task.width(self.union)
 
     @cached_property
     def trained(self) -> frozenset[str]:
@@ -85,6 +93,7 @@ def read_data_schema(
     _check_silo_counts(experiment, names)
     silos: dict[str, SiloSchema] = {}
     hashes: dict[str, frozenset[int]] = {}
+    named = settings.predicted.has_classes
     for name in names:
         raw = read(name) if read else prepare.read_silo(settings, name)
         if settings.sequence is None:
@@ -97,7 +106,7 @@ def read_data_schema(
             prepare.input_shape(raw, settings),
             raw.columns,
             prepare.declared_classes(settings) if unlabelled else prepare.silo_classes(raw, settings),
-            frozenset() if unlabelled else frozenset(label_texts(raw.train.y)),
+            frozenset(label_texts(raw.train.y)) if named and not unlabelled else frozenset(),
             len(raw.train.y),
             () if settings.by_record else _empty_columns(raw),
             facts,
@@ -105,7 +114,11 @@ def read_data_schema(
             is_pixels(raw.train.x),
         )
         _check_same_inputs(names[0], name, silos)
-    return DataSchema(silos, tuple(common_rows(hashes)))
+    stored = {name: prepare.stored_name(settings, name) for name in names}
+    changed = {name: one for name, one in stored.items() if one != name}
+    return DataSchema(
+        silos, tuple(common_rows(hashes)), settings.predicted, prepare.left_out(settings), changed
+    )
 
 
 def _check_is_picture(raw: Raw, name: str) -> None:

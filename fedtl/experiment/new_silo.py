@@ -20,6 +20,10 @@ def new_silo_experiment(backbone: Backbone, file: str) -> Experiment:
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: [data] is not a table")
     agreed = {key: getattr(backbone.experiment.data, key) for key in InputSettings.model_fields}
+    if backbone.experiment.data.target_encoded:
+        raise ConfigError(
+            "data.target_encoded takes the labels of all training rows, and a silo that is onboarded has few; train with data.hashed"
+        )
     known = {key: value for key, value in agreed.items() if value is not None}
     return parse_experiment({"seed": backbone.experiment.split_seed, "data": {**known, **data, "late": []}})
 

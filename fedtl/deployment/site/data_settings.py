@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fedtl.data.checks import check_rows
 from fedtl.data.registry import DATA
-from fedtl.data.settings import SCALES, DataSettings, InputSettings, RowSettings, data_settings
+from fedtl.data.settings import NAMES_COLUMNS, SCALES, DataSettings, InputSettings, RowSettings, data_settings
 from fedtl.data.source import Raw
 from fedtl.deployment.site.home import Home
 from fedtl.errors import ConfigError
@@ -24,7 +24,8 @@ def settings_to_train(home: Home, agreed: DataSettings, classes: Sequence[str]) 
     """
     here, inputs = home.settings.data, agreed
     if here.source != "table":
-        inputs = agreed.model_copy(update={"columns": [], "categories": {}})
+        nothing = InputSettings()
+        inputs = agreed.model_copy(update={key: getattr(nothing, key) for key in NAMES_COLUMNS})
     bounds = (here.bounds or agreed.bounds) if here.scale == "dp" else {}
     rows = _with_absolute_paths(home).model_copy(update={"classes": list(classes), "bounds": bounds})
     own = _names_here(home)
