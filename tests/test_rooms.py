@@ -49,7 +49,9 @@ DOORS = {
         ),
         *("cli.silo", "cli.silo_consent", "cli.silo_record"),
     },
-    "PIL": {"data.images"},
+    "PIL": {"data.pictures"},
+    "pydicom": {"data.dicom"},
+    "nibabel": {"data.nifti"},
     "pydantic": {
         *("_util.settings", "data.settings", "models.builtin", "simulation.settings", "deployment.plan"),
         "privacy.ledger_lines",

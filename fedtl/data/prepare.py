@@ -155,8 +155,8 @@ def silo_classes(raw: Raw, settings: DataSettings) -> tuple[str, ...]:
 
 
 def input_shape(raw: Raw, settings: DataSettings) -> tuple[int, ...]:
-    """Return the shape of one input of the model: (columns,) or (channels, height, width)."""
-    return Inputs(settings.size, settings.channels, raw.columns).apply(raw.train.x[:1]).shape[1:]
+    """Return the shape of one input of the model: (columns,), (channels, height, width) or (1, depth, height, width)."""
+    return Inputs.unscaled(settings, raw.columns).apply(raw.train.x[:1]).shape[1:]
 
 
 def prepare_silo(

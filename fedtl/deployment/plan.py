@@ -34,7 +34,7 @@ class Agreement(Settings):
     """
 
     experiment: Experiment
-    shape: list[int] = Field(min_length=1, max_length=3)
+    shape: list[int] = Field(min_length=1, max_length=4)
     classes: list[Name] = Field([], max_length=100_000)
     base: str = Field("", pattern=r"^([0-9a-f]{64})?$")
     dp_ready: bool = False

@@ -10,6 +10,8 @@ from fedtl.data.checks import without_label
 from fedtl.data.facts import can_tell_rows_apart, row_hashes
 from fedtl.data.hidden import hides_labels
 from fedtl.data.labels import has_label, label_texts
+from fedtl.data.pixels import is_pixels
+from fedtl.data.preprocess import Inputs
 from fedtl.data.source import Array, Raw, finite_numbers, parts_of
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
@@ -51,7 +53,7 @@ def _silo_rows(experiment: Experiment, data: StudyData, name: str) -> SiloRows:
         train=len(made.inputs),
         val=len(made.val),
         test=len(test),
-        inputs=_kind(raw, silo.shape),
+        inputs=_kind(raw, silo.shape, data.inputs(name)),
         without_label=unlabelled,
         units=made.train.unit_count if made.train.units is not None else None,
         labels={} if settings.task == "regression" or hides_labels(settings, name) else _counted(raw.train.y),
@@ -71,14 +73,23 @@ def _silo_rows(experiment: Experiment, data: StudyData, name: str) -> SiloRows:
     )
 
 
-def _kind(raw: Raw, shape: tuple[int, ...]) -> str:
+def _kind(raw: Raw, shape: tuple[int, ...], inputs: Inputs) -> str:
     """Return how the model sees an input: "12 columns", or "RGB images of 64 x 64 px, 0..255"."""
-    if len(shape) != 3:
+    if len(shape) == 1:
         return f"{shape[0]} columns"
-    channels, height, width = shape
+    channels, *sides = shape
     kind = {GREY: "grey images", RGB: "RGB images"}.get(channels, f"images of {channels} channels")
-    values = "0..255" if raw.train.x.dtype == np.uint8 else "numbers, scaled by channel"
-    return f"{kind} of {height} x {width} px, {values}"
+    kind = "volumes" if len(sides) == 3 else kind
+    return f"{kind} of {' x '.join(map(str, sides))} px, {_values(raw.train.x, inputs)}"
+
+
+def _values(x: Array, inputs: Inputs) -> str:
+    """Return which values images have, and how they are scaled."""
+    if inputs.pixel_range:
+        return "{:g}..{:g} as -1..1 (data.pixel_range)".format(*inputs.pixel_range)
+    if is_pixels(x) and not inputs.mean:
+        return f"0..{np.iinfo(x.dtype).max}"
+    return "numbers, scaled by channel" if inputs.mean else "numbers, not scaled"
 
 
 def _counted(y: Array) -> dict[str, int]:

@@ -69,12 +69,14 @@ class SiloModel:
     def prepared(self, x: Array) -> Tensor:
         """Return rows as a source stores them as the silo's training inputs were prepared [N, ...]. Raises DataError."""
         wanted = len(self.inputs.columns)
-        if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
+        if x.dtype.kind not in "uif" or not 2 <= x.ndim <= 4 or (wanted and x.shape[1:] != (wanted,)):
             shape = f"{x.dtype} of shape {list(x.shape)}"
-            expected = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else "images"
+            expected = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else self._kind
             raise DataError(
                 f"the input is {shape}, but the model was trained on {expected}; pass inputs of this kind"
             )
+        if problem := self.inputs.unit_problem(x):
+            raise DataError(f"the input holds {x.dtype}, but the model was trained on {problem}; convert it")
         if not len(x):
             raise DataError("the input has no rows")
         inputs = torch.from_numpy(self.inputs.apply(x))
@@ -83,6 +85,10 @@ class SiloModel:
                 f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
             )
         return inputs
+
+    @property
+    def _kind(self) -> str:
+        return "volumes [N, D, H, W]" if self.inputs.kind == "volumes" else "images"
 
     def _adapting_scores(self, inputs: Tensor) -> Tensor:
         if not self.classes:
@@ -177,7 +183,7 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         "settings": model.settings.settings,
         "classes": model.classes,
         "shape": model.shape,
-        "pixels": "x / 127.5 - 1 for 0..255",
+        "pixels": _range_in_words(model),
         "inputs": dict(vars(model.inputs).items()),
     }
     if model.experiment.data.scale == "dp":
@@ -199,6 +205,14 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         write_script(model, out, written),
         _onnx(model, out),
     ]
+
+
+def _range_in_words(model: SiloModel) -> str:
+    """Return how pixels become inputs of the network."""
+    if model.inputs.pixel_range:
+        low, high = model.inputs.pixel_range
+        return f"clipped to {low:g}..{high:g}, (x - {low:g}) / {high - low:g} * 2 - 1"
+    return "x / 127.5 - 1 for 0..255"
 
 
 def _save_weights(model: SiloModel, out: Path) -> dict[str, int]:

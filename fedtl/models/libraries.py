@@ -110,6 +110,9 @@ def _download(build: Callable[[], nn.Module], name: str) -> nn.Module:
 
 
 def _image(name: str, shape: Shape) -> Shape:
+    if len(shape) > 3:
+        text = " x ".join(map(str, shape[1:]))
+        raise ModelError(f'model.name = {name!r} takes images, not volumes of {text}; use "convnet"')
     if len(shape) != 3:
         raise ModelError(f'model.name = {name!r} takes images, not rows of {shape[0]} columns; use "mlp"')
     return shape

@@ -26,7 +26,12 @@ def settings_to_train(home: Home, agreed: DataSettings, classes: Sequence[str]) 
     if here.source != "table":
         inputs = agreed.model_copy(update={"columns": [], "categories": {}})
     bounds = (here.bounds or agreed.bounds) if here.scale == "dp" else {}
-    rows = _with_absolute_paths(home).model_copy(update={"classes": list(classes), "bounds": bounds})
+    declared = {"classes": list(classes), "bounds": bounds}
+    declared |= {
+        "pixel_range": here.pixel_range or agreed.pixel_range,
+        "slices": here.slices or agreed.slices,
+    }
+    rows = _with_absolute_paths(home).model_copy(update=declared)
     own = _names_here(home)
     unlabelled = [*(own if here.unlabelled else ()), *(name for name in agreed.unlabelled if name not in own)]
     return data_settings(rows, inputs).model_copy(update={"unlabelled": unlabelled})

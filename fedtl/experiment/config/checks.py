@@ -11,6 +11,7 @@ from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.adapter_checks import adapter_contradictions
+from fedtl.experiment.config.image_checks import image_contradictions
 from fedtl.experiment.config.messages import check_choice
 from fedtl.experiment.config.public_checks import public_contradictions
 from fedtl.experiment.config.resolve import method_of, model_arguments, server_of
@@ -89,6 +90,7 @@ def data_contradictions(data: DataSettings) -> Iterator[str]:
     if data.source in DATA:
         yield from _source_contradictions(data)
     yield from _of_parts(data)
+    yield from image_contradictions(data)
 
 
 def _messages_of(check: Callable[..., Any], *words: Any) -> Iterator[str]:
@@ -154,6 +156,11 @@ def _of_classes(experiment: Experiment) -> Iterator[str]:
                     yield f'{type(term).__name__} compares predicted classes, but data.task = "regression"; use another method'
 
 
+def has_units(data: DataSettings) -> bool:
+    """Return whether the source can say whose row each is."""
+    return data.source in UNITS or bool(data.manifest)
+
+
 def with_unit(experiment: Experiment) -> Experiment:
     """
     Return the experiment with what ``[privacy]`` requires of ``[data]``: each row is prepared independently of the others, and
@@ -165,10 +172,10 @@ def with_unit(experiment: Experiment) -> Experiment:
     experiment = experiment.model_copy(update={"data": data})
     if privacy.unit == "record" or privacy.unit == data.unit_column:
         return experiment
-    if data.source not in UNITS:
+    if not has_units(data):
         raise ConfigError(
             f"privacy.unit = {privacy.unit!r}: source {data.source!r} cannot say which rows belong to the same "
-            f'{privacy.unit}; use source "table" or "npz", or set privacy.unit = "record"'
+            f'{privacy.unit}; use source "table" or "npz", or "images" with data.manifest, or set privacy.unit = "record"'
         )
     if data.unit_column:
         raise ConfigError(
@@ -204,12 +211,18 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
         yield f"{problem}; source {data.source!r} reads its rows from there"
     if data.path and not source.needs_path:
         yield f"data.path is set, but source {data.source!r} reads no files; remove data.path"
+    listed = ("silo_column", "split_column", "positive_above") if data.manifest else ()
     for key in ("silo_column", "domain_column", "split_column", "positive_above", "categories"):
-        if data.source not in TABLES and getattr(data, key) not in ("", None, [], {}):
+        if data.source not in TABLES and key not in listed and getattr(data, key) not in ("", None, [], {}):
             yield f'data.{key} is a setting of sources "table" and "memory", not of {data.source!r}'
     for key in ("delimiter", "decimal", "encoding", "drop"):
         tables = TABLES if key == "drop" else ("table",)
-        if data.source not in tables and getattr(data, key) != type(data).model_fields[key].default:
+        of_manifest = data.manifest and key != "drop"
+        if (
+            data.source not in tables
+            and not of_manifest
+            and getattr(data, key) != type(data).model_fields[key].default
+        ):
             yield f'data.{key} is a setting of source "table", not of {data.source!r}'
     if data.delimiter == data.decimal == "," and not data.path.lower().endswith(".parquet"):
         yield 'data.delimiter and data.decimal are both ","; set data.delimiter, such as ";"'
@@ -219,13 +232,11 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
         yield "data.silos and data.silos_except both say which silos take part; remove one of them"
     if data.columns and data.source not in UNITS:
         yield f'data.columns is a setting of sources "table" and "npz", not of {data.source!r}'
-    if data.unit_column and (data.source not in UNITS or data.unit_column in ("x", "y")):
+    if data.unit_column and (not has_units(data) or data.unit_column in ("x", "y")):
         yield (
-            f'data.unit_column = {data.unit_column!r}: only source "table" (a column) and "npz" (arrays train_NAME) '
-            "have one, and it cannot be x or y"
+            f'data.unit_column = {data.unit_column!r}: only source "table" (a column), "npz" (arrays train_NAME) and "images" (a '
+            "column of data.manifest) have one, and it cannot be x or y"
         )
-    if data.source == "images" and data.target_domain:
-        yield 'data.target_domain: source "images" cannot read a second domain; remove it or use another source'
     if data.source == "table" and bool(data.domain_column) != bool(data.target_domain):
         yield "data.domain_column and data.target_domain must be set together: a column, and one of its values"
 
