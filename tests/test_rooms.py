@@ -26,9 +26,11 @@ ROWS = [
 # Frameworks stay at the door: the only modules that may import each.
 DOORS = {
     "timm": {"models.libraries"},
-    "torchvision": {"models.libraries", "models.compat"},
+    "torchvision": {"models.libraries", "_util.torchvision_import", "data.torchvision_sets"},
     "pandas": {
         "data.frame",
+        "data.huggingface",
+        "data.series",
         "data.table",
         "experiment.embed",
         "api.frames",
@@ -36,7 +38,12 @@ DOORS = {
         "api.audits",
         "api.audit_frames",
     },
-    "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
+    "sklearn": {
+        "data.preprocess",
+        "training.metrics",
+        "audit.attacks.membership",
+        "methods.measures.clusters",
+    },
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
@@ -49,22 +56,30 @@ DOORS = {
         ),
         *("cli.silo", "cli.silo_consent", "cli.silo_record"),
     },
-    "PIL": {"data.pictures"},
+    "PIL": {"data.huggingface", "data.pictures"},
     "pydicom": {"data.dicom"},
     "nibabel": {"data.nifti"},
     "pydantic": {
-        *("_util.settings", "data.settings", "models.builtin", "simulation.settings", "deployment.plan"),
+        *(
+            "_util.settings",
+            "data.settings",
+            "models.builtin",
+            "models.sequences",
+            "simulation.settings",
+            "deployment.plan",
+        ),
         "privacy.ledger_lines",
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.site.egress_lines",
         "deployment.coordinator.settings",
-        *(f"experiment.config.{name}" for name in ("schema", "home_schema", "messages")),
+        *(f"experiment.config.{name}" for name in ("schema", "home_schema", "model_schema", "messages")),
         *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call")),
     },
     "flwr": {"federation.flower", "deployment.site.supernode", "deployment.site.superexec"},
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
     "dp_accounting": {"privacy.accounting"},
     "opacus": {"privacy.per_sample.hooks", "privacy.prv"},
+    "datasets": {"data.huggingface"},
     "ray": {"simulation.ray"},
 }
 # What the coordinator runs. It never reaches examples, nor anything that reads them.

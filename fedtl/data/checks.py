@@ -82,13 +82,15 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
     if settings.by_record or x.dtype.kind != "f":
         return
     invalid = ~(np.abs(x) <= MAX_FLOAT32)
-    if missing_values and x.ndim == 2:
+    series = settings.sequence is not None
+    if series or (missing_values and x.ndim == 2):
         invalid &= ~np.isnan(x)
     if not invalid.any():
         return
     if x.ndim > 2:
+        what = "series" if series else "images"
         raise DataError(
-            f"{where} images hold {int(invalid.sum())} values that are not finite; correct or remove them"
+            f"{where} {what} hold {int(invalid.sum())} values that are not finite; correct or remove them"
         )
     row, column = np.argwhere(invalid)[0]
     raise DataError(
@@ -99,7 +101,7 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
 
 def _common_shape(x: Array, settings: DataSettings) -> tuple[int, ...]:
     """Return the part of a row's shape in which all rows of a silo must agree: what the settings do not change anyway."""
-    if x.ndim == 2:
+    if x.ndim == 2 or settings.sequence is not None:
         return x.shape[1:]
     if settings.kind == "volumes":
         return x.shape[1:] if settings.size == "native" else ()

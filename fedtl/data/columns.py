@@ -60,12 +60,12 @@ def with_declared_columns(settings: DataSettings, columns: Sequence[Column]) -> 
 
 def order_columns(raw: Raw, settings: DataSettings, where: str) -> Raw:
     """
-    Return the rows of a table with the inputs in the order of ``settings.columns``; images are returned as they are.
+    Return the rows of a table, or series, with the inputs in the order of ``settings.columns``; images are returned as they are.
 
     Raises DataError for a table with other columns, and for a table with named columns where the settings name none.
     """
     expected = tuple(name for column in declared_columns(settings) for name in column.inputs)
-    if raw.train.x.ndim != 2 or raw.columns == expected:
+    if not raw.columns or raw.columns == expected:
         return raw
     if not expected and raw.columns == column_numbers(raw.train.x):
         return raw
@@ -86,7 +86,7 @@ def in_order(raw: Raw, expected: Sequence[str]) -> Raw:
     order = [raw.columns.index(name) for name in expected]
 
     def ordered(x: Array) -> Array:
-        return np.ascontiguousarray(x[:, order])
+        return np.ascontiguousarray(x[..., order])
 
     def ordered_part(part: Part | None) -> Part | None:
         return None if part is None else replace(part, x=ordered(part.x))
@@ -107,8 +107,8 @@ def in_order(raw: Raw, expected: Sequence[str]) -> Raw:
 
 
 def column_numbers(x: Array) -> tuple[str, ...]:
-    """Return the names of the columns of a table without names: their numbers."""
-    return tuple(str(number) for number in range(x.shape[1]))
+    """Return the names of the columns of a table, or of the channels of series, without names: their numbers."""
+    return tuple(str(number) for number in range(x.shape[-1]))
 
 
 def _difference(columns: Sequence[str], expected: Sequence[str]) -> str:

@@ -46,9 +46,9 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     Raises DataError for a column that is missing, that holds text without declared categories, or infinite values.
     """
     columns, x = frame_inputs(frame, settings, where)
-    units = _units(frame, settings, where)
+    units = units_of(frame, settings, where)
     if not settings.target_domain:
-        rows = Part(x, _labels(frame, settings, where), units)
+        rows = Part(x, labels_of(frame, settings, where), units)
         if settings.split_column:
             return _parts_by_column(rows, columns, frame, settings, where)
         return Raw(rows, columns=columns)
@@ -60,11 +60,11 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
             f"{settings.target_domain!r}; a silo needs rows of both domains"
         )
     train = Part(
-        x[~target], _labels(frame[~target], settings, where), None if units is None else units[~target]
+        x[~target], labels_of(frame[~target], settings, where), None if units is None else units[~target]
     )
     target_x, target_test = x[target], None
     if not column_of(frame, settings.label, where, "data.label")[target].isna().any():
-        target_test = Part(target_x, _labels(frame[target], settings, where))
+        target_test = Part(target_x, labels_of(frame[target], settings, where))
     return Raw(train, target=target_x, target_test=target_test, columns=columns)
 
 
@@ -98,9 +98,16 @@ def _parts_by_column(
     return Raw(parts["train"], parts["val"] if len(parts["val"].y) else None, parts["test"], columns=columns)
 
 
+def used_columns(settings: DataSettings) -> frozenset[str]:
+    """Return the names of the columns that have another use than as an input; "" for a use that no column has."""
+    sequence = settings.sequence
+    steps = frozenset() if sequence is None else frozenset({sequence.id, sequence.time})
+    return steps | {getattr(settings, key) for key in COLUMNS_WITH_A_USE}
+
+
 def input_columns(frame: "pd.DataFrame", settings: DataSettings) -> list[str]:
     """Return the columns that become inputs: those of ``data.columns``, or all that have no other use."""
-    other_use = {getattr(settings, key) for key in COLUMNS_WITH_A_USE} | set(settings.drop)
+    other_use = {*used_columns(settings), *settings.drop}
     return settings.columns or [str(column) for column in frame.columns if column not in other_use]
 
 
@@ -140,7 +147,7 @@ def known_inputs(
         )
     own = settings.model_copy(update={"columns": names, "drop": []})
     made, x = frame_inputs(frame, own, where)
-    other_use = {getattr(settings, key) for key in COLUMNS_WITH_A_USE} | {*names, *settings.drop}
+    other_use = used_columns(settings) | {*names, *settings.drop}
     unread = [str(column) for column in frame.columns if column not in other_use]
     return x[:, [made.index(name) for name in columns]], unread
 
@@ -225,7 +232,7 @@ def _numbers_by_cell(column: "pd.Series", settings: DataSettings) -> Array:
     return np.where(np.abs(values) <= MAX_FLOAT32, values, np.nan)
 
 
-def _labels(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array:
+def labels_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array:
     """Return the labels [N]: numbers as they are, anything else as text. Raises DataError."""
     import pandas as pd
 
@@ -256,7 +263,7 @@ def _labels_by_cell(column: "pd.Series", settings: DataSettings) -> Array:
     )
 
 
-def _units(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array | None:
+def units_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array | None:
     """Return whose row each is, as text [N]. Raises DataError for a row without a unit."""
     if not settings.unit_column:
         return None

@@ -11,6 +11,7 @@ import numpy as np
 from fedtl.data import frame, image_files, table
 from fedtl.data.formats import advice_on
 from fedtl.data.preprocess import Inputs
+from fedtl.data.series import known_series, series_of_array
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array
 from fedtl.errors import DataError
@@ -18,11 +19,16 @@ from fedtl.errors import DataError
 
 @dataclass(frozen=True)
 class NewRows:
-    """Rows ``x`` as a source stores them, the ``files`` of images, and the columns of a table that are ``unread``."""
+    """
+    Rows ``x`` as a source stores them, the ``files`` of images or the ids of series, the columns of a table that are ``unread``, and
+    lines ``notes`` on what was cut or padded. ``column``: what predictions name the files or ids.
+    """
 
     x: Array
     files: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    column: str = "file"
 
 
 def read_inputs(
@@ -35,11 +41,18 @@ def read_inputs(
     """
     if not path.exists():
         raise DataError(f"{key}: {path} does not exist")
-    suffix = path.suffix.lower()
+    suffix, sequence = path.suffix.lower(), settings.sequence
     if suffix in (".npz", ".npy"):
-        return NewRows(_rows_of_arrays(path, inputs, key))
+        return _rows_of_arrays(path, settings, inputs, key)
     if suffix in table.SUFFIXES:
         rows = table.load_frame(str(path), settings)
+        if sequence is not None:
+            if not sequence.id:
+                raise DataError(
+                    f"{key}: {path}: the model was trained on series in arrays; pass an .npz or .npy [N, T, C]"
+                )
+            x, ids, lines = known_series(rows, settings, inputs.columns, f"{key}: {path}")
+            return NewRows(x, ids, (), lines, sequence.id)
         x, unread = frame.known_inputs(rows, settings, inputs.columns, f"{key}: {path}")
         return NewRows(x, (), tuple(unread))
     files = [path] if path.is_file() else sorted(filter(image_files.is_image, path.rglob("*")))
@@ -60,23 +73,33 @@ def _names_of_rows(names: Sequence[str], counts: Sequence[int]) -> Iterator[str]
         yield from [name] if count == 1 else (f"{name}[{number}]" for number in range(count))
 
 
-def _rows_of_arrays(path: Path, inputs: Inputs, key: str) -> Array:
+def _rows_of_arrays(path: Path, settings: DataSettings, inputs: Inputs, key: str) -> NewRows:
     """Return the rows of an .npy or .npz file; columns that an array ``columns`` names are put in the model's order."""
-    try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        if path.suffix.lower() == ".npy":
-            return np.asarray(loaded)
-        name = next(name for name in ("x", "test_x") if name in loaded.files)
-        x = np.asarray(loaded[name])
-        names = loaded["columns"].reshape(-1).tolist() if "columns" in loaded.files else []
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, StopIteration) as error:
-        raise DataError(
-            f"{key}: {path} has no array x or test_x of plain numbers ({error or 'neither'})"
-        ) from error
-    if x.ndim != 2 or not names or not inputs.columns:
-        return x
+    x, names = _loaded(path, key)
+    lines: tuple[str, ...] = ()
+    if settings.sequence is not None:
+        x, lines = series_of_array(x, settings.sequence, f"{key}: {path}")
+    elif x.ndim != 2:
+        return NewRows(x)
+    if not names or not inputs.columns:
+        return NewRows(x, notes=lines)
     if lacking := [column for column in inputs.columns if column not in names]:
         raise DataError(
             f"{key}: {path} has no column {lacking[0]!r}; the model needs {', '.join(inputs.columns)}"
         )
-    return x[:, [names.index(column) for column in inputs.columns]]
+    return NewRows(x[..., [names.index(column) for column in inputs.columns]], notes=lines)
+
+
+def _loaded(path: Path, key: str) -> tuple[Array, list[str]]:
+    """Return the array of rows in an .npy or .npz file, and the names in an array ``columns``. Raises DataError."""
+    try:
+        loaded: Any = np.load(path, allow_pickle=False)
+        if path.suffix.lower() == ".npy":
+            return np.asarray(loaded), []
+        name = next(name for name in ("x", "test_x") if name in loaded.files)
+        names = loaded["columns"].reshape(-1).tolist() if "columns" in loaded.files else []
+        return np.asarray(loaded[name]), names
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, StopIteration) as error:
+        raise DataError(
+            f"{key}: {path} has no array x or test_x of plain numbers ({error or 'neither'})"
+        ) from error

@@ -12,10 +12,10 @@ from torch import Tensor
 from fedtl._util.labels import NO_LABEL
 from fedtl.data.checks import check_classes, check_labels, check_rows, without_label
 from fedtl.data.dataset import Dataset, SiloDataset
+from fedtl.data.deal import LEARNING, dealt_names, silo_rows
 from fedtl.data.hidden import Hidden, hide_labels, used_fraction
 from fedtl.data.labels import has_label, label_numbers, labels_in, merge_labels
 from fedtl.data.origins import Origin, Origins
-from fedtl.data.partition import partition_names, silo_rows
 from fedtl.data.parts import split_rows
 from fedtl.data.preprocess import Inputs, fit_inputs
 from fedtl.data.registry import DATA
@@ -74,10 +74,10 @@ def silo_names(settings: DataSettings) -> list[str]:
 
 
 def _available(settings: DataSettings) -> list[str]:
-    """Return the names of all silos: those of the source, or the simulated ones of ``data.partition``. Raises DataError."""
-    if settings.partition is not None:
-        _divided_set(settings)
-        return partition_names(settings.partition)
+    """Return the names of all silos: those of the source, or the simulated ones of ``data.deal``. Raises DataError."""
+    if settings.deal is not None:
+        _dealt_set(settings)
+        return dealt_names(settings.deal)
     return list(names_in_source(DATA[settings.source].silos(settings), settings))
 
 
@@ -118,13 +118,13 @@ def _stored_name(settings: DataSettings, name: str) -> str:
     return {_plain_name(one): one for one in stored}.get(name, name)
 
 
-def _divided_set(settings: DataSettings) -> str:
-    """Return the name of the one set of rows that ``data.partition`` divides. Raises DataError."""
+def _dealt_set(settings: DataSettings) -> str:
+    """Return the name of the one set of rows that ``data.deal`` deals. Raises DataError."""
     names = list(DATA[settings.source].silos(settings))
     if len(names) > 1:
         raise DataError(
-            f"data.partition divides one set of rows, but data.path has {len(names)}: {', '.join(names[:12])}; remove "
-            "data.partition, or set data.path to a folder with one of them"
+            f"data.deal deals one set of rows, but data.path has {len(names)}: {', '.join(names[:12])}; remove data.deal, or set "
+            "data.path to a folder with one of them"
         )
     return names[0]
 
@@ -132,12 +132,12 @@ def _divided_set(settings: DataSettings) -> str:
 def read_silo(settings: DataSettings, name: str) -> Raw:
     """Return one silo's stored rows, checked. Raises DataError."""
     source = DATA[settings.source]
-    if settings.partition is None:
+    if settings.deal is None:
         stored = _stored_name(settings, name) if source.needs_path else name
         return check_rows(source.read(settings, stored), settings, name, source.missing_values)
-    whole = _divided_set(settings)
+    whole = _dealt_set(settings)
     raw = check_rows(source.read(settings, whole), settings, whole, source.missing_values)
-    return silo_rows(raw, settings.partition, name, whole)
+    return silo_rows(raw, settings.deal, name, whole)
 
 
 def declared_classes(settings: DataSettings) -> tuple[str, ...]:
@@ -155,7 +155,10 @@ def silo_classes(raw: Raw, settings: DataSettings) -> tuple[str, ...]:
 
 
 def input_shape(raw: Raw, settings: DataSettings) -> tuple[int, ...]:
-    """Return the shape of one input of the model: (columns,), (channels, height, width) or (1, depth, height, width)."""
+    """
+    Return the shape of one input of the model: (columns,), (channels, steps), (channels, height, width) or (1, depth, height,
+    width).
+    """
     return Inputs.unscaled(settings, raw.columns).apply(raw.train.x[:1]).shape[1:]
 
 
@@ -247,7 +250,7 @@ def _origins(settings: DataSettings, inputs: Inputs) -> Origins:
     learned = set(
         DATA[settings.source].learns(settings) if settings.by_record else Origins.__dataclass_fields__
     )
-    if settings.partition is not None and settings.partition.by == "label":
+    if settings.deal is not None and settings.deal.by in LEARNING:
         learned.add("split")
 
     def origin(key: str) -> Origin:

@@ -25,7 +25,7 @@ class Inputs:
     """
     How one silo's inputs are prepared.
 
-    ``fill``, ``mean`` and ``std`` have one number for each column (for each channel of float images); (): not scaled.
+    ``fill``, ``mean`` and ``std`` have one number for each column (for each channel of float images and series); (): not scaled.
     ``low`` and ``high``: declared bounds, to which values are clipped. Pixels of uint8 stay as they are, 0..255, which a
     model sees as -1..1; those of uint16 are mapped from 0..65535 to -1..1. ``pixel_range``: the declared range that is mapped
     so instead, of pixels or other numbers; (): none. ``pixels``: whether the training rows were pixels of uint8 or uint16;
@@ -48,19 +48,26 @@ class Inputs:
     kind: str = "auto"
     pixel_range: tuple[float, ...] = ()
     pixels: bool | None = None
+    sequence: bool = False
 
     @classmethod
     def unscaled(cls, settings: DataSettings, columns: tuple[str, ...]) -> "Inputs":
         """Return how inputs are prepared before any constant is learned."""
-        declared = declared_range(settings)
-        return cls(settings.size, settings.channels, columns, kind=settings.kind, pixel_range=declared)
+        return cls(
+            *(settings.size, settings.channels, columns),
+            kind=settings.kind,
+            pixel_range=declared_range(settings),
+            sequence=settings.sequence is not None,
+        )
 
     def apply(self, x: Array) -> Array:
         """
-        Return uint8 [N, C, H, W] for pixels of uint8 without a declared range, float32 [N, C, H, W] or [N, columns] for anything
-        else; for volumes [N, 1, D, H, W].
+        Return uint8 [N, C, H, W] for pixels of uint8 without a declared range, float32 [N, C, H, W] for other images,
+        [N, 1, D, H, W] for volumes, [N, columns] for a table, and [N, C, T] for series [N, T, C].
         """
-        if x.ndim > 2:
+        if self.sequence:
+            x = np.moveaxis(x, 1, 2)
+        elif x.ndim > 2:
             x = with_channels(x, self.channels, self.kind)
             x = x if self.size == "native" else resize(x, int(self.size))
         if is_pixels(x) and not self.pixel_range and x.dtype == np.uint8:
@@ -70,6 +77,11 @@ class Inputs:
             rows = slice(start, start + ROWS_AT_ONCE)
             scaled[rows] = self._scaled(x[rows])
         return scaled
+
+    @property
+    def signed(self) -> bool:
+        """Whether a model sees the images as -1..1: pixels of uint8 or uint16, or a declared range."""
+        return bool(self.pixel_range) or (self.pixels is True and not self.mean)
 
     def unit_problem(self, x: Array) -> str:
         """Return why new rows have another unit than the training rows; "" where that is not known."""
@@ -89,7 +101,7 @@ class Inputs:
         x = finite_numbers(x)
 
         def by_column(constants: Sequence[float]) -> Array:
-            return np.array(constants, np.float64).reshape((1, -1, *(1,) * (x.ndim - 2)))
+            return np.array(constants, np.float64).reshape((1, -1) + (1,) * (x.ndim - 2))
 
         if self.mean:
             x = np.where(np.isnan(x), by_column(self.fill), x)
@@ -107,7 +119,7 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
     rows ``x`` and ``y``. Raises ConfigError or DataError.
     """
     inputs = Inputs.unscaled(settings, columns)
-    inputs = replace(inputs, pixels=is_pixels(x) if x.ndim > 2 else None)
+    inputs = replace(inputs, pixels=None if x.ndim == 2 or inputs.sequence else is_pixels(x))
     if settings.scale == "none":
         return inputs
     if settings.scale == "dp":
@@ -123,6 +135,14 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
         return inputs
     fill, mean, std = _fit_columns(_values_by_column(x, settings))
     return replace(inputs, fill=fill, mean=mean, std=std, origin=Origin.LEARNED)
+
+
+def seen_as_signed(x: Array, settings: DataSettings) -> bool:
+    """Return whether a model will see these rows as -1..1, before any constant is learned: see ``Inputs.signed``."""
+    if x.ndim == 2 or settings.sequence is not None:
+        return False
+    by_constants = x.dtype != np.uint8 and settings.scale not in ("silo", "none")
+    return bool(settings.pixel_range) or (is_pixels(x) and not by_constants)
 
 
 def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> Inputs:
@@ -164,18 +184,21 @@ def _from_bounds(inputs: Inputs, x: Array, settings: DataSettings) -> Inputs:
 
 
 def _column_names(x: Array, columns: tuple[str, ...], settings: DataSettings) -> tuple[str, ...]:
-    """Return the names of what is scaled: columns, or channels by number; () for pixels of uint8 and a declared range."""
-    if x.ndim == 2:
-        return columns or tuple(map(str, range(x.shape[1])))
+    """
+    Return the names of what is scaled: columns, channels of series, or channels of images by number; () for pixels of uint8 and a
+    declared range.
+    """
+    if x.ndim == 2 or settings.sequence is not None:
+        return columns or tuple(map(str, range(x.shape[-1])))
     if x.dtype == np.uint8 or settings.pixel_range:
         return ()
     return tuple(map(str, range(with_channels(x[:1], settings.channels, settings.kind).shape[1])))
 
 
 def _values_by_column(x: Array, settings: DataSettings) -> Array:
-    """Return the values of each column, or of each channel of float images: [values, columns], NaN where missing."""
-    if x.ndim == 2:
-        return finite_numbers(x)
+    """Return the values of each column, or of each channel of float images and series: [values, columns], NaN where missing."""
+    if x.ndim == 2 or settings.sequence is not None:
+        return finite_numbers(x.reshape(-1, x.shape[-1]))
     channels = with_channels(x, settings.channels, settings.kind).swapaxes(0, 1)
     return finite_numbers(channels.reshape(len(channels), -1).T)
 

@@ -80,6 +80,20 @@ class RowSettings(Settings):
     limit: int = Field(0, ge=0)
 
 
+class SequenceSettings(Settings):
+    """
+    ``data.sequence``: an input is a series of measurements. Arrays are [N, T] or [N, T, C], steps before channels, or with
+    ``channels_first`` [N, C, T]. ``length``: longer series are cut to so many steps, shorter ones are filled up with missing
+    values; not set: all arrays have one length. A table has one row a step: ``id`` is the column that says which series a row
+    belongs to, and ``time`` the one that orders its rows.
+    """
+
+    length: int | None = Field(None, ge=1, le=1_000_000)
+    channels_first: bool = False
+    id: Name = ""
+    time: Name = ""
+
+
 class InputSettings(Settings):
     """
     The keys on which all silos must agree, because the inputs and outputs of one model follow from them.
@@ -94,6 +108,7 @@ class InputSettings(Settings):
     positive_above: float | None = Field(None, allow_inf_nan=False)
     columns: list[Name] = []
     categories: dict[Name, list[Name]] = {}
+    sequence: SequenceSettings | None = None
 
     @field_validator("channels", mode="before")
     @classmethod
@@ -102,16 +117,18 @@ class InputSettings(Settings):
         return repr(value) if isinstance(value, bool | float) else value
 
 
-class PartitionSettings(Settings):
+class DealSettings(Settings):
     """
-    ``data.partition``: the rows of one set, divided among ``silos`` simulated silos (``data.partition``). ``by`` "label":
-    silos differ in their labels; "size": in their numbers of rows. ``alpha``: the smaller, the more they differ.
-    ``minimum``: the fewest training rows of a silo. ``seed``: of the division, which is the same in runs of other seeds.
+    ``data.deal``: the rows of one set, dealt to ``silos`` simulated silos (``data.deal``). ``by`` "dirichlet": silos differ in
+    their labels; "size": in their numbers of rows; "iid": not at all; "classes": each has ``classes`` of the labels; "unit":
+    each has whole units of ``unit_column``. ``alpha``: of "dirichlet" and "size", the smaller, the more silos differ.
+    ``minimum``: the fewest training rows of a silo. ``seed``: of the deal, which is the same in runs of other seeds.
     """
 
     silos: int = Field(ge=2, le=1000)
-    by: Literal["label", "size"] = "label"
+    by: Literal["dirichlet", "size", "iid", "classes", "unit"] = "dirichlet"
     alpha: float = Field(0.5, gt=0, allow_inf_nan=False)
+    classes: int = Field(2, ge=1)
     minimum: int = Field(20, ge=4)
     seed: int = Field(0, ge=0)
 
@@ -126,7 +143,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     ``unit_column``: the column that says whose row it is. ``folds``: with 5, the rows are dealt to 5 parts, and part number
     ``fold`` (from 0) is tested on; ``test`` then has no meaning. ``split_column``: the column that says whether a row is one of
     "train", "val" or "test". ``split_seed``: decides which rows are for training, validation and testing; not set: the
-    experiment's seed. ``partition``: divide one set into simulated silos. ``by_record``: each row is read, split and
+    experiment's seed. ``sets``: of source "torchvision", which may be downloaded with ``download``. ``deal``: deal one set to simulated silos. ``by_record``: each row is read, split and
     prepared without looking at any other row; always so under ``[privacy]``. ``unlabelled``: silos whose training and
     validation labels are not used. ``label_fraction``: the share of these labels that the other silos keep, of all or by silo.
     ``wrong_labels``: by silo, the share of these labels that the simulation replaces by another class.
@@ -143,9 +160,11 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     fold: int = Field(0, ge=0)
     by_record: bool = False
     unit_column: str = ""
+    sets: list[str] = []
+    download: bool = False
     split_seed: int | None = Field(None, ge=0)
     split_column: str = ""
-    partition: PartitionSettings | None = None
+    deal: DealSettings | None = None
     unlabelled: list[str] = []
     label_fraction: LabelFraction | dict[str, LabelFraction] = 1.0
     wrong_labels: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}

@@ -9,7 +9,8 @@ from fedtl.data import frame
 from fedtl.data.columns import Column, in_order
 from fedtl.data.csv_files import MISSING_WORDS, Dialect, check_csv
 from fedtl.data.formats import advice_on
-from fedtl.data.frame import COLUMNS_WITH_A_USE, column_of, rows_of_frame
+from fedtl.data.frame import column_of, rows_of_frame
+from fedtl.data.series import series_of_frame
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Raw
 from fedtl.errors import DataError
@@ -25,7 +26,7 @@ def silos(settings: DataSettings) -> Sequence[str]:
     path = Path(settings.path)
     if path.is_dir() and settings.silo_column:
         raise DataError(f"data.path: {path} is a folder with one file per silo, so remove data.silo_column")
-    if not path.is_dir() and settings.partition is not None:
+    if not path.is_dir() and settings.deal is not None:
         return [path.stem]
     if not path.is_dir() and not settings.silo_column:
         raise DataError(
@@ -55,7 +56,11 @@ def silos(settings: DataSettings) -> Sequence[str]:
 def read(settings: DataSettings, name: str) -> Raw:
     """Return one silo's rows. Raises DataError."""
     rows, where = rows_of(settings, name)
-    raw = rows_of_frame(with_missing_words(rows, settings, where), settings, where)
+    rows = with_missing_words(rows, settings, where)
+    if settings.sequence is not None:
+        raw = series_of_frame(rows, settings, where)
+    else:
+        raw = rows_of_frame(rows, settings, where)
     return raw if settings.columns or settings.silo_column else in_order(raw, _first_inputs(settings, raw))
 
 
@@ -78,16 +83,17 @@ def input_columns(settings: DataSettings, name: str) -> list[str]:
 def unused_columns(settings: DataSettings, name: str) -> list[str]:
     """Return the columns of one silo that neither are inputs nor have another use. Raises DataError."""
     rows = rows_of(settings, name)[0]
-    used = {*frame.input_columns(rows, settings), *(getattr(settings, key) for key in COLUMNS_WITH_A_USE)}
+    used = {*frame.input_columns(rows, settings), *frame.used_columns(settings)}
     return [str(column) for column in rows.columns if column not in used]
 
 
 def learns(settings: DataSettings) -> frozenset[str]:
     """
-    A row's domain, or its cell of the split column, decides whether it is trained on; everything else is declared or in
-    the file's header.
+    A row's domain, or its cell of the split column, decides whether it is trained on, and its id, to which series it belongs;
+    everything else is declared or in the file's header.
     """
-    return frozenset({"split"}) if settings.target_domain or settings.split_column else frozenset()
+    deciding = settings.target_domain or settings.split_column or settings.sequence is not None
+    return frozenset({"split"}) if deciding else frozenset()
 
 
 def rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:

@@ -14,12 +14,15 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
     Yield a note where the silos are simulated ones, and for labels and values that silos lack; none of the latter under
     ``[privacy]``, where it would tell what rows hold.
     """
-    if (partition := experiment.data.partition) is not None:
-        differ = "labels" if partition.by == "label" else "sizes"
-        yield (
-            f"the {partition.silos} silos are simulated: one set of rows, divided by Dirichlet shares so that their {differ} "
-            f"differ (data.partition: alpha = {partition.alpha:g}, seed = {partition.seed})"
-        )
+    if (deal := experiment.data.deal) is not None:
+        how = {
+            "dirichlet": f"by Dirichlet shares of each label, alpha = {deal.alpha:g}",
+            "size": f"by Dirichlet shares of all rows, alpha = {deal.alpha:g}",
+            "iid": "in equal shares",
+            "classes": f"so that each has {deal.classes} of the labels",
+            "unit": f"so that each has whole units of {experiment.data.unit_column}",
+        }[deal.by]
+        yield f"the {deal.silos} silos are simulated: one set of rows, dealt {how} (data.deal, seed = {deal.seed})"
     yield from row_notes(experiment, schema)
     if experiment.privacy is not None:
         return

@@ -77,6 +77,8 @@ def _kind(raw: Raw, shape: tuple[int, ...], inputs: Inputs) -> str:
     """Return how the model sees an input: "12 columns", or "RGB images of 64 x 64 px, 0..255"."""
     if len(shape) == 1:
         return f"{shape[0]} columns"
+    if len(shape) == 2:
+        return f"series of {shape[1]} steps with {shape[0]} channels, scaled by channel"
     channels, *sides = shape
     kind = {GREY: "grey images", RGB: "RGB images"}.get(channels, f"images of {channels} channels")
     kind = "volumes" if len(sides) == 3 else kind
@@ -106,17 +108,18 @@ def _range(y: Array) -> Mapping[str, float]:
 
 
 def _missing(raw: Raw) -> dict[str, int]:
-    """Return the number of missing cells of the training rows by column, of those that have any."""
-    if raw.train.x.ndim != 2:
+    """Return the number of missing cells of the training rows by column or channel, of those that have any."""
+    if not raw.columns:
         return {}
-    counts = np.isnan(finite_numbers(raw.train.x)).sum(0)
+    x = raw.train.x
+    counts = np.isnan(finite_numbers(x.reshape(-1, x.shape[-1]))).sum(0)
     return {name: int(count) for name, count in zip(raw.columns, counts, strict=True) if count}
 
 
 def _ignored(experiment: Experiment, name: str) -> Iterator[str]:
     """Yield the columns of a silo's file that are neither inputs nor have another use."""
     settings = experiment.data
-    if settings.source == "table" and settings.partition is None:
+    if settings.source == "table" and settings.deal is None:
         yield from table.unused_columns(settings, name)
 
 

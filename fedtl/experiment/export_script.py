@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fedtl._util.torchvision_import import import_torchvision
 from fedtl.errors import ModelError
-from fedtl.models.compat import import_torchvision
-from fedtl.models.libraries import import_timm, is_timm
-from fedtl.models.registry import MODELS, TORCHVISION
+from fedtl.models.libraries import TORCHVISION, is_hub_name, is_timm, timm_config
+from fedtl.models.pixels import pixel_scale
+from fedtl.models.registry import MODELS
 
 if TYPE_CHECKING:
     from fedtl.experiment.predict import SiloModel
@@ -39,6 +40,8 @@ def network():
 {network}
 
 def read(path):
+    if len(SHAPE) == 2 and not path.endswith(".npy"):
+        sys.exit(f"predict.py: pass series of measurements as an .npy [N, {{SHAPE[1]}} steps, {{SHAPE[0]}} channels]")
     if path.endswith(".csv"):
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -59,11 +62,14 @@ def cell(row, column):  # "sex=f" is 1 where the column sex holds f
     return float(row[column] or "nan") if column in row else float(row[name] == category)
 
 def prepare(x):
-    if len(SHAPE) > 1:  # images [N, H, W] or [N, H, W, C], or volumes [N, D, H, W]
+    if len(SHAPE) > 2:  # images [N, H, W] or [N, H, W, C], or volumes [N, D, H, W]
         x = x[:, None] if x.ndim == 3 or len(SHAPE) == 4 else np.moveaxis(x, 3, 1)
         low, high = INPUTS["pixel_range"] or (0, 65535 if x.dtype == np.uint16 else 255)
         if INPUTS["pixel_range"] or (x.dtype in (np.uint8, np.uint16) and not INPUTS["mean"]):
-            return torch.tensor((np.clip(x.astype(np.float64), low, high) - low) / (high - low) * 2 - 1, dtype=torch.float32)
+            mean, std = (np.reshape(one, (-1, *[1] * (x.ndim - 2))) for one in ABOUT.get("pixel_scale", [[0.5], [0.5]]))
+            return torch.tensor(((np.clip(x.astype(np.float64), low, high) - low) / (high - low) - mean) / std, dtype=torch.float32)
+    elif len(SHAPE) == 2:  # series [N, steps, channels]
+        x = np.moveaxis(x, 1, 2)
     if INPUTS["mean"]:
         fill, mean, std = (np.reshape(INPUTS[key], (1, -1) + (1,) * (x.ndim - 2)) for key in ("fill", "mean", "std"))
         x = (np.where(np.isfinite(x), x, fill) - mean) / std
@@ -119,9 +125,9 @@ def network_code(model: "SiloModel") -> str:
         return (
             f"from torchvision.models import get_model\nreturn get_model({own!r}, num_classes={width}{size})"
         )
-    if not is_timm(name):
+    if not (is_timm(name) or is_hub_name(name)):
         raise ModelError("the network is code of a Python program")
-    config = import_timm().get_pretrained_cfg(name, allow_unregistered=False)
+    config = timm_config(name)
     size = f", img_size={tuple(shape[1:])}" if getattr(config, "fixed_input_size", False) else ""
     return f"import timm\nreturn timm.create_model({name!r}, num_classes={width}, in_chans={shape[0]}{size})"
 
@@ -153,9 +159,11 @@ def _check(model: "SiloModel", out: Path, files: Mapping[str, int], lines: str) 
         names,
     )
     x = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
+    pixels = model.settings.pixels
+    scaled = x if isinstance(pixels, str) else pixel_scale(pixels).from_signed(x)
     for file, net in zip(files, model.nets().values(), strict=True):
         rebuilt: nn.Module = names["network"]()  # type: ignore[operator]
         rebuilt.load_state_dict(load_file(out / file))
         with torch.no_grad():
-            if not torch.allclose(rebuilt.eval()(x), net(x), atol=TOLERANCE):
+            if not torch.allclose(rebuilt.eval()(scaled), net(x), atol=TOLERANCE):
                 raise ModelError("the rebuilt network gives other scores")

@@ -30,7 +30,7 @@ def new_silo_name(backbone: Backbone, experiment: Experiment, wanted: str | None
     """
     names = prepare.silo_names(experiment.data)
     own, other = experiment.data, backbone.experiment.data
-    same_rows = (own.source, own.path, own.partition) == (other.source, other.path, other.partition)
+    same_rows = (own.source, own.path, own.deal) == (other.source, other.path, other.deal)
     trained = set(backbone.trained) if same_rows else set()
     if wanted is None:
         new = [name for name in names if name not in trained]

@@ -26,6 +26,7 @@ from fedtl.models.adapters import merged, merged_into
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.mixed import MixedNet
 from fedtl.models.net import ModelSpec, tied_names
+from fedtl.models.pixels import pixel_scale
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label, combined_labels
 from fedtl.training.at_home import FinalModel, alone_trainer, trainer_of
@@ -68,10 +69,12 @@ class SiloModel:
 
     def prepared(self, x: Array) -> Tensor:
         """Return rows as a source stores them as the silo's training inputs were prepared [N, ...]. Raises DataError."""
-        wanted = len(self.inputs.columns)
-        if x.dtype.kind not in "uif" or not 2 <= x.ndim <= 4 or (wanted and x.shape[1:] != (wanted,)):
+        columns = self.inputs.columns
+        of_columns = (x.ndim, *x.shape[-1:]) == (3 if self.inputs.sequence else 2, len(columns))
+        if x.dtype.kind not in "uif" or not 2 <= x.ndim <= 4 or (columns and not of_columns):
             shape = f"{x.dtype} of shape {list(x.shape)}"
-            expected = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else self._kind
+            kind = "series of steps with {} channels" if self.inputs.sequence else "rows of {} columns"
+            expected = f"{kind.format(len(columns))}: {', '.join(columns)}" if columns else self._kind
             raise DataError(
                 f"the input is {shape}, but the model was trained on {expected}; pass inputs of this kind"
             )
@@ -133,11 +136,16 @@ Prediction = dict[
 ]  # the row or file, the predicted value or label, and each label's probability
 
 
-def prediction_rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[Prediction]:
-    """Yield one dict for each prediction: row or file, and label with a probability for each class, or the value."""
+def prediction_rows(
+    model: SiloModel, scores: Tensor, files: Sequence[str], column: str = "file"
+) -> Iterator[Prediction]:
+    """
+    Yield one dict for each prediction: row or file, and label with a probability for each class, or the value. ``column``: the name
+    of what ``files`` hold.
+    """
     probabilities = scores.softmax(1) if model.classes else scores
     for number, values in enumerate(probabilities.tolist()):
-        which = {"file": files[number]} if files else {"row": number}
+        which = {column: files[number]} if files else {"row": number}
         if not model.classes:
             yield which | {"prediction": values[0]}
         else:
@@ -185,6 +193,7 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         "shape": model.shape,
         "pixels": _range_in_words(model),
         "inputs": dict(vars(model.inputs).items()),
+        **_pixel_scale(model),
     }
     if model.experiment.data.scale == "dp":
         description["input_scale"] = (
@@ -213,6 +222,14 @@ def _range_in_words(model: SiloModel) -> str:
         low, high = model.inputs.pixel_range
         return f"clipped to {low:g}..{high:g}, (x - {low:g}) / {high - low:g} * 2 - 1"
     return "x / 127.5 - 1 for 0..255"
+
+
+def _pixel_scale(model: SiloModel) -> dict[str, Any]:
+    """Return the keys of a model that was trained on pixels of another scale than -1..1."""
+    if isinstance(scale := model.settings.pixels, str) or not pixel_scale(scale).changes:
+        return {}
+    about = "(x / 255 - mean) / std for 0..255, by pixel_scale; model.onnx does this itself, and takes x / 127.5 - 1"
+    return {"pixels": about, "pixel_scale": scale}
 
 
 def _save_weights(model: SiloModel, out: Path) -> dict[str, int]:

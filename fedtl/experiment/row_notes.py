@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fedtl.data.labels import spelled_alike
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.data_schema import DataSchema, SiloSchema
+from fedtl.experiment.data_schema import MAX_ASPECT, DataSchema, SiloSchema
 
 MIN_SHARE = 0.05  # of the rows of a silo; fewer repeated ones do not change a result much
 DARK = 16  # an image whose brightest pixel is below this share of the range, 1/16, is nearly black
-MAX_CHANNELS, MAX_ASPECT = 4, 8  # of what is surely an image
+MAX_CHANNELS = 4  # of what is surely an image
 NAMELESS = "Unnamed: "  # how pandas names a column without a name
 
 
@@ -47,8 +47,12 @@ def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:
         )
     elif max(height, width) > MAX_ASPECT * min(height, width):
         yield (
-            f"each input is read as an image of {height} x {width} px with {channels} channels; fedtl has no model for series of "
-            "measurements: their neighbouring columns are treated as neighbouring pixels"
+            f"each input is read as an image of {height} x {width} px with {channels} channels, whose neighbouring columns are "
+            "neighbouring pixels; if it is a series of measurements, set data.sequence"
+        )
+    elif channels == 1 and height != width:
+        yield (
+            f"each input is read as a grey image of {height} x {width} px; if it is a series of measurements, set data.sequence"
         )
 
 

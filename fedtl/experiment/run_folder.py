@@ -54,11 +54,9 @@ class RunFolder:
                 f"{path} is not empty; choose another folder (--out), or continue the run: fedtl run --resume {path}"
             )
         path.mkdir(parents=True, exist_ok=True)
-        passed = passed_values(experiment)
-        comment = f"# A Python program passed {', '.join(passed)}: this file alone does not repeat what used that.\n"
-        text = (comment if passed else "") + to_toml(experiment)
-        write_file(path / "experiment.toml", lambda file: file.write_text(text))
-        return cls(path)
+        folder = cls(path)
+        folder.save_experiment(experiment)
+        return folder
 
     @classmethod
     def open(cls, path: Path, values: CustomValues = NO_VALUES) -> "RunFolder":
@@ -85,6 +83,12 @@ class RunFolder:
     def experiment(self) -> Experiment:
         """The experiment, with the values that were passed to ``open``. Raises ConfigError where the run had others."""
         return self.values.put_back(load_experiment(str(self.path / "experiment.toml")))
+
+    def save_experiment(self, experiment: Experiment) -> None:
+        """Write ``experiment.toml``."""
+        passed = passed_values(experiment)
+        comment = f"# A Python program passed {', '.join(passed)}: this file alone does not repeat what used that.\n"
+        self.write_text("experiment.toml", (comment if passed else "") + to_toml(experiment))
 
     def result(self) -> RunResult:
         """The result of the run. Raises ConfigError where the run did not end, or the file is damaged."""

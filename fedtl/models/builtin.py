@@ -165,6 +165,10 @@ def _image(shape: Shape, at_least: int) -> tuple[int, int, int]:
 
 def _sides(shape: Shape, at_least: int, axes: tuple[int, ...]) -> Shape:
     """Return the sides of an image or volume of ``shape``. ``axes``: how many an input may have. Raises ModelError."""
+    if len(shape) == 2:
+        raise ModelError(
+            f'takes images, not series of {shape[1]} steps; model.name = "convnet1d" and "gru" take series'
+        )
     if len(shape) == 1:
         raise ModelError(f'takes images, not rows of {shape[0]} columns; model.name = "mlp" takes both')
     sides = tuple(shape[1:])

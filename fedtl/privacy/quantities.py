@@ -73,7 +73,7 @@ QUANTITIES = (
         "split and limit",
         "a permutation of positions (of the sorted units if there is a unit column), from seed and the silo's name",
         "it does not depend on any label, value or size of a unit, so one record never moves another to a different part; a "
-        "split by the rows' contents is refused (data.target_domain and data.split_column of a table, data.partition by label)",
+        "split by the rows' contents is refused (data.target_domain and data.split_column of a table, data.deal but by iid or size)",
     ),
     Quantity(
         "silo of each row",

@@ -12,7 +12,8 @@ from fedtl.results.privacy import PrivacyReport
 class HistoryLine:
     """
     One round: the metrics of each silo that replied, why others were left out, and how many bytes crossed. ``seconds``: of
-    the round; ``bytes_full``: what the silos would have sent without compression; 0 where it was not recorded.
+    the round; ``bytes_full``: what the silos would have sent without compression; 0 where it was not recorded. ``validation_loss``:
+    the mean over all silos after the round, where ``train.patience`` asks for it.
     """
 
     round: int
@@ -22,6 +23,7 @@ class HistoryLine:
     bytes_up: int
     bytes_down: int
     bytes_full: int = 0
+    validation_loss: float | None = None
 
 
 @dataclass(frozen=True)

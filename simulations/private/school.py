@@ -48,7 +48,7 @@ def measure(method: str, seed: int, silos: int) -> dict[str, Any]:
         experiment = with_changes(experiment, method=MethodSettings(**METHODS[method], **AS_RELEASED))
         result = run(experiment, RunFolder.create(Path(folder) / "run", experiment), start=zeros)
     squares = {name: (silo.measured.figures["rmse"] / MARKS) ** 2 for name, silo in result.silos.items()}
-    rows = {name: silo.measured.test for name, silo in result.silos.items()}
+    rows = {name: silo.test for name, silo in result.silos.items()}
     weighted = sum(squares[name] * rows[name] for name in squares) / sum(rows.values())
     privacy = result.privacy
     assert privacy is not None

@@ -79,7 +79,8 @@ def test_a_table_with_categories_and_empty_cells(task, tmp_path, monkeypatch, ca
     assert other == printed(script, tmp_path / "ordered.csv", monkeypatch, capsys)
 
 
-def test_pictures(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("scale", ["auto", "[[0.3], [0.4]]"])
+def test_pictures(scale, tmp_path, monkeypatch, capsys):
     for silo in "ab":
         for label in ("dark", "light"):
             folder = tmp_path / "data" / silo / label
@@ -87,7 +88,7 @@ def test_pictures(tmp_path, monkeypatch, capsys):
             for number in range(12):
                 pixels = RNG.integers(0, 120, (9, 9, 3), np.uint8) + (130 if label == "light" else 0)
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
-    sets = ["data.source=images", "data.size=8", "model.settings.widths=[4,4,4]"]
+    sets = ["data.source=images", "data.size=8", "model.settings.widths=[4,4,4]", f"model.pixels={scale}"]
     model, script = exported(tmp_path, tmp_path / "data", *sets)
     check(model, script, tmp_path / "data/a/light/3.png", monkeypatch, capsys)
 
@@ -120,3 +121,18 @@ def test_the_code_of_a_network_gives_the_library_s_names(name, shape):
     rebuilt = names["network"]()
     assert {key: value.shape for key, value in rebuilt.state_dict().items()} == named
     assert rebuilt.eval()(torch.zeros(2, *shape)).shape == (2, 3)
+
+
+def test_series(tmp_path, monkeypatch, capsys):
+    (tmp_path / "data").mkdir()
+    for silo in "ab":
+        y = np.arange(60) % 2
+        x = RNG.normal(size=(60, 9, 2)).cumsum(1) + y[:, None, None]
+        np.savez(tmp_path / "data" / f"{silo}.npz", train_x=x, train_y=y)
+    sets = ["data.source=npz", "data.sequence={}", "model.name=convnet1d", "model.settings.widths=[4,4,4]"]
+    model, script = exported(tmp_path, tmp_path / "data", *sets)
+    x[0, 3, 1] = np.nan
+    np.save(tmp_path / "new.npy", x[:5])
+    check(model, script, tmp_path / "new.npy", monkeypatch, capsys)
+    with pytest.raises(SystemExit, match="pass series of measurements"):
+        printed(script, tmp_path / "new.csv", monkeypatch, capsys)

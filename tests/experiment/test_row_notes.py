@@ -99,7 +99,8 @@ def drawn_with_noise():
             "(a: 1)",
         ),
         (RNG.random((20, 8, 8)), RNG.integers(0, 256, (20, 8, 8)).astype(np.uint8), "a other numbers"),
-        (RNG.random((20, 64, 3)), RNG.random((20, 64, 3)), "64 x 3 px"),
+        (*RNG.integers(0, 256, (2, 20, 64, 3)).astype(np.uint8), "64 x 3 px"),
+        (*RNG.random((2, 20, 9, 8)), "grey image of 9 x 8 px"),
         (RNG.random((20, 8, 8, 8)), RNG.random((20, 8, 8, 8)), "8 channels"),
     ],
 )

@@ -23,6 +23,8 @@ def image_contradictions(data: DataSettings) -> Iterator[str]:
             yield f"data.manifest = {data.manifest!r}: must be a file in data.path; write it relative to that folder"
     elif data.file_column != "path":
         yield "data.file_column is a column of data.manifest, which is not set; remove it"
+    if data.sequence is not None and (data.kind != "auto" or data.pixel_range):
+        yield "data.sequence is for series of measurements, data.kind and data.pixel_range are for images; remove one of them"
     if data.slices is not None and data.kind == "volumes":
         yield 'data.slices makes images of volumes, but data.kind = "volumes" keeps them whole; remove one of them'
     if data.slices is not None and data.slices.start >= data.slices.stop:

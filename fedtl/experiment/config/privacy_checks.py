@@ -7,6 +7,7 @@ from fedtl.data.settings import SCALES, WINDOW
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of, privacy_of
 from fedtl.experiment.config.schema import Experiment, MethodSettings
+from fedtl.experiment.config.train_checks import unsound_training
 from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS
 from fedtl.models.roles import Role
@@ -33,6 +34,9 @@ def unsound(experiment: Experiment) -> Iterator[str]:
         yield from _unsound_method(experiment)
     if experiment.model.dtype != "float32":
         yield f'[privacy] and model.dtype = {experiment.model.dtype!r}: clipping needs model.dtype = "float32"'
+    if experiment.model.checkpointing:
+        yield "[privacy] and model.checkpointing: gradients of single rows need the activations of one pass; remove model.checkpointing"
+    yield from unsound_training(experiment.train)
     if experiment.engine.stack > 1:
         yield f"[privacy] and engine.stack = {experiment.engine.stack}: stacked silos cannot be clipped separately; set it to 1"
     for silo in experiment.silo:

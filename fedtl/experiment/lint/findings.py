@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedtl.errors import FedTLError
+from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.config.privacy_checks import doubtful, unsound
 from fedtl.experiment.config.repair import Repaired, repair
-from fedtl.experiment.config.schema import Experiment, ModelSettings, SiloSettings
+from fedtl.experiment.config.schema import Experiment, SiloSettings
 from fedtl.experiment.lint.claims import guarantee_claims
 from fedtl.experiment.lint.dry_run import Examined, examine
 from fedtl.experiment.lint.duplicate_rows import duplicate_rows

@@ -13,6 +13,8 @@ from types import ModuleType
 
 import torch
 
+from fedtl.errors import ModelError
+
 SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -32,6 +34,15 @@ def import_torchvision() -> ModuleType:
         "torchvision's compiled operators do not match this torch; models and transforms work, torchvision.ops does not"
     )
     return importlib.import_module("torchvision")
+
+
+def import_transforms() -> ModuleType:
+    """Return the module ``torchvision.transforms.v2``. Raises ModelError without torchvision."""
+    try:
+        import_torchvision()
+    except ImportError as error:
+        raise ModelError("train.augment needs a package: pip install 'fedtl[vision]'") from error
+    return importlib.import_module("torchvision.transforms.v2")
 
 
 def define_missing_operators() -> list[str]:
