@@ -31,6 +31,7 @@ DOORS = {
         "data.frame",
         "data.huggingface",
         "data.series",
+        "data.manifest",
         "data.table",
         "experiment.embed",
         "api.frames",

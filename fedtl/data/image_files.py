@@ -33,6 +33,11 @@ def is_image(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) or (not path.suffix and dicom.is_dicom(path))
 
 
+def holds_volumes(folder: str) -> bool:
+    """Return whether a NIfTI file lies in the folder or below."""
+    return any(nifti.is_nifti(path) for path in Path(folder).rglob("*"))
+
+
 def load_images(paths: Sequence[Path], settings: DataSettings) -> Images:
     """
     Return the rows of the files: uint8, uint16, or numbers in their own unit. Grey images become RGB only if others have colours or

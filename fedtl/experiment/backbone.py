@@ -117,7 +117,11 @@ def _of_export(path: Path, folder: Path) -> Backbone:
     model = {"name": about["model"], "settings": about.get("settings", {})}
     if "pixel_scale" in about:
         model["pixels"] = about["pixel_scale"]
-    data = {key: inputs[key] for key in ("size", "channels", "kind") if key in inputs}
+    data = {key: inputs[key] for key in ("size", "channels")}
+    data |= {
+        key: inputs[key] for key in ("kind", "pixel_range") if inputs.get(key, "auto") not in ("auto", [])
+    }
+    data |= {"source": "memory"} if len(data) > 2 else {}  # which can have images and volumes
     experiment = parse_experiment({"data": data, "model": model, "method": {"name": "fedavg"}})
     trainer = run_trainer(experiment, shape)
     file = path if path.is_file() else folder / "model.safetensors"

@@ -5,16 +5,18 @@ from pathlib import PurePath
 
 from fedtl.data.settings import SCALES, WINDOW, DataSettings
 
-ARRAYS = ("npz", "images", "memory")  # sources that can hold images
+ARRAYS = ("npz", "images", "memory")  # sources that can hold volumes
 OF_FILES = ("pixel_bits", "slices", "manifest", "file_column")
 
 
 def image_contradictions(data: DataSettings) -> Iterator[str]:
     """Yield a line for each mistake in how images and volumes are read."""
-    for keys, sources in ((("kind", "pixel_range"), ARRAYS), (OF_FILES, ("images",))):
-        for key in keys:
-            if data.source not in sources and getattr(data, key) != type(data).model_fields[key].default:
-                yield f"data.{key} is a setting of sources {', '.join(sources)}, not of {data.source!r}; remove it"
+    sources = {"kind": ARRAYS, **dict.fromkeys(OF_FILES, ("images",))}
+    for key, with_it in sources.items():
+        if data.source not in with_it and getattr(data, key) != type(data).model_fields[key].default:
+            yield f"data.{key} is a setting of source {', '.join(with_it)}, not of {data.source!r}; remove it"
+    if data.source == "table" and data.pixel_range:
+        yield "data.pixel_range is the range of images, and a table has none; set data.scale"
     if data.source == "images" and data.target_domain:
         yield 'data.target_domain: source "images" cannot read a second domain; remove it or use another source'
     if data.manifest:
