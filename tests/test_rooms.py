@@ -28,19 +28,18 @@ DOORS = {
     "timm": {"models.libraries"},
     "torchvision": {"models.libraries", "_util.torchvision_import", "data.torchvision_sets"},
     "pandas": {
-        "data.frame",
-        "data.huggingface",
-        "data.series",
-        "data.manifest",
-        "data.table",
+        *("data.frame", "data.table", "data.cells", "data.huggingface", "data.manifest", "data.series"),
         "experiment.embed",
         "api.frames",
         "api.results",
         "api.audits",
         "api.audit_frames",
     },
+    "openpyxl": {"data.excel_files"},
     "sklearn": {
         "data.preprocess",
+        "data.shift",
+        "data.target_encoding",
         "training.metrics",
         "audit.attacks.membership",
         "methods.measures.clusters",
@@ -48,6 +47,7 @@ DOORS = {
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
+        "report.data_plots",
     },
     "jinja2": {"report.html"},
     "typer": {
@@ -76,7 +76,10 @@ DOORS = {
         *(f"experiment.config.{name}" for name in ("schema", "home_schema", "model_schema", "messages")),
         *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call")),
     },
-    "flwr": {"federation.flower", "deployment.site.supernode", "deployment.site.superexec"},
+    "flwr": {
+        *("federation.flower", "deployment.site.supernode", "deployment.site.superexec"),
+        "deployment.coordinator.superlink",
+    },
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
     "dp_accounting": {"privacy.accounting"},
     "opacus": {"privacy.per_sample.hooks", "privacy.prv"},

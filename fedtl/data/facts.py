@@ -1,11 +1,13 @@
 """
 What a reader of a result should know of one silo's stored rows: copies, running numbers, columns that give the answer away.
 
-Nothing here decides anything. Rows are compared by hashes, which are kept in memory alone.
+Nothing here decides anything. Rows are compared by hashes with a key that is drawn for each process. Both are kept in memory alone.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
+from secrets import token_bytes
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from fedtl.data.labels import label_texts
 from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw, finite_numbers
+
+KEY = token_bytes(32)  # of the hashes; never written
 
 SENTINELS = (
     -999.0,
@@ -75,9 +79,12 @@ def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts,
 
 
 def row_hashes(x: Array) -> list[int]:
-    """Return a hash of the inputs of each row. Hashes of two processes cannot be compared."""
+    """Return a keyed 64-bit hash of the inputs of each row. Hashes of two processes cannot be compared."""
     flat = np.ascontiguousarray(x).reshape(len(x), -1)
-    return [hash(row.tobytes()) for row in flat]
+    return [
+        int.from_bytes(blake2b(row.tobytes(), digest_size=8, key=KEY).digest(), "big", signed=True)
+        for row in flat
+    ]
 
 
 def can_tell_rows_apart(x: Array) -> bool:

@@ -8,8 +8,9 @@ from pathlib import Path
 CONVERSIONS = {
     ".mat": 'scipy.io.loadmat, and numpy.savez("silo.npz", train_x=..., train_y=...)',
     ".arff": 'scipy.io.arff.loadarff, and pandas.DataFrame(...).to_csv("silo.csv", index=False)',
-    ".xls": 'pandas.read_excel(...).to_csv("silo.csv", index=False)',
-    ".xlsx": 'pandas.read_excel(...).to_csv("silo.csv", index=False)',
+    ".xls": "Excel, saved as .xlsx",
+    ".xlsm": "Excel, saved as .xlsx, which has no macros",
+    ".xlsx": 'data.source = "table"',
     ".ods": 'pandas.read_excel(...).to_csv("silo.csv", index=False)',
     ".tsv": 'the name silo.csv and data.delimiter = "\\t"',
     ".txt": "the name silo.csv, and data.delimiter for its separator",

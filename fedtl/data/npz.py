@@ -142,8 +142,7 @@ def rows_of_arrays(arrays: Mapping[str, Array], settings: DataSettings, where: s
         raise DataError(
             f"{where} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}"
         )
-    unread: tuple[str, ...] = ()
-    without_units = settings.model_copy(update={"unit_column": ""})
+    unread, without_units = tuple[str, ...](), settings.model_copy(update={"unit_column": ""})
     if settings.sequence is not None:
         arrays, unread = _with_series(arrays, settings.sequence, where)
     train = _part(arrays, "train", where, settings)

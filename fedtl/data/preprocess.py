@@ -15,6 +15,7 @@ from fedtl.data.origins import Origin
 from fedtl.data.pixels import ROWS_AT_ONCE, is_pixels, resize, to_range, with_channels
 from fedtl.data.settings import DataSettings, declared_range
 from fedtl.data.source import Array, finite_numbers
+from fedtl.data.target_encoding import TargetTable, encoded_rows
 from fedtl.errors import DataError
 
 UINT16_RANGE = (0.0, 65535.0)
@@ -29,7 +30,7 @@ class Inputs:
     ``low`` and ``high``: declared bounds, to which values are clipped. Pixels of uint8 stay as they are, 0..255, which a
     model sees as -1..1; those of uint16 are mapped from 0..65535 to -1..1. ``pixel_range``: the declared range that is mapped
     so instead, of pixels or other numbers; (): none. ``pixels``: whether the training rows were pixels of uint8 or uint16;
-    None: not known. ``kind``: as in the settings.
+    None: not known. ``kind``: as in the settings. ``tables``: of target-encoded columns, which are encoded before they are scaled.
     ``origin`` and ``label_origin``: where the constants of the inputs and of the labels come from.
     """
 
@@ -49,6 +50,7 @@ class Inputs:
     pixel_range: tuple[float, ...] = ()
     pixels: bool | None = None
     sequence: bool = False
+    tables: tuple[TargetTable, ...] = ()
 
     @classmethod
     def unscaled(cls, settings: DataSettings, columns: tuple[str, ...]) -> "Inputs":
@@ -98,7 +100,7 @@ class Inputs:
         """Return float32 for images with channels, or rows of a table."""
         if x.ndim > 2 and (self.pixel_range or (is_pixels(x) and not self.mean)):
             return to_range(x, *(self.pixel_range or UINT16_RANGE))
-        x = finite_numbers(x)
+        x = encoded_rows(finite_numbers(x), self.tables)
 
         def by_column(constants: Sequence[float]) -> Array:
             return np.array(constants, np.float64).reshape((1, -1) + (1,) * (x.ndim - 2))

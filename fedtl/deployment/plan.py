@@ -87,6 +87,7 @@ def make_agreement(
         "train",
         "method",
         "wire",
+        "updates",
         "privacy",
     )
     common = Experiment(**{key: getattr(experiment, key) for key in keys}, data=data, model=model)

@@ -1,7 +1,7 @@
 """Shapes, columns and labels of all silos, read before anything is trained, and whether they fit one model."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 
@@ -43,10 +43,16 @@ class SiloSchema:
 
 @dataclass(frozen=True)
 class DataSchema:
-    """The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many."""
+    """
+    The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many. ``left_out``: the silos
+    that ``data.min_rows`` or ``data.min_labels`` leaves out, and what each has. ``stored``: the name in the data of each silo
+    whose name had to be changed.
+    """
 
     silos: Mapping[str, SiloSchema]
     common: tuple[tuple[str, str, int], ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -112,7 +118,9 @@ def read_data_schema(
             is_pixels(raw.train.x) and raw.train.x.dtype == np.uint8 and not settings.pixel_range,
         )
         _check_same_inputs(names[0], name, silos)
-    return DataSchema(silos, tuple(common_rows(hashes)))
+    stored = {name: prepare.stored_name(settings, name) for name in names}
+    changed = {name: one for name, one in stored.items() if one != name}
+    return DataSchema(silos, tuple(common_rows(hashes)), prepare.left_out(settings), changed)
 
 
 def _check_is_picture(raw: Raw, name: str) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +17,7 @@ from fedtl.data.source import Array
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.resolve import silo_model
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.export_columns import described_columns
 from fedtl.experiment.export_script import write_script
 from fedtl.experiment.final_models import common_labels, load_final_model
 from fedtl.experiment.run_folder import RunFolder
@@ -192,9 +194,11 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         "classes": model.classes,
         "shape": model.shape,
         "pixels": _range_in_words(model),
-        "inputs": dict(vars(model.inputs).items()),
+        "inputs": asdict(model.inputs),
         **_pixel_scale(model),
     }
+    if model.inputs.columns:
+        description["table"] = described_columns(model.experiment.data, model.inputs)
     if model.experiment.data.scale == "dp":
         description["input_scale"] = (
             "first layer: (x - running_mean) / sqrt(running_var + 1e-5) by column or channel"
@@ -202,10 +206,10 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
     adapters = model.settings.adapters
     if adapters is not None and adapters.kind == "bottleneck":  # others are part of the weights
         description["adapters"] = adapters.model_dump()
-    if len(model.final.members) > 1:
-        description["mix"] = {
-            file: member.weight for file, member in zip(written, model.final.members, strict=True)
-        }
+    members = model.final.members
+    description["main"] = list(written)[[one.name for one in members].index(model.final.main.name)]
+    if len(members) > 1:
+        description["mix"] = {file: member.weight for file, member in zip(written, members, strict=True)}
     description |= about or {}
     (out / "model.json").write_text(json.dumps(description, indent=1) + "\n")
     return [

@@ -1,7 +1,9 @@
 """Notes about what was read and what was not, and about rows that make a result look better than it is."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
+from fedtl.data.facts import NO_FACTS
 from fedtl.data.labels import spelled_alike
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import MAX_ASPECT, DataSchema, SiloSchema
@@ -16,15 +18,10 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     """Yield the notes. Under ``[privacy]`` only those that follow from the header of the files and the shape of an input."""
     yield from _of_shape(schema.shape)
     silos = schema.silos
-    counting = {column for silo in silos.values() for column in silo.facts.counting}
-    nameless = {
-        name: [column for column in silo.columns if column.startswith(NAMELESS) and column not in counting]
-        for name, silo in silos.items()
-    }
-    if listed := by_silo(nameless):
-        yield f"a column has no name in the header and is an input ({listed}); name it, or list it in data.drop"
     if experiment.privacy is not None:
+        yield from index_notes({name: replace(silo, facts=NO_FACTS) for name, silo in silos.items()})
         return
+    yield from index_notes(silos)
     if listed := by_silo({name: silo.unread for name, silo in silos.items()}, quoted=False):
         yield f"not everything was read ({listed})"
     hidden = {*experiment.data.unlabelled, *experiment.model.pretrain_on}
@@ -72,8 +69,19 @@ def _of_labels(trained: Mapping[str, frozenset[str]]) -> Iterator[str]:
         yield f"no other silo has a label of {', '.join(alone[:6])}"
 
 
-def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+def index_notes(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    """
+    Yield a note for inputs without a name in the header and, where facts about rows were looked up, for inputs that count or name
+    the rows.
+    """
     facts = {name: silo.facts for name, silo in silos.items()}
+    counting = {column for own in facts.values() for column in own.counting}
+    nameless = {
+        name: [column for column in silo.columns if column.startswith(NAMELESS) and column not in counting]
+        for name, silo in silos.items()
+    }
+    if listed := by_silo(nameless):
+        yield f"a column has no name in the header and is an input ({listed}); name it, or list it in data.drop"
     if listed := by_silo({name: own.counting for name, own in facts.items()}):
         yield f"a column counts the rows ({listed}); if the number means nothing, list it in data.drop"
     running = {
@@ -81,6 +89,10 @@ def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
     }
     if listed := by_silo(running):
         yield f"a column of whole numbers has as many values as rows ({listed}); if it names the rows, list it in data.drop"
+
+
+def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    facts = {name: silo.facts for name, silo in silos.items()}
     decisive = {
         name: [f"{column!r} ({value:.3f})" for column, value in own.decisive] for name, own in facts.items()
     }
@@ -118,7 +130,7 @@ def _of_copies(schema: DataSchema) -> Iterator[str]:
         if count > MIN_SHARE * min(silos[one].rows, silos[other].rows)
     ]
     if pairs:
-        yield f"silos have rows in common ({_first(pairs, 3, '; ')}); they are then tested on what others trained on"
+        yield f"silos have rows in common ({first_of(pairs, 3, '; ')}); they are then tested on what others trained on"
 
 
 def _of_pixels(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
@@ -151,10 +163,11 @@ def by_silo(values_of: Mapping[str, Sequence[str]], most: int = 3, quoted: bool 
         for name, values in values_of.items()
         if values
     }
-    silos = [f"{name}: {_first(values, most, ', ')}" for name, values in texts.items()]
-    return _first(silos, most, "; ")
+    silos = [f"{name}: {first_of(values, most, ', ')}" for name, values in texts.items()]
+    return first_of(silos, most, "; ")
 
 
-def _first(texts: Sequence[str], most: int, separator: str) -> str:
+def first_of(texts: Sequence[str], most: int, separator: str) -> str:
+    """Return the first texts, and how many more there are."""
     rest = len(texts) - most
     return separator.join([*texts[:most], *([f"{rest} more"] if rest > 0 else [])])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fedtl.data.checks import check_rows
 from fedtl.data.image_files import holds_volumes
 from fedtl.data.registry import DATA
-from fedtl.data.settings import SCALES, DataSettings, InputSettings, RowSettings, data_settings
+from fedtl.data.settings import NAMES_COLUMNS, SCALES, DataSettings, InputSettings, RowSettings, data_settings
 from fedtl.data.source import Raw
 from fedtl.deployment.site.home import Home
 from fedtl.errors import ConfigError
@@ -25,7 +25,8 @@ def settings_to_train(home: Home, agreed: DataSettings, classes: Sequence[str]) 
     """
     here, inputs = home.settings.data, agreed
     if here.source != "table":
-        inputs = agreed.model_copy(update={"columns": [], "categories": {}})
+        nothing = InputSettings()
+        inputs = agreed.model_copy(update={key: getattr(nothing, key) for key in NAMES_COLUMNS})
     bounds = (here.bounds or agreed.bounds) if here.scale == "dp" else {}
     declared = {"classes": list(classes), "bounds": bounds}
     slices = agreed.slices if here.source == "images" else None

@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import Any
 
 from fedtl.data.constants import parse_bounds
-from fedtl.data.frame import COLUMNS_WITH_A_USE
 from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.data.torchvision_sets import SETS
@@ -22,10 +21,12 @@ from fedtl.experiment.config.schema import ENSEMBLE, Experiment, WireSettings, i
 from fedtl.experiment.config.sequence_checks import sequence_mistakes
 from fedtl.experiment.config.set_checks import set_contradictions
 from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
+from fedtl.experiment.config.table_checks import rule_contradictions, table_contradictions
 from fedtl.experiment.config.train_checks import train_contradictions
 from fedtl.experiment.config.tune_checks import tune_contradictions
-from fedtl.experiment.config.units import TABLES, UNITS, has_units
+from fedtl.experiment.config.units import UNITS, has_units
 from fedtl.methods.registry import METHODS
+from fedtl.models.exported import ABOUT
 from fedtl.simulation.settings import EngineSettings
 
 REGRESSION = ("r2", "rmse")
@@ -180,31 +181,16 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
         yield f"data.path is set, but source {data.source!r} reads no files; remove data.path"
     if data.silo_column and data.source not in UNITS and not data.manifest:
         yield f"data.silo_column is a setting of sources {', '.join(UNITS)}, not of {data.source!r}"
-    listed = ("split_column", "positive_above") if data.manifest else ()
-    for key in ("domain_column", "split_column", "positive_above", "categories"):
-        if data.source not in TABLES and key not in listed and getattr(data, key) not in ("", None, [], {}):
-            yield f"data.{key} is a setting of sources {', '.join(TABLES)}, not of {data.source!r}"
-    for key in ("delimiter", "decimal", "encoding", "drop"):
-        tables = TABLES if key == "drop" else ("table",)
-        of_manifest = data.manifest and key != "drop"
-        if (
-            data.source not in tables
-            and not of_manifest
-            and getattr(data, key) != type(data).model_fields[key].default
-        ):
-            yield f'data.{key} is a setting of source "table", not of {data.source!r}'
-    if data.delimiter == data.decimal == "," and not data.path.lower().endswith(".parquet"):
-        yield 'data.delimiter and data.decimal are both ","; set data.delimiter, such as ";"'
+    yield from table_contradictions(data)
+    yield from rule_contradictions(data)
     yield from _of_named_sets(data)
-    if data.drop and data.columns:
-        yield "data.drop and data.columns both say which columns are read; remove one of them"
     if data.silos and data.silos_except:
         yield "data.silos and data.silos_except both say which silos take part; remove one of them"
     if data.columns and data.source not in UNITS:
         yield f"data.columns is a setting of sources {', '.join(UNITS)}, not of {data.source!r}"
     if data.unit_column and (not has_units(data) or data.unit_column in ("x", "y")):
         yield (
-            f"data.unit_column = {data.unit_column!r}: only sources {', '.join(TABLES)} (a column), npz (arrays train_NAME) and images "
+            f"data.unit_column = {data.unit_column!r}: only sources {', '.join(UNITS)} (npz: arrays train_NAME) and images "
             "(a column of data.manifest) have one, and it cannot be x or y"
         )
     if data.source == "table" and bool(data.domain_column) != bool(data.target_domain):
@@ -231,9 +217,6 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
         yield f"data.test = {data.test} and data.val = {data.val} leave no training rows; their sum must be below 1"
     if data.positive_above is not None and data.task == "regression":
         yield 'data.positive_above makes two classes, but data.task = "regression"; remove one of them'
-    for key in COLUMNS_WITH_A_USE:
-        if getattr(data, key) in data.columns:
-            yield f"data.columns lists {getattr(data, key)!r}, which is data.{key}, not an input; remove it there"
     if data.scale not in SCALES and not os.path.isfile(data.scale):
         yield f'data.scale = {data.scale!r}: must be "silo", "none", "dp" or a TOML file that exists'
     for name, entry in data.bounds.items():
@@ -264,7 +247,11 @@ def _start_contradictions(model: ModelSettings, data: DataSettings) -> Iterator[
     if model.weights and model.pretrain_on:
         yield "model.weights and model.pretrain_on both set the initial weights; remove one of them"
     if model.weights not in ("", "pretrained") and not os.path.isfile(model.weights):
-        yield f"model.weights: there is no file {model.weights}"
+        folder = os.path.dirname(model.weights)
+        whole = (
+            f"; set it to the export {folder} itself" if os.path.isfile(os.path.join(folder, ABOUT)) else ""
+        )
+        yield f"model.weights: there is no file {model.weights}{whole}"
     for entry in model.pretrain_on:
         source, colon, path = entry.partition(":")
         if colon and source not in DATA:

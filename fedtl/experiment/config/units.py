@@ -3,8 +3,8 @@
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.table_checks import TABLES
 
-TABLES = ("table", "memory", "huggingface")  # sources with columns by name
 UNITS = (*TABLES, "npz")
 
 

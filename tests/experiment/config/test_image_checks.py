@@ -35,8 +35,18 @@ def test_a_contradiction_names_the_key(tmp_path, sets, word):
 
 
 def test_a_table_of_files_has_the_keys_of_tables(tmp_path):
-    sets = ["manifest=labels.csv", "silo_column=site", "unit_column=patient", "split_column=part", 'delimiter=";"']
-    experiment = load_experiment("digits", [*IMAGES, f"data.path={tmp_path}", *(f"data.{one}" for one in sets)])
+    sets = [
+        "manifest=labels.csv",
+        "silo_column=site",
+        "unit_column=patient",
+        "split_column=part",
+        'delimiter=";"',
+    ]
+    experiment = load_experiment(
+        "digits", [*IMAGES, f"data.path={tmp_path}", *(f"data.{one}" for one in sets)]
+    )
     assert experiment.data.manifest == "labels.csv"
     private = ["privacy.epsilon=3", "privacy.unit=patient", "data.manifest=labels.csv"]
-    assert load_experiment("digits", [*IMAGES, f"data.path={tmp_path}", *private]).data.unit_column == "patient"
+    assert (
+        load_experiment("digits", [*IMAGES, f"data.path={tmp_path}", *private]).data.unit_column == "patient"
+    )
