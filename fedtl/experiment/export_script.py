@@ -11,7 +11,7 @@ from torch import nn
 
 from fedtl._util.torchvision_import import import_torchvision
 from fedtl.errors import ModelError
-from fedtl.models.libraries import TORCHVISION, import_timm, is_hub_name, is_timm, timm_config
+from fedtl.models.libraries import TORCHVISION, is_hub_name, is_timm, timm_config
 from fedtl.models.pixels import pixel_scale
 from fedtl.models.registry import MODELS
 
