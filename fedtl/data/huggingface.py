@@ -83,7 +83,7 @@ def _is_saved(folder: Path) -> bool:
 
 def _library() -> Any:
     try:
-        import datasets  # type: ignore[import-untyped]
+        import datasets
     except ImportError as error:
         raise DataError("source \"huggingface\" needs a package: pip install 'fedtl[huggingface]'") from error
     return datasets

@@ -69,7 +69,7 @@ def read(settings: DataSettings, name: str) -> Raw:
         )
     try:
         import_torchvision()
-        from torchvision import datasets  # type: ignore[import-untyped]
+        from torchvision import datasets
     except ImportError as error:
         raise DataError("source \"torchvision\" needs a package: pip install 'fedtl[vision]'") from error
     try:

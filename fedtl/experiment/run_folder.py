@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from fedtl._util.files import write_file, write_json
 from fedtl._util.records import Record, from_plain
 from fedtl.data.preprocess import Inputs
+from fedtl.data.target_encoding import TargetTable
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.custom import NO_VALUES, CustomValues, passed_values
 from fedtl.experiment.config.load import load_experiment, to_toml
@@ -197,8 +198,9 @@ class RunFolder:
             )
         content = self.read_json(f"silos/{silo}/inputs.json")
         classes, shape = tuple(content.pop("classes")), tuple(content.pop("shape"))
+        tables = tuple(from_plain(TargetTable, table) for table in content.pop("tables", []))
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        return Inputs(**fields), classes, shape
+        return Inputs(**fields, tables=tables), classes, shape
 
 
 def _damaged(path: Path, error: Exception) -> ConfigError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from fedtl.experiment.best_round import BestRound, better_round
 from fedtl.experiment.checkpoint import load_run_state, save_run_state
+from fedtl.experiment.config.resolve import limits_of
 from fedtl.experiment.result import Totals
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.server_step import server_step
@@ -114,4 +115,5 @@ def _config(study: Study, folder: RunFolder) -> FederationConfig:
         None if everyone else int(experiment.silos_per_round),
         1 if pooled else experiment.minimum_silos,
         study.method.wire,
+        limits_of(experiment.updates),
     )

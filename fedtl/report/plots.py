@@ -40,7 +40,7 @@ def learning_curves(history: Sequence[HistoryLine], private: bool = False) -> st
     """
     names = sorted({name for line in history for name in line.silos})
     measured = {name for line in history for figures in line.silos.values() for name in figures}
-    metric = "rmse" if "rmse" in measured else "accuracy"
+    metric = next((name for name in sorted(measured) if name != "loss"), "loss" if measured else "accuracy")
     many, keys = len(names) > MAX_NAMED_SILOS, {}
     figure, axes = new_figure(4.2)
     for at, name in enumerate(names):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from fedtl.models.compat import import_transforms
 from torch import nn
 
 from fedtl.errors import ConfigError, ModelError
@@ -12,7 +13,6 @@ from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.pixels import pixel_notes, recorded_pixels, with_pixels
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run_folder import RunFolder
-from fedtl._util.torchvision_import import import_transforms
 from fedtl.models.libraries import pixel_scale_of
 from fedtl.models.pixels import PixelScale, with_pixel_scale
 from fedtl.models.registry import model_spec, with_private_norms

@@ -8,15 +8,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import tomli_w
-
 from fedtl._util.files import make_folder, write_bytes
 from fedtl.deployment.certificates import create_authority, create_server_certificate
 from fedtl.deployment.coordinator.nginx import nginx_configuration
 from fedtl.deployment.coordinator.settings import TEMPLATE, ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.studies import resume_studies
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE
-from fedtl.deployment.coordinator.superlink import CONNECTION
 from fedtl.deployment.flower_commands import find_command, flower_environment
 from fedtl.deployment.supervise import supervise
 from fedtl.errors import ConfigError
@@ -47,16 +44,10 @@ def create_server(folder: Path, host: str, listen: str, port: int) -> ServerSett
 
 
 def write_configuration(folder: Path, settings: ServerSettings) -> None:
-    """Write what follows from server.toml: nginx's configuration, and the SuperLink's address for Flower's command line."""
+    """Write nginx's configuration, which follows from server.toml."""
     folder = folder.absolute()
     make_folder(folder / "gate", private=True)
     write_bytes(folder / "gate" / "nginx.conf", nginx_configuration(folder, settings).encode())
-    connection = {
-        "address": f"127.0.0.1:{settings.port}",
-        "root-certificates": str(folder / "tls" / "ca.crt"),
-    }
-    text = tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}})
-    write_bytes(folder / "flwr" / "config.toml", text.encode(), private=True)
 
 
 def server_commands(folder: Path, parts: Sequence[str]) -> dict[str, list[str]]:

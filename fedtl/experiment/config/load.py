@@ -14,11 +14,13 @@ import tomli_w
 
 from fedtl.data.settings import NOISE, SCALES
 from fedtl.errors import ConfigError, ModelError
-from fedtl.experiment.config.checks import check_experiment, with_unit
+from fedtl.experiment.config.checks import check_experiment
 from fedtl.experiment.config.messages import shorten
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.config.settings_file import read_toml, validate
+from fedtl.experiment.config.units import with_unit
+from fedtl.models.exported import exported_weights
 from fedtl.models.packaged import PREFIX, packaged_file
 
 
@@ -141,6 +143,8 @@ def _make_absolute(table: dict[str, Any], base: Path) -> None:
         value = inner.get(key) if isinstance(inner, dict) else None
         if isinstance(inner, dict) and isinstance(value, str) and value and value not in not_paths:
             inner[key] = _packaged(value) or _absolute(value, base, f"{section}.{key}")
+            if key == "weights":
+                inner[key] = exported_weights(inner[key])
     for section, key in (("model", "pretrain_on"), ("data", "public")):
         inner = table.get(section)
         if isinstance(inner, dict) and isinstance(inner.get(key), list):

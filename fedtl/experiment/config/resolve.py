@@ -17,9 +17,11 @@ from fedtl.experiment.config.schema import (
     Experiment,
     MethodSettings,
     PrivacySettings,
+    UpdateSettings,
     WireSettings,
     is_custom,
 )
+from fedtl.federation.limits import MAX_WEIGHT, UpdateLimits
 from fedtl.methods.base import Method, Server
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import Choose
@@ -91,6 +93,14 @@ def _named_method(settings: MethodSettings) -> Method:
             "or custom = ... of fedtl.run, compare or load_run"
         )
     return call(choose_entry(METHODS, settings.name, "method.name"), settings.own, "method.")
+
+
+def limits_of(settings: UpdateSettings) -> UpdateLimits:
+    return UpdateLimits(
+        settings.weights,
+        MAX_WEIGHT if settings.max_weight == "none" else settings.max_weight,
+        None if settings.max_norm == "none" else settings.max_norm,
+    )
 
 
 def wired(method: Method, settings: WireSettings, name: str) -> Method:
