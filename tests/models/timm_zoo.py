@@ -22,22 +22,8 @@ from fedtl.models.roles import Role, roles
 SHAPE = (3, 64, 64)
 CUT, TOO_LARGE = "cut", "too large"
 SMALL = (
-    "test",
-    "atto",
-    "femto",
-    "pico",
-    "nano",
-    "xxs",
-    "xxt",
-    "micro",
-    "tiny",
-    "mini",
-    "xs",
-    "small",
-    "t",
-    "s",
-    "lite",
-    "b0",
+    *("test", "atto", "femto", "pico", "nano", "xxs", "xxt", "micro", "tiny", "mini"),
+    *("xs", "small", "t", "s", "lite", "b0"),
 )
 
 
