@@ -115,7 +115,7 @@ def _text_problem(present: "pd.Series") -> str:
         advice = 'if the comma is a decimal mark, set data.decimal = ","'
     elif not texts:
         return f"{present.name} holds numbers stored as text ({first!r}); store them as numbers, or declare data.categories.{present.name}"
-    elif dates := date_advice(texts, str(present.name)):
+    elif len(texts) == len(present) and (dates := date_advice(texts, str(present.name))):
         advice = dates
     elif len(texts) < len(present) / 2:
         advice = "leave such cells empty: empty cells are missing values"

@@ -66,6 +66,10 @@ def prepare(x):
             return torch.tensor(((np.clip(x.astype(np.float64), low, high) - low) / (high - low) - mean) / std, dtype=torch.float32)
     elif len(SHAPE) == 2:  # series [N, steps, channels]
         x = np.moveaxis(x, 1, 2)
+    for each in INPUTS["tables"]:  # of target-encoded columns
+        means, column = dict(zip(each["codes"], each["values"])), each["column"]
+        x = x.astype(np.float64)
+        x[:, column] = [means.get(-1.0 if np.isnan(code) else code, each["other"]) for code in x[:, column]]
     if INPUTS["mean"]:
         fill, mean, std = (np.reshape(INPUTS[key], (1, -1) + (1,) * (x.ndim - 2)) for key in ("fill", "mean", "std"))
         x = (np.where(np.isfinite(x), x, fill) - mean) / std
