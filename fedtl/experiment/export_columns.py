@@ -64,12 +64,19 @@ def target(name, text, about):
     means = INPUTS["tables"][about["table"]]
     return {name: dict(zip(means["codes"], means["values"])).get(float(code(text)), means["other"])}
 """
+TEXT = """
+def text(name, text, about):
+    from sklearn.feature_extraction.text import HashingVectorizer
+    counted = HashingVectorizer(n_features=about["width"], norm="l2").transform([text]).toarray()[0]
+    return {f"{name}#{number}": value for number, value in enumerate(counted * about["width"] ** 0.5)}
+"""
 FUNCTIONS = {
     Kind.CATEGORY: CATEGORY,
     Kind.ORDERED: ORDERED,
     Kind.DATE: DATE,
     Kind.HASHED: HASHED,
     Kind.TARGET: TARGET,
+    Kind.TEXT: TEXT,
 }
 
 
@@ -91,7 +98,7 @@ def described_columns(settings: DataSettings, inputs: Inputs) -> dict[str, Any]:
     columns = columns_in(settings, inputs)
     absent: dict[str, float] = {}
     for column in columns:
-        if column.kind in (Kind.CATEGORY, Kind.HASHED):
+        if column.kind in (Kind.CATEGORY, Kind.HASHED, Kind.TEXT):
             absent |= dict.fromkeys(column.inputs, 0.0)
     for table in inputs.tables:
         absent[inputs.columns[table.column]] = float(table.encoded(np.array([np.nan]))[0])
@@ -121,7 +128,7 @@ def _described(column: Column, settings: DataSettings, inputs: Inputs) -> dict[s
                 "zone": settings.time_zone,
                 "since": settings.reference_date,
             }
-        case Kind.HASHED:
+        case Kind.HASHED | Kind.TEXT:
             about["width"] = column.width
         case Kind.TARGET:
             about["table"] = [inputs.columns[table.column] for table in inputs.tables].index(column.name)
