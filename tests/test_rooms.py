@@ -38,6 +38,7 @@ DOORS = {
     },
     "openpyxl": {"data.excel_files"},
     "sklearn": {
+        "data.words",
         "data.preprocess",
         "data.shift",
         "data.target_encoding",

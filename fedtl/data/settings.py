@@ -133,7 +133,8 @@ class InputSettings(Settings):
 
     What becomes of the columns of a table that are no numbers (``data.columns``): ``categories``: one input of 0 or 1 for each
     value; ``ordered``: the number of the value in the list; ``dates``: ``date_parts``, days counted from ``reference_date``;
-    ``hashed``: ``hash_width`` inputs, whatever the values are; ``target_encoded``: the mean label of the silo's own training rows.
+    ``hashed``: ``hash_width`` inputs, whatever the values are; ``target_encoded``: the mean label of the silo's own training rows;
+    ``text``: ``text_width`` inputs, to which its words are hashed.
     """
 
     size: Literal["native"] | Annotated[int, Field(ge=1, le=4096)] = "native"
@@ -151,6 +152,8 @@ class InputSettings(Settings):
     hashed: list[Name] = []
     hash_width: int = Field(32, ge=2, le=4096)
     target_encoded: list[Name] = []
+    text: list[Name] = []
+    text_width: int = Field(512, ge=8, le=65_536)
 
     @field_validator("channels", mode="before")
     @classmethod
@@ -230,7 +233,7 @@ def declared_range(settings: RowSettings) -> tuple[float, ...]:
 
 
 # The keys that say what becomes of a column that is no number, and with them all that name columns of a table.
-KINDS = ("categories", "ordered", "dates", "hashed", "target_encoded")
+KINDS = ("categories", "ordered", "dates", "hashed", "target_encoded", "text")
 NAMES_COLUMNS = ("columns", *KINDS)
 
 # What a plan says of [data]: the inputs, the labels, bounds, range and slices of the sites that have none of their own, and which sites it takes

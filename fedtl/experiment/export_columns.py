@@ -62,12 +62,19 @@ TARGET = """
 def target(name, text, about):
     return {name: float(code(text))}
 """
+TEXT = """
+def text(name, text, about):
+    from sklearn.feature_extraction.text import HashingVectorizer
+    counted = HashingVectorizer(n_features=about["width"], norm="l2").transform([text]).toarray()[0]
+    return {f"{name}#{number}": value for number, value in enumerate(counted * about["width"] ** 0.5)}
+"""
 FUNCTIONS = {
     Kind.CATEGORY: CATEGORY,
     Kind.ORDERED: ORDERED,
     Kind.DATE: DATE,
     Kind.HASHED: HASHED,
     Kind.TARGET: TARGET,
+    Kind.TEXT: TEXT,
 }
 
 
@@ -89,7 +96,7 @@ def described_columns(settings: DataSettings, inputs: Inputs) -> dict[str, Any]:
     columns = columns_in(settings, inputs)
     absent: dict[str, float] = {}
     for column in columns:
-        if column.kind in (Kind.CATEGORY, Kind.HASHED):
+        if column.kind in (Kind.CATEGORY, Kind.HASHED, Kind.TEXT):
             absent |= dict.fromkeys(column.inputs, 0.0)
     return {
         "delimiter": settings.delimiter,
@@ -117,6 +124,6 @@ def _described(column: Column, settings: DataSettings) -> dict[str, Any]:
                 "zone": settings.time_zone,
                 "since": settings.reference_date,
             }
-        case Kind.HASHED:
+        case Kind.HASHED | Kind.TEXT:
             about["width"] = column.width
     return about

@@ -53,6 +53,8 @@ ABOUT = {
     "data.reference_date": "the date from which days are counted",
     "data.hashed": "columns of many values, each hashed to one of hash_width inputs; also with [privacy]",
     "data.hash_width": "how many inputs a hashed column becomes",
+    "data.text": "columns of text, whose words are hashed to text_width inputs; also with [privacy]",
+    "data.text_width": "how many inputs a column of text becomes",
     "data.target_encoded": "columns of many values: the mean label of the silo's own training rows; not with [privacy]",
     "data.silos": "the silos that take part; []: all",
     "data.silos_except": "silos that do not take part",

@@ -44,6 +44,8 @@ def _of_kinds(data: DataSettings) -> Iterator[str]:
     for name, values in {**data.categories, **data.ordered}.items():
         if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
             yield f"data.{key_of[name]}.{name} lists {twice[0]!r} twice; list it once"
+    if data.text and data.scale == "dp":
+        yield 'data.text: its words have a fixed scale; with data.scale = "dp" noise would be added for each of them: set data.scale to a file of constants'
     yield from _of_target_encoding(data)
 
 
