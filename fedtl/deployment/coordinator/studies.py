@@ -56,17 +56,25 @@ def resume_studies(folder: Path) -> None:
     """Once the SuperLink runs: register the admitted sites, and resume every study that was interrupted."""
     SuperLink(folder).wait_until_healthy()
     register_sites(folder)
-    for runs in sorted((folder / "studies").glob("*/runs.jsonl")):
-        study = HostedStudy(runs.parent)
-        if study.done or (study.path / STOPPED_FILE).exists():
-            continue
-        # End the crashed run, so that no site waits for the rest of one of its messages.
-        with suppress(ConfigError):
-            _end_last_run(folder, study)
-        try:
-            _submit(folder, Bundle(folder / "bundles" / study.plan.bundle_name), study)
-        except ConfigError as error:  # the other studies can still be resumed
-            write_bytes(study.path / STOPPED_FILE, f"{error}\n".encode(), private=True)
+    for study in studies_to_resume(folder):
+        resume_study(folder, study)
+
+
+def studies_to_resume(folder: Path) -> list[HostedStudy]:
+    """Return the studies that were started and are neither done nor stopped."""
+    studies = [HostedStudy(runs.parent) for runs in sorted((folder / "studies").glob("*/runs.jsonl"))]
+    return [study for study in studies if not study.done and not (study.path / STOPPED_FILE).exists()]
+
+
+def resume_study(folder: Path, study: HostedStudy) -> None:
+    """Start a new Flower run of a study whose ServerApp has ended; stop the study where that cannot be done."""
+    # End the crashed run, so that no site waits for the rest of one of its messages.
+    with suppress(ConfigError):
+        _end_last_run(folder, study)
+    try:
+        _submit(folder, Bundle(folder / "bundles" / study.plan.bundle_name), study)
+    except (ConfigError, OSError) as error:  # the other studies can still be resumed
+        write_bytes(study.path / STOPPED_FILE, f"{error}\n".encode(), private=True)
 
 
 def start_study(folder: Path, bundle_name: str, study_name: str) -> HostedStudy:
