@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_CATEGORIES = 20  # that a message proposes for a column of text
-COLUMNS_WITH_A_USE = ("label", "silo_column", "domain_column", "unit_column", "split_column")
+COLUMNS_WITH_A_USE = ("label", "event", "silo_column", "domain_column", "unit_column", "split_column")
 PARTS = ("train", "val", "test")  # the values of a split column
 
 
@@ -98,9 +98,14 @@ def _parts_by_column(
     return Raw(parts["train"], parts["val"] if len(parts["val"].y) else None, parts["test"], columns=columns)
 
 
+def columns_with_a_use(settings: DataSettings) -> set[str]:
+    """Return the columns that are no inputs, because they have another use."""
+    return {getattr(settings, key) for key in COLUMNS_WITH_A_USE} | set(settings.predicted.columns(settings))
+
+
 def input_columns(frame: "pd.DataFrame", settings: DataSettings) -> list[str]:
     """Return the columns that become inputs: those of ``data.columns``, or all that have no other use."""
-    other_use = {getattr(settings, key) for key in COLUMNS_WITH_A_USE} | set(settings.drop)
+    other_use = columns_with_a_use(settings) | set(settings.drop)
     return settings.columns or [str(column) for column in frame.columns if column not in other_use]
 
 
@@ -140,7 +145,7 @@ def known_inputs(
         )
     own = settings.model_copy(update={"columns": names, "drop": []})
     made, x = frame_inputs(frame, own, where)
-    other_use = {getattr(settings, key) for key in COLUMNS_WITH_A_USE} | {*names, *settings.drop}
+    other_use = columns_with_a_use(settings) | {*names, *settings.drop}
     unread = [str(column) for column in frame.columns if column not in other_use]
     return x[:, [made.index(name) for name in columns]], unread
 
@@ -226,9 +231,18 @@ def _numbers_by_cell(column: "pd.Series", settings: DataSettings) -> Array:
 
 
 def _labels(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array:
-    """Return the labels [N]: numbers as they are, anything else as text. Raises DataError."""
+    """
+    Return the labels [N]: numbers as they are, anything else as text; [N, K] of numbers where the task has K columns, NaN in empty
+    cells. Raises DataError.
+    """
     import pandas as pd
 
+    if settings.predicted.label_shape(settings):
+        parts = []
+        for name in settings.predicted.columns(settings):
+            one = column_of(frame, name, where, "data.classes" if name in settings.classes else "data.label")
+            parts.append(_numbers_by_cell(one, settings) if settings.by_record else _numbers(one, where))
+        return np.stack(parts, 1)
     column = column_of(frame, settings.label, where, "data.label")
     if settings.by_record:
         return _labels_by_cell(column, settings)

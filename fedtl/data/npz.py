@@ -71,15 +71,15 @@ def rows_of_arrays(arrays: Mapping[str, Array], settings: DataSettings, where: s
         raise DataError(
             f"{where} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}"
         )
-    unit = settings.unit_column
-    train = _part(arrays, "train", where, unit)
+    unit, shape = settings.unit_column, settings.predicted.label_shape(settings)
+    train = _part(arrays, "train", where, unit, shape)
     assert train is not None
     raw = Raw(
         train=train,
-        val=_part(arrays, "val", where, unit),
-        test=_part(arrays, "test", where, unit),
+        val=_part(arrays, "val", where, unit, shape),
+        test=_part(arrays, "test", where, unit, shape),
         target=arrays["target_x"] if settings.target_domain else None,
-        target_test=_part(arrays, "target_test", where, "") if settings.target_domain else None,
+        target_test=_part(arrays, "target_test", where, "", shape) if settings.target_domain else None,
         columns=_column_names(arrays, train.x, settings, where),
     )
     return order_columns(raw, settings, where) if settings.columns else raw
@@ -113,22 +113,28 @@ def _one_label(y: Array, name: str) -> str:
     one_hot = y.dtype.kind in "uifb" and np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all()
     if one_hot:
         return f"it is one-hot: save {name}_y.argmax(1)"
-    return f"save one column, such as {name}_y[:, 0]"
+    return f'set data.task = "multilabel" with the names of the columns in data.classes, or save one column, such as {name}_y[:, 0]'
 
 
-def _part(arrays: Mapping[str, Array], name: str, where: str, unit: str) -> Part | None:
+def _part(
+    arrays: Mapping[str, Array], name: str, where: str, unit: str, shape: tuple[int, ...]
+) -> Part | None:
     x, y = arrays.get(f"{name}_x"), arrays.get(f"{name}_y")
     if x is None and y is None:
         return None
     if x is None or y is None:
         raise DataError(f"{where} has only one of {name}_x and {name}_y; add the other")
-    if y.ndim == 2 and y.shape[1] == 1:
+    if y.ndim == 2 and y.shape[1] == 1 and not shape:
         y = y[:, 0]
-    if y.ndim == 2:
+    if shape and y.shape[1:] != shape:
         raise DataError(
-            f"{where}: {name}_x is {x.shape} and {name}_y is {y.shape}, and fedtl predicts one label; {_one_label(y, name)}"
+            f"{where}: {name}_y is {y.shape}, and this task needs [N, {shape[0]}] numbers; correct it, or data.task and data.classes"
         )
-    if x.ndim not in (2, 3, 4) or y.ndim != 1 or len(x) != len(y):
+    if y.ndim == 2 and not shape:
+        raise DataError(
+            f"{where}: {name}_x is {x.shape} and {name}_y is {y.shape}, and data.task predicts one label; {_one_label(y, name)}"
+        )
+    if x.ndim not in (2, 3, 4) or y.ndim != 1 + len(shape) or len(x) != len(y):
         raise DataError(
             f"{where}: {name}_x is {x.shape} and {name}_y is {y.shape}; expected N images or rows, and N labels"
         )
@@ -137,7 +143,7 @@ def _part(arrays: Mapping[str, Array], name: str, where: str, unit: str) -> Part
             f"{where}: {name}_x is {x.shape}, which looks like N, C, H, W; fedtl reads N, H, W, C"
         )
     units = arrays.get(f"{name}_{unit}") if unit else None
-    if unit and (units is None or units.shape != y.shape):
+    if unit and (units is None or units.shape != y.shape[:1]):
         problem = f"has no array {name}_{unit}" if units is None else f"{name}_{unit} is {units.shape}"
         raise DataError(
             f"{where}: {problem}; data.unit_column = {unit!r} needs one number or name for each row of {name}_x"

@@ -9,7 +9,7 @@ from fedtl.data import frame
 from fedtl.data.columns import Column, in_order
 from fedtl.data.csv_files import MISSING_WORDS, Dialect, check_csv
 from fedtl.data.formats import advice_on
-from fedtl.data.frame import COLUMNS_WITH_A_USE, column_of, rows_of_frame
+from fedtl.data.frame import column_of, rows_of_frame
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Raw
 from fedtl.errors import DataError
@@ -78,7 +78,7 @@ def input_columns(settings: DataSettings, name: str) -> list[str]:
 def unused_columns(settings: DataSettings, name: str) -> list[str]:
     """Return the columns of one silo that neither are inputs nor have another use. Raises DataError."""
     rows = _rows_of(settings, name)[0]
-    used = {*frame.input_columns(rows, settings), *(getattr(settings, key) for key in COLUMNS_WITH_A_USE)}
+    used = {*frame.input_columns(rows, settings), *frame.columns_with_a_use(settings)}
     return [str(column) for column in rows.columns if column not in used]
 
 

@@ -169,6 +169,8 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         "model": model.settings.name,
         "settings": model.settings.settings,
         "classes": model.classes,
+        "task": model.task.name,
+        "outputs": model.task.outputs(model.classes),
         "shape": model.shape,
         "pixels": "x / 127.5 - 1 for 0..255",
         "inputs": dict(vars(model.inputs).items()),

@@ -22,8 +22,8 @@ def train_contradictions(experiment: Experiment) -> Iterator[str]:
         yield f'train.momentum is a setting of optimizer "sgd", not of {train.optimizer!r}; remove it'
     if train.warmup >= rounds:
         yield f"train.warmup = {train.warmup}, but rounds = {rounds}: no round would have the whole learning rate; lower it"
-    if train.balanced and experiment.data.task == "regression":
-        yield 'train.balanced draws classes equally often, but data.task = "regression"; remove it'
+    if train.balanced and not experiment.data.predicted.has_classes:
+        yield f'train.balanced draws classes equally often, but data.task = "{experiment.data.task}"; remove it'
 
 
 def unsound_training(train: TrainSettings) -> Iterator[str]:
