@@ -38,9 +38,8 @@ class RowSettings(Settings):
     """
     The keys that an experiment and a site's ``silo.toml`` have in common: where rows are and how they are prepared.
 
-    ``event``: of the tasks "survival" and "cox", the column that says whether the label is the time of an event (1) or of
-    censoring (0). ``classes``: every label that can occur; of the task "ordinal" from low to high, of "multilabel" the columns. ``scale``: "silo" (constants learned from the silo's training rows), "none", the
-    path of a TOML file of constants, or, under ``[privacy]``, "dp": mean and standard deviation are released with noise, and
+    ``classes``: every label that can occur; of the task "ordinal" from low to high, of "multilabel" the columns. ``scale``: "silo"
+    (constants learned from the silo's training rows), "none", the path of a TOML file of constants, or, under ``[privacy]``, "dp": mean and standard deviation are released with noise, and
     ``bounds`` gives for each column, or channel by number, ``[low, high]`` or ``[low, high, fill]``; "*" stands for all
     columns that are not named. ``delimiter``, ``decimal`` and ``encoding``: how a CSV file is written. ``drop``: columns of a
     table that are not read. ``val`` and ``test``: shares of the rows. ``limit``: the most training rows; 0: all.
@@ -49,7 +48,6 @@ class RowSettings(Settings):
     source: str = "digits"
     path: str = ""
     label: str = "label"
-    event: str = ""
     silo_column: str = ""
     domain_column: str = ""
     target_domain: str = ""
@@ -66,17 +64,13 @@ class RowSettings(Settings):
 
 
 class InputSettings(Settings):
-    """
-    The keys on which all silos must agree, because the inputs and outputs of one model follow from them. ``horizons``: of the task
-    "survival", the times at which the probability of no event is predicted, in the unit of the label.
-    """
+    """The keys on which all silos must agree, because the inputs and outputs of one model follow from them."""
 
     size: Literal["native"] | Annotated[int, Field(ge=1, le=4096)] = "native"
     channels: Literal["native", 1, 3] = "native"
     task: Literal["classification", "multilabel", "ordinal", "regression", "counts", "survival", "cox"] = (
         "classification"
     )
-    horizons: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = []
     positive_above: float | None = Field(None, allow_inf_nan=False)
     columns: list[Name] = []
     categories: dict[Name, list[Name]] = {}
@@ -120,6 +114,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     ``wrong_labels``: by silo, the share of these labels that the simulation replaces by another class.
     ``public``: inputs that every silo and the server may see, for distillation: the name of a silo, which then does not train;
     "inputs:PATH", a file or folder as for fedtl predict; or "noise:N", N random inputs. Labels of these rows are not used.
+    ``event``: of the tasks "survival" and "cox", the column that says whether the label is the time of an event (1) or of
+    censoring (0). ``horizons``: of "survival", the times at which the probability of no event is predicted, in the unit of the label.
     ``class_weights`` and ``focal``: factors of the training loss of a classification (``tasks.classification``).
     """
 
@@ -139,6 +135,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     label_fraction: LabelFraction | dict[str, LabelFraction] = 1.0
     wrong_labels: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
     public: list[str] = []
+    event: str = ""
+    horizons: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = []
     class_weights: Literal["none", "balanced"] | dict[Name, Annotated[float, Field(gt=0, le=1e6)]] = "none"
     focal: float = Field(0.0, ge=0, le=10)
 
