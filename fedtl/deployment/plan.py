@@ -15,6 +15,7 @@ from pydantic import Field
 
 from fedtl._util.settings import Settings
 from fedtl.data import table
+from fedtl.data.columns import columns_of_inputs
 from fedtl.data.settings import AGREED, DataSettings, Name
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.schema import Experiment
@@ -60,7 +61,7 @@ def with_column_names(
     data = experiment.data
     if len(shape) > 2 or data.columns or inputs == tuple(map(str, range(shape[0]))):
         return experiment
-    names = table.input_columns(data, silo) if data.source == "table" else list(inputs)
+    names = table.input_columns(data, silo) if data.source == "table" else columns_of_inputs(inputs, data)
     return experiment.model_copy(update={"data": data.model_copy(update={"columns": names})})
 
 
