@@ -29,7 +29,7 @@ DOORS = {
     "timm": {"models.libraries"},
     "torchvision": {"models.libraries", "_util.torchvision_import", "data.torchvision_sets"},
     "pandas": {
-        *("data.frame", "data.table", "data.cells", "data.huggingface", "data.series"),
+        *("data.frame", "data.table", "data.cells", "data.huggingface", "data.manifest", "data.series"),
         "experiment.embed",
         "api.frames",
         "api.results",
@@ -59,7 +59,9 @@ DOORS = {
         ),
         *("cli.silo", "cli.silo_consent", "cli.silo_record"),
     },
-    "PIL": {"data.huggingface", "data.images"},
+    "PIL": {"data.huggingface", "data.pictures"},
+    "pydicom": {"data.dicom"},
+    "nibabel": {"data.nifti"},
     "pydantic": {
         *(
             "_util.settings",

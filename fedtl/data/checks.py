@@ -6,6 +6,7 @@ import numpy as np
 
 from fedtl.data.hidden import used_fraction
 from fedtl.data.labels import label_texts, merge_labels
+from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import MAX_FLOAT32, Array, Raw, finite_numbers, parts_of
 from fedtl.errors import DataError
@@ -81,7 +82,7 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
         raise DataError(
             f"{where} inputs have shape {shape}, but training inputs {expected}; all rows of a silo need one shape"
         )
-    if (x.dtype == np.uint8) != (train.dtype == np.uint8) and x.ndim > 2:
+    if is_pixels(x) != is_pixels(train):
         raise DataError(f"{where} images are {x.dtype}, training images are {train.dtype}; use one type")
     if settings.by_record or x.dtype.kind != "f":
         return
@@ -107,6 +108,8 @@ def _common_shape(x: Array, settings: DataSettings) -> tuple[int, ...]:
     """Return the part of a row's shape in which all rows of a silo must agree: what the settings do not change anyway."""
     if x.ndim == 2 or settings.sequence is not None:
         return x.shape[1:]
+    if settings.kind == "volumes":
+        return x.shape[1:] if settings.size == "native" else ()
     height_width = x.shape[1:3] if settings.size == "native" else ()
     return height_width + ((x.shape[3:] or (1,)) if settings.channels == "native" else ())
 

@@ -1,14 +1,14 @@
 """Inputs without labels, from one file or folder: what a model is asked about, or what an experiment declares public."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedtl.data import frame, images, table
+from fedtl.data import frame, image_files, table
 from fedtl.data.formats import advice_on
 from fedtl.data.preprocess import Inputs
 from fedtl.data.series import known_series, series_of_array
@@ -36,8 +36,8 @@ def read_inputs(
 ) -> NewRows:
     """
     Return new rows. ``path``: an .npz (array ``x`` or ``test_x``), an .npy, a CSV, Parquet or Excel table with the columns of training
-    in any order, an image, or a folder of images. ``shape``: of one input of the model, which decides whether images are read
-    as grey or RGB. ``key``: what names the path, for messages. Raises DataError.
+    in any order, an image or volume, or a folder of them. ``shape``: of one input of the model, which decides whether images are
+    read as grey or RGB. ``key``: what names the path, for messages. Raises DataError.
     """
     if not path.exists():
         raise DataError(f"{key}: {path} does not exist")
@@ -55,18 +55,22 @@ def read_inputs(
             return NewRows(x, ids, (), lines, sequence.id)
         x, unread = frame.known_inputs(rows, settings, inputs.columns, f"{key}: {path}")
         return NewRows(x, (), tuple(unread))
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
-    )
-    if not files or files[0].suffix.lower() not in images.SUFFIXES:
+    files = [path] if path.is_file() else sorted(filter(image_files.is_image, path.rglob("*")))
+    if not files or not image_files.is_image(files[0]):
         raise DataError(
             f"{key}: {path} is not an .npz, .npy, .csv, .parquet, .xlsx, image or folder of images{advice_on(path)}"
         )
     names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
     channels = shape[0] if len(shape) == 3 and shape[0] in (1, 3) else inputs.channels
-    return NewRows(images.load_images(files, inputs.size, channels), tuple(names))
+    as_trained = {"size": inputs.size, "channels": channels, "kind": inputs.kind}
+    images = image_files.load_images(files, settings.model_copy(update=as_trained))
+    return NewRows(images.x, tuple(_names_of_rows(names, images.counts)))
+
+
+def _names_of_rows(names: Sequence[str], counts: Sequence[int]) -> Iterator[str]:
+    """Yield a name for each row: that of its file, with the number of the slice where the file has several."""
+    for name, count in zip(names, counts, strict=True):
+        yield from [name] if count == 1 else (f"{name}[{number}]" for number in range(count))
 
 
 def _rows_of_arrays(path: Path, settings: DataSettings, inputs: Inputs, key: str) -> NewRows:

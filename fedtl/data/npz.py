@@ -21,7 +21,7 @@ from fedtl.data.settings import DataSettings, SequenceSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
 
-ABOUT = "a folder of <silo>.npz files: train_x, train_y, test_x, test_y; images [N, H, W] or [N, H, W, C], tables, or series"
+ABOUT = "a folder of <silo>.npz files: train_x, train_y, test_x, test_y; images [N, H, W] or [N, H, W, C], tables, series, or volumes"
 PARTS = ("train", "val", "test")
 
 
@@ -142,17 +142,17 @@ def rows_of_arrays(arrays: Mapping[str, Array], settings: DataSettings, where: s
         raise DataError(
             f"{where} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}"
         )
-    unit, unread = settings.unit_column, tuple[str, ...]()
+    unread, without_units = tuple[str, ...](), settings.model_copy(update={"unit_column": ""})
     if settings.sequence is not None:
         arrays, unread = _with_series(arrays, settings.sequence, where)
-    train = _part(arrays, "train", where, unit)
+    train = _part(arrays, "train", where, settings)
     assert train is not None
     raw = Raw(
         train=train,
-        val=_part(arrays, "val", where, unit),
-        test=_part(arrays, "test", where, unit),
+        val=_part(arrays, "val", where, settings),
+        test=_part(arrays, "test", where, settings),
         target=arrays["target_x"] if settings.target_domain else None,
-        target_test=_part(arrays, "target_test", where, "") if settings.target_domain else None,
+        target_test=_part(arrays, "target_test", where, without_units) if settings.target_domain else None,
         columns=_column_names(arrays, train.x, settings, where),
         unread=unread,
     )
@@ -204,7 +204,7 @@ def _one_label(y: Array, name: str) -> str:
     return f"save one column, such as {name}_y[:, 0]"
 
 
-def _part(arrays: Mapping[str, Array], name: str, where: str, unit: str) -> Part | None:
+def _part(arrays: Mapping[str, Array], name: str, where: str, settings: DataSettings) -> Part | None:
     x, y = arrays.get(f"{name}_x"), arrays.get(f"{name}_y")
     if x is None and y is None:
         return None
@@ -220,10 +220,8 @@ def _part(arrays: Mapping[str, Array], name: str, where: str, unit: str) -> Part
         raise DataError(
             f"{where}: {name}_x is {x.shape} and {name}_y is {y.shape}; expected N images or rows, and N labels"
         )
-    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
-        raise DataError(
-            f"{where}: {name}_x is {x.shape}, which looks like N, C, H, W; fedtl reads N, H, W, C"
-        )
+    _check_axes(x, f"{where}: {name}_x", settings)
+    unit = settings.unit_column
     units = arrays.get(f"{name}_{unit}") if unit else None
     if unit and (units is None or units.shape != y.shape):
         problem = f"has no array {name}_{unit}" if units is None else f"{name}_{unit} is {units.shape}"
@@ -231,3 +229,15 @@ def _part(arrays: Mapping[str, Array], name: str, where: str, unit: str) -> Part
             f"{where}: {problem}; data.unit_column = {unit!r} needs one number or name for each row of {name}_x"
         )
     return Part(x, y, units)
+
+
+def _check_axes(x: Array, what: str, settings: DataSettings) -> None:
+    """Raise DataError where the axes are not those of ``data.kind``."""
+    if settings.kind == "volumes":
+        if x.ndim != 4:
+            raise DataError(f'{what} is {x.shape}, but data.kind = "volumes" needs N, D, H, W; save it so')
+    elif x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
+        raise DataError(
+            f"{what} is {x.shape}, which looks like N, C, H, W; fedtl reads N, H, W, C; for volumes N, D, H, W set "
+            'data.kind = "volumes"'
+        )

@@ -160,9 +160,11 @@ def silo_classes(raw: Raw, settings: DataSettings) -> tuple[str, ...]:
 
 
 def input_shape(raw: Raw, settings: DataSettings) -> tuple[int, ...]:
-    """Return the shape of one input of the model: (columns,), (channels, steps) or (channels, height, width)."""
-    inputs = Inputs(settings.size, settings.channels, raw.columns, sequence=settings.sequence is not None)
-    return inputs.apply(raw.train.x[:1]).shape[1:]
+    """
+    Return the shape of one input of the model: (columns,), (channels, steps), (channels, height, width) or (1, depth, height,
+    width).
+    """
+    return Inputs.unscaled(settings, raw.columns).apply(raw.train.x[:1]).shape[1:]
 
 
 def prepare_silo(

@@ -57,6 +57,18 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 LabelFraction = Annotated[float, Field(gt=0, le=1)]
 
 
+class SliceSettings(Settings):
+    """
+    ``data.slices``: of a NIfTI volume the images across ``axis``, of a DICOM file of several frames its frames. ``start`` and
+    ``stop``: shares of them, such as 0.25 and 0.75. ``every``: with 3, every third.
+    """
+
+    axis: Literal["axial", "coronal", "sagittal", "frame"]
+    start: float = Field(0.0, ge=0, lt=1)
+    stop: float = Field(1.0, gt=0, le=1)
+    every: int = Field(1, ge=1)
+
+
 class RowSettings(Settings):
     """
     The keys that an experiment and a site's ``silo.toml`` have in common: where rows are and how they are prepared.
@@ -64,9 +76,13 @@ class RowSettings(Settings):
     ``classes``: every label that can occur. ``scale``: "silo" (constants learned from the silo's training rows), "none", the
     path of a TOML file of constants, or, under ``[privacy]``, "dp": mean and standard deviation are released with noise, and
     ``bounds`` gives for each column, or channel by number, ``[low, high]`` or ``[low, high, fill]``; "*" stands for all
-    columns that are not named. ``delimiter``, ``decimal`` and ``encoding``: how a CSV file is written. ``sheet``: of an Excel file.
-    ``date_format``: how dates are written, as for strptime; "": ISO 8601. ``time_zone``: of dates without an offset from UTC. ``drop``:
-    columns of a table that are not read. ``val`` and ``test``: shares of the rows. ``limit``: the most training rows; 0: all.
+    columns that are not named. ``pixel_range``: ``[low, high]``, to which pixels and other numbers of images are clipped before
+    they are mapped to -1..1; []: the range of the type of uint8 and uint16; "window": that of each DICOM file. ``pixel_bits``: with
+    8, only the upper 8 of 16 bits are read. ``slices``: the images of a volume that are rows. ``manifest``: a CSV table in the folder
+    ``path`` that lists image files, in ``file_column``. ``delimiter``, ``decimal`` and ``encoding``: how a CSV file is written.
+    ``sheet``: of an Excel file. ``date_format``: how dates are written, as for strptime; "": ISO 8601. ``time_zone``: of dates without
+    an offset from UTC. ``drop``: columns of a table that are not read. ``val`` and ``test``: shares of the rows. ``limit``: the most
+    training rows; 0: all.
     """
 
     source: str = "digits"
@@ -85,6 +101,11 @@ class RowSettings(Settings):
     classes: list[Name] = []
     scale: str = "silo"
     bounds: dict[str, list[Number]] = {}
+    pixel_range: Literal["window"] | list[Number] = []
+    pixel_bits: Literal["native", 8] = "native"
+    slices: SliceSettings | None = None
+    manifest: Name = ""
+    file_column: Name = "path"
     val: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.2, ge=0, lt=1)
     limit: int = Field(0, ge=0)
@@ -108,6 +129,8 @@ class InputSettings(Settings):
     """
     The keys on which all silos must agree, because the inputs and outputs of one model follow from them.
 
+    ``kind``: what an array of more than two axes holds. "auto": images [N, H, W] or [N, H, W, C]; "volumes": [N, D, H, W].
+
     What becomes of the columns of a table that are no numbers (``data.columns``): ``categories``: one input of 0 or 1 for each
     value; ``ordered``: the number of the value in the list; ``dates``: ``date_parts``, days counted from ``reference_date``;
     ``hashed``: ``hash_width`` inputs, whatever the values are; ``target_encoded``: the mean label of the silo's own training rows.
@@ -115,6 +138,7 @@ class InputSettings(Settings):
 
     size: Literal["native"] | Annotated[int, Field(ge=1, le=4096)] = "native"
     channels: Literal["native", 1, 3] = "native"
+    kind: Literal["auto", "volumes"] = "auto"
     task: Literal["classification", "regression"] = "classification"
     positive_above: float | None = Field(None, allow_inf_nan=False)
     columns: list[Name] = []
@@ -197,13 +221,21 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
         return TASKS[self.task].of(self)
 
 
+WINDOW = "window"
+
+
+def declared_range(settings: RowSettings) -> tuple[float, ...]:
+    """Return the range of the images that a source reads: "window" gives numbers of 0..1; () where none is declared."""
+    return (0.0, 1.0) if settings.pixel_range == WINDOW else tuple(map(float, settings.pixel_range))
+
+
 # The keys that say what becomes of a column that is no number, and with them all that name columns of a table.
 KINDS = ("categories", "ordered", "dates", "hashed", "target_encoded")
 NAMES_COLUMNS = ("columns", *KINDS)
 
-# What a plan says of [data]: the inputs, the labels and bounds of the sites that have none of their own, and which sites it takes
+# What a plan says of [data]: the inputs, the labels, bounds, range and slices of the sites that have none of their own, and which sites it takes
 # to have no labels; whether a site uses its labels is its own matter.
-AGREED = (*InputSettings.model_fields, "classes", "bounds", "unlabelled")
+AGREED = (*InputSettings.model_fields, "classes", "bounds", "pixel_range", "slices", "unlabelled")
 
 
 def data_settings(rows: RowSettings, inputs: InputSettings) -> DataSettings:

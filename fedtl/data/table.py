@@ -59,8 +59,8 @@ def silos(settings: DataSettings) -> Sequence[str]:
 
 def read(settings: DataSettings, name: str) -> Raw:
     """Return one silo's rows. Raises DataError."""
-    rows, where = _rows_of(settings, name)
-    rows = _with_missing_words(rows, settings, where)
+    rows, where = rows_of(settings, name)
+    rows = with_missing_words(rows, settings, where)
     if settings.sequence is not None:
         raw = series_of_frame(rows, settings, where)
     else:
@@ -73,18 +73,18 @@ def _first_inputs(settings: DataSettings, raw: Raw) -> Sequence[str]:
     path = Path(settings.path)
     if not path.is_dir():
         return raw.columns
-    first = frame.input_columns(_rows_of(settings, silos(settings)[0])[0], settings)
+    first = frame.input_columns(rows_of(settings, silos(settings)[0])[0], settings)
     return [name for column in first for name in column_named(column, settings).inputs]
 
 
 def input_columns(settings: DataSettings, name: str) -> list[str]:
     """Return the columns of one silo that become inputs, in the order of its file. Raises DataError."""
-    return frame.input_columns(_rows_of(settings, name)[0], settings)
+    return frame.input_columns(rows_of(settings, name)[0], settings)
 
 
 def unused_columns(settings: DataSettings, name: str) -> list[str]:
     """Return the columns of one silo that neither are inputs nor have another use. Raises DataError."""
-    rows = _rows_of(settings, name)[0]
+    rows = rows_of(settings, name)[0]
     used = {*frame.input_columns(rows, settings), *frame.used_columns(settings)}
     return [str(column) for column in rows.columns if column not in used]
 
@@ -98,7 +98,7 @@ def learns(settings: DataSettings) -> frozenset[str]:
     return frozenset({"split"}) if deciding else frozenset()
 
 
-def _rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
+def rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
     """Return one silo's rows, and where they are, for messages."""
     path = Path(settings.path)
     if settings.silo_column:
@@ -185,7 +185,7 @@ def _declared_words(settings: DataSettings) -> dict[str, Sequence[str]]:
     return words
 
 
-def _with_missing_words(frame: "pd.DataFrame", settings: DataSettings, where: str) -> "pd.DataFrame":
+def with_missing_words(frame: "pd.DataFrame", settings: DataSettings, where: str) -> "pd.DataFrame":
     """
     Return the rows of a CSV, with a missing value for each word such as "None" that is not declared. Raises DataError for
     one in the place of a label, where it could be either.

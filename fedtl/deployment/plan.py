@@ -35,7 +35,7 @@ class Agreement(Settings):
     """
 
     experiment: Experiment
-    shape: list[int] = Field(min_length=1, max_length=3)
+    shape: list[int] = Field(min_length=1, max_length=4)
     classes: list[Name] = Field([], max_length=100_000)
     base: str = Field("", pattern=r"^([0-9a-f]{64})?$")
     dp_ready: bool = False
@@ -57,7 +57,7 @@ def with_column_names(
     whose ``inputs`` have these names. Columns that only have positions as names are not listed.
     """
     data = experiment.data
-    if len(shape) == 3 or data.columns or inputs == tuple(map(str, range(shape[0]))):
+    if len(shape) > 2 or data.columns or inputs == tuple(map(str, range(shape[0]))):
         return experiment
     names = table.input_columns(data, silo) if data.source == "table" else list(inputs)
     return experiment.model_copy(update={"data": data.model_copy(update={"columns": names})})

@@ -117,7 +117,11 @@ def _of_export(path: Path, folder: Path) -> Backbone:
     model = {"name": about["model"], "settings": about.get("settings", {})}
     if "pixel_scale" in about:
         model["pixels"] = about["pixel_scale"]
-    data = {"size": inputs["size"], "channels": inputs["channels"]}
+    data = {key: inputs[key] for key in ("size", "channels")}
+    data |= {
+        key: inputs[key] for key in ("kind", "pixel_range") if inputs.get(key, "auto") not in ("auto", [])
+    }
+    data |= {"source": "memory"} if len(data) > 2 else {}  # which can have images and volumes
     experiment = parse_experiment({"data": data, "model": model, "method": {"name": "fedavg"}})
     trainer = run_trainer(experiment, shape)
     file = path if path.is_file() else folder / "model.safetensors"
@@ -145,7 +149,7 @@ def _read_description(path: Path) -> Mapping[str, Any]:
 
 def _check_sizes(shape: Any, classes: Any) -> None:
     """Raise ValueError for a shape that no model of a few dimensions and MAX_INPUTS numbers has, and for labels that are no texts."""
-    dimensions = isinstance(shape, list) and 1 <= len(shape) <= 3
+    dimensions = isinstance(shape, list) and 1 <= len(shape) <= 4
     if (
         not dimensions
         or not all(type(size) is int and size > 0 for size in shape)

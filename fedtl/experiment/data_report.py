@@ -54,7 +54,7 @@ def _silo_rows(experiment: Experiment, data: StudyData, name: str) -> SiloRows:
         tested_on_training_rows=tested_on_training_rows(made.train.x.numpy(), test.x.numpy()),
     )
     known = made.has_labels if not settings.predicted.has_classes else not hides_labels(settings, name)
-    kind = kind_of_inputs(raw, silo.shape)
+    kind = kind_of_inputs(raw, silo.shape, settings)
     rows = silo_rows(raw, used, silo.facts, kind, settings.task if known else None)
     kinds = tuple(map(str, columns_with_a_kind(settings)))
     return replace(rows, kinds=kinds, ignored=tuple(_ignored(experiment, name)))

@@ -11,7 +11,8 @@ from fedtl.data import prepare
 from fedtl.data.facts import NO_FACTS, RowFacts, row_facts
 from fedtl.data.hidden import hides_labels
 from fedtl.data.labels import label_texts, merge_labels
-from fedtl.data.preprocess import is_pixels
+from fedtl.data.pixels import is_pixels
+from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.source import Raw
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
@@ -25,8 +26,8 @@ class SiloSchema:
     """
     The shape of one input, the columns, the labels, the labels in training rows, and the number of training rows. ``empty``:
     the columns without any value in these rows, and ``facts`` about them; neither is looked up where rows must be prepared
-    independently of each other. ``unread``: what lies beside the rows and was not read. ``pixels``: whether they are
-    images of 0..255; None: not known.
+    independently of each other. ``unread``: what lies beside the rows and was not read. ``pixels``: whether a model
+    sees them as pixels of -1..1, and ``eight_bits``: whether they are prepared as uint8 of 0..255; None: not known.
     """
 
     shape: tuple[int, ...]
@@ -38,6 +39,7 @@ class SiloSchema:
     facts: RowFacts = NO_FACTS
     unread: tuple[str, ...] = ()
     pixels: bool | None = None
+    eight_bits: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,13 @@ class DataSchema:
 
     @property
     def pixels(self) -> bool | None:
-        """Whether the inputs of all silos are images of 0..255; None: not known."""
-        known = {silo.pixels for silo in self.silos.values()}
-        return False if False in known else None if None in known else True
+        """Whether a model sees the inputs of all silos as pixels of -1..1; None: not known."""
+        return _all({silo.pixels for silo in self.silos.values()})
+
+    @property
+    def eight_bits(self) -> bool | None:
+        """Whether the inputs of all silos are prepared as uint8 of 0..255; None: not known."""
+        return _all({silo.eight_bits for silo in self.silos.values()})
 
     @property
     def width(self) -> int:
@@ -111,7 +117,8 @@ def read_data_schema(
             () if settings.by_record else _empty_columns(raw),
             facts,
             raw.unread,
-            is_pixels(raw.train.x),
+            seen_as_signed(raw.train.x, settings),
+            is_pixels(raw.train.x) and raw.train.x.dtype == np.uint8 and not settings.pixel_range,
         )
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}
@@ -169,6 +176,10 @@ def _check_silo_counts(experiment: Experiment, names: list[str]) -> None:
         raise ConfigError(
             f"minimum_silos = {experiment.minimum_silos}, but only {len(training)} silos train; lower it"
         )
+
+
+def _all(known: set[bool | None]) -> bool | None:
+    return False if False in known else None if None in known else True
 
 
 def _check_same_inputs(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None:

@@ -47,17 +47,23 @@ def read(path):
         return table(path)
     if path.endswith(".npy"):
         return np.load(path)
-    from PIL import Image
-    image = Image.open(path).convert("RGB" if SHAPE[0] == 3 else "L")
+    from PIL import Image, ImageOps
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode.startswith(("I", "F")):  # 16 bits
+        if [*image.size[::-1]] != SHAPE[1:]:
+            sys.exit(f"{{path}} is {{image.size}}; pass it as an .npy of {{SHAPE[1:]}}")
+        return np.asarray(image).astype(np.uint16 if image.mode.startswith("I;16") else np.float32)[None]
+    image = image.convert("RGB" if SHAPE[0] == 3 else "L")
     return np.asarray(image if INPUTS["size"] == "native" else image.resize(SHAPE[:0:-1], Image.Resampling.BILINEAR))[None]
 
 {table}
 def prepare(x):
-    if len(SHAPE) == 3:  # images [N, H, W] or [N, H, W, C]
-        x = x[:, None] if x.ndim == 3 else np.moveaxis(x, 3, 1)
-        if x.dtype == np.uint8:
-            mean, std = (np.reshape(one, (-1, 1, 1)) for one in ABOUT.get("pixel_scale", [[0.5], [0.5]]))
-            return torch.tensor((x / 255 - mean) / std, dtype=torch.float32)
+    if len(SHAPE) > 2:  # images [N, H, W] or [N, H, W, C], or volumes [N, D, H, W]
+        x = x[:, None] if x.ndim == 3 or len(SHAPE) == 4 else np.moveaxis(x, 3, 1)
+        low, high = INPUTS["pixel_range"] or (0, 65535 if x.dtype == np.uint16 else 255)
+        if INPUTS["pixel_range"] or (x.dtype in (np.uint8, np.uint16) and not INPUTS["mean"]):
+            mean, std = (np.reshape(one, (-1, *[1] * (x.ndim - 2))) for one in ABOUT.get("pixel_scale", [[0.5], [0.5]]))
+            return torch.tensor(((np.clip(x.astype(np.float64), low, high) - low) / (high - low) - mean) / std, dtype=torch.float32)
     elif len(SHAPE) == 2:  # series [N, steps, channels]
         x = np.moveaxis(x, 1, 2)
     for each in INPUTS["tables"]:  # of target-encoded columns

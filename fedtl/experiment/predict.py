@@ -75,13 +75,15 @@ class SiloModel:
         """Return rows as a source stores them as the silo's training inputs were prepared [N, ...]. Raises DataError."""
         columns = self.inputs.columns
         of_columns = (x.ndim, *x.shape[-1:]) == (3 if self.inputs.sequence else 2, len(columns))
-        if x.dtype.kind not in "uif" or x.ndim < 2 or (columns and not of_columns):
+        if x.dtype.kind not in "uif" or not 2 <= x.ndim <= 4 or (columns and not of_columns):
             shape = f"{x.dtype} of shape {list(x.shape)}"
             kind = "series of steps with {} channels" if self.inputs.sequence else "rows of {} columns"
-            expected = f"{kind.format(len(columns))}: {', '.join(columns)}" if columns else "images"
+            expected = f"{kind.format(len(columns))}: {', '.join(columns)}" if columns else self._kind
             raise DataError(
                 f"the input is {shape}, but the model was trained on {expected}; pass inputs of this kind"
             )
+        if problem := self.inputs.unit_problem(x):
+            raise DataError(f"the input holds {x.dtype}, but the model was trained on {problem}; convert it")
         if not len(x):
             raise DataError("the input has no rows")
         inputs = torch.from_numpy(self.inputs.apply(x))
@@ -90,6 +92,10 @@ class SiloModel:
                 f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
             )
         return inputs
+
+    @property
+    def _kind(self) -> str:
+        return "volumes [N, D, H, W]" if self.inputs.kind == "volumes" else "images"
 
     def _adapting_scores(self, inputs: Tensor) -> Tensor:
         if not self.classes:
@@ -177,7 +183,7 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         "settings": model.settings.settings,
         "classes": model.classes,
         "shape": model.shape,
-        "pixels": "x / 127.5 - 1 for 0..255",
+        "pixels": _range_in_words(model),
         "inputs": asdict(model.inputs),
         **_pixel_scale(model),
     }
@@ -202,6 +208,14 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         write_script(model, out, written),
         _onnx(model, out),
     ]
+
+
+def _range_in_words(model: SiloModel) -> str:
+    """Return how pixels become inputs of the network."""
+    if model.inputs.pixel_range:
+        low, high = model.inputs.pixel_range
+        return f"clipped to {low:g}..{high:g}, (x - {low:g}) / {high - low:g} * 2 - 1"
+    return "x / 127.5 - 1 for 0..255"
 
 
 def _pixel_scale(model: SiloModel) -> dict[str, Any]:

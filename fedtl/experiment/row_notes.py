@@ -9,7 +9,7 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import MAX_ASPECT, DataSchema, SiloSchema
 
 MIN_SHARE = 0.05  # of the rows of a silo; fewer repeated ones do not change a result much
-DARK = 16  # images of uint8 whose brightest pixel is below, of 255
+DARK = 16  # an image whose brightest pixel is below this share of the range, 1/16, is nearly black
 MAX_CHANNELS = 4  # of what is surely an image
 NAMELESS = "Unnamed: "  # how pandas names a column without a name
 
@@ -29,7 +29,8 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
         yield from _of_labels({name: silo.trained for name, silo in silos.items() if name not in hidden})
     yield from _of_columns(silos)
     yield from _of_copies(schema)
-    yield from _of_pixels(silos)
+    if not experiment.data.pixel_range:
+        yield from _of_pixels(silos)
 
 
 def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:
@@ -37,7 +38,10 @@ def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:
         return
     channels, height, width = shape
     if channels > MAX_CHANNELS:
-        yield f"each input is read as an image of {height} x {width} px with {channels} channels; fedtl has no model for volumes"
+        yield (
+            f"each input is read as an image of {height} x {width} px with {channels} channels; if it is a volume [D, H, W], set "
+            'data.kind = "volumes"'
+        )
     elif max(height, width) > MAX_ASPECT * min(height, width):
         yield (
             f"each input is read as an image of {height} x {width} px with {channels} channels, whose neighbouring columns are "
@@ -130,19 +134,26 @@ def _of_copies(schema: DataSchema) -> Iterator[str]:
 
 
 def _of_pixels(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
-    if not any(len(silo.shape) == 3 for silo in silos.values()):
+    if not any(len(silo.shape) > 2 for silo in silos.values()):
         return
-    brightest = {name: silo.facts.brightest for name, silo in silos.items()}
-    dark = {name: [f"{top}"] for name, top in brightest.items() if top is not None and top < DARK}
+    facts = {name: silo.facts for name, silo in silos.items()}
+    dark = {
+        name: [f"{own.brightest} of 0..{own.white}"]
+        for name, own in facts.items()
+        if own.brightest is not None and own.white is not None and own.brightest < (own.white + 1) // DARK
+    }
     if listed := by_silo(dark, quoted=False):
+        proposed = max((facts[name].brightest or 0).bit_length() for name in dark)
         yield (
-            f"the brightest pixel of 0..255 is low ({listed}), so a model sees nearly black images; multiply the pixels, such as "
-            "0 and 1 by 255, or store them as floats, which are scaled"
+            f"the brightest pixel is low ({listed}), so a model sees nearly black images; if all silos have this range, set "
+            f"data.pixel_range = [0, {(1 << max(proposed, 1)) - 1}]; otherwise multiply the pixels, or store them as floats, which are scaled"
         )
-    numbers = [name for name, top in brightest.items() if top is None]
-    if numbers and len(numbers) < len(brightest):
-        pixels = next(name for name, top in brightest.items() if top is not None)
-        yield f"{pixels} has pixels of 0..255 (uint8), {numbers[0]} other numbers, which are scaled by channel; store all in one way"
+    numbers = [name for name, own in facts.items() if own.brightest is None]
+    if numbers and len(numbers) < len(facts):
+        pixels = next(name for name, own in facts.items() if own.brightest is not None)
+        yield (
+            f"{pixels} has pixels of 0..{facts[pixels].white}, {numbers[0]} other numbers, which are scaled by channel; store all in one way"
+        )
 
 
 def by_silo(values_of: Mapping[str, Sequence[str]], most: int = 3, quoted: bool = True) -> str:

@@ -221,6 +221,9 @@ def _set_checkpointing(model: Any, name: str) -> None:
 
 
 def _image(name: str, shape: Shape) -> Shape:
+    if len(shape) > 3:
+        text = " x ".join(map(str, shape[1:]))
+        raise ModelError(f'model.name = {name!r} takes images, not volumes of {text}; use "convnet"')
     if len(shape) != 3:
         what, other = ("series", "convnet1d") if len(shape) == 2 else (f"rows of {shape[0]} columns", "mlp")
         raise ModelError(f'model.name = {name!r} takes images, not {what}; use "{other}"')

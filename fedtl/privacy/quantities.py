@@ -56,7 +56,7 @@ QUANTITIES = (
     ),
     Quantity(
         "scale of the inputs",
-        'a file of constants (data.scale), data.bounds, or none for data.scale = "none" and for pixels',
+        'a file of constants (data.scale), data.bounds, data.pixel_range, or none for data.scale = "none" and for pixels',
         "declared; a fill value, mean or spread learned from rows is refused for every source",
     ),
     Quantity(

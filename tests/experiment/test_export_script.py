@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from fedtl.data.input_files import read_inputs
-from fedtl.errors import ConfigError
+from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.export_script import FILE, network_code
 from fedtl.experiment.predict import SiloModel, export_model
@@ -136,6 +136,44 @@ def test_pictures(scale, tmp_path, monkeypatch, capsys):
     sets = ["data.source=images", "data.size=8", "model.settings.widths=[4,4,4]", f"model.pixels={scale}"]
     model, script = exported(tmp_path, tmp_path / "data", *sets)
     check(model, script, tmp_path / "data/a/light/3.png", monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("declared", ["[]", "[0, 4095]"])
+def test_pictures_of_sixteen_bits(declared, tmp_path, monkeypatch, capsys):
+    for silo in "ab":
+        for label, low in (("dark", 0), ("light", 2000)):
+            folder = tmp_path / "data" / silo / label
+            folder.mkdir(parents=True)
+            for number in range(12):
+                pixels = (RNG.integers(0, 2000, (8, 8)) + low).astype(np.uint16)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    sets = ["data.source=images", "model.settings.widths=[4,4,4]", f"data.pixel_range={declared}"]
+    model, script = exported(tmp_path, tmp_path / "data", *sets)
+    file = tmp_path / "data/a/light/3.png"
+    check(model, script, file, monkeypatch, capsys)
+    np.save(tmp_path / "new.npy", np.asarray(Image.open(file))[None])
+    check(model, script, tmp_path / "new.npy", monkeypatch, capsys)  # the same picture as an array
+    one, other = (
+        read_inputs(each, model.experiment.data, model.inputs, model.shape).x
+        for each in (file, tmp_path / "new.npy")
+    )
+    assert torch.equal(model.scores(one), model.scores(other))
+    if declared == "[]":
+        with pytest.raises(DataError, match="uint8"):
+            model.scores(other.astype(np.float32))
+
+
+def test_volumes(tmp_path, monkeypatch, capsys):
+    (tmp_path / "data").mkdir()
+    for silo in "ab":
+        y = np.arange(60) % 2
+        x = RNG.integers(0, 100, (60, 4, 5, 6)) + 100 * y[:, None, None, None]
+        np.savez(tmp_path / "data" / f"{silo}.npz", train_x=x.astype(np.uint8), train_y=y)
+    sets = ["data.source=npz", "data.kind=volumes", "model.settings.widths=[4,4,4]"]
+    model, script = exported(tmp_path, tmp_path / "data", *sets)
+    assert model.shape == (1, 4, 5, 6)
+    np.save(tmp_path / "new.npy", x[:5].astype(np.uint8))
+    check(model, script, tmp_path / "new.npy", monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def own_report(home: Home) -> DataReport:
     hidden = home.settings.data.unlabelled
     facts, _ = row_facts(raw, settings, hidden)
     split, _ = split_rows(raw, settings, name, home.settings.data.split_seed)
-    inputs = kind_of_inputs(raw, input_shape(raw, settings))
+    inputs = kind_of_inputs(raw, input_shape(raw, settings), settings)
     rows = silo_rows(
         raw, _used(split, settings, hidden), facts, inputs, settings.task if not hidden else None
     )

@@ -88,6 +88,7 @@ class DataTerms(RowSettings):
 
 LATER_KEYS = (
     *("delimiter", "decimal", "encoding", "drop"),
+    *("pixel_range", "pixel_bits", "slices", "manifest", "file_column"),
     *("sheet", "date_format", "time_zone"),
 )  # of [data], after fedtl 0.1.0
 

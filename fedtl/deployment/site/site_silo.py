@@ -3,8 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from fedtl.data.dataset import SiloDataset
 from fedtl.deployment.site.privacy_policy import maximum_rounds
 from fedtl.deployment.site.settings import BudgetSettings
@@ -21,7 +19,7 @@ from fedtl.training.silo import Silo
 
 def make_silo(plan: SitePlan, study: Study, rows: SiteRows) -> Silo:
     """Return the silo before its first round. Raises Denied, ConfigError."""
-    if not isinstance(plan.experiment.model.pixels, str) and rows.data.train.x.dtype != torch.uint8:
+    if not isinstance(plan.experiment.model.pixels, str) and not rows.prepared.inputs.signed:
         raise ConfigError(
             "the plan's model.pixels scales pixels of 0..255, and this site's inputs are other numbers; use images"
         )

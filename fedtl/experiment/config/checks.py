@@ -12,6 +12,7 @@ from fedtl.data.torchvision_sets import SETS
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.adapter_checks import adapter_contradictions
 from fedtl.experiment.config.deal_checks import deal_mistakes
+from fedtl.experiment.config.image_checks import image_contradictions
 from fedtl.experiment.config.messages import check_choice
 from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.config.public_checks import public_contradictions
@@ -20,15 +21,14 @@ from fedtl.experiment.config.schema import ENSEMBLE, Experiment, WireSettings, i
 from fedtl.experiment.config.sequence_checks import sequence_mistakes
 from fedtl.experiment.config.set_checks import set_contradictions
 from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
-from fedtl.experiment.config.table_checks import TABLES, rule_contradictions, table_contradictions
+from fedtl.experiment.config.table_checks import rule_contradictions, table_contradictions
 from fedtl.experiment.config.train_checks import train_contradictions
 from fedtl.experiment.config.tune_checks import tune_contradictions
+from fedtl.experiment.config.units import UNITS, has_units
 from fedtl.methods.registry import METHODS
 from fedtl.models.exported import ABOUT
 from fedtl.simulation.settings import EngineSettings
 from fedtl.tasks.metrics import METRICS
-
-UNITS = (*TABLES, "npz")
 
 
 def check_experiment(experiment: Experiment) -> Experiment:
@@ -83,6 +83,7 @@ def data_contradictions(data: DataSettings) -> Iterator[str]:
     if data.source in DATA:
         yield from _source_contradictions(data)
     yield from _of_parts(data)
+    yield from image_contradictions(data)
 
 
 def _messages_of(check: Callable[..., Any], *words: Any) -> Iterator[str]:
@@ -148,29 +149,6 @@ def _of_classes(experiment: Experiment) -> Iterator[str]:
                     yield f'{type(term).__name__} compares predicted classes, but data.task = "regression"; use another method'
 
 
-def with_unit(experiment: Experiment) -> Experiment:
-    """
-    Return the experiment with what ``[privacy]`` requires of ``[data]``: each row is prepared independently of the others, and
-    rows of one protected unit are kept together. Raises ConfigError.
-    """
-    if experiment.privacy is None:
-        return experiment
-    privacy, data = experiment.privacy, experiment.data.model_copy(update={"by_record": True})
-    experiment = experiment.model_copy(update={"data": data})
-    if privacy.unit == "record" or privacy.unit == data.unit_column:
-        return experiment
-    if data.source not in UNITS:
-        raise ConfigError(
-            f"privacy.unit = {privacy.unit!r}: source {data.source!r} cannot say which rows belong to the same "
-            f'{privacy.unit}; use source "table" or "npz", or set privacy.unit = "record"'
-        )
-    if data.unit_column:
-        raise ConfigError(
-            f"privacy.unit = {privacy.unit!r}, but data.unit_column = {data.unit_column!r}; remove data.unit_column"
-        )
-    return experiment.model_copy(update={"data": data.model_copy(update={"unit_column": privacy.unit})})
-
-
 def _repeated_values(experiment: Experiment) -> Iterator[str]:
     """Yield a line for each value that a list holds twice; it would count twice."""
     data, compare = experiment.data, experiment.compare
@@ -199,7 +177,7 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
         yield f"{problem}; source {data.source!r} reads its rows from there"
     if data.path and not source.needs_path:
         yield f"data.path is set, but source {data.source!r} reads no files; remove data.path"
-    if data.silo_column and data.source not in UNITS:
+    if data.silo_column and data.source not in UNITS and not data.manifest:
         yield f"data.silo_column is a setting of sources {', '.join(UNITS)}, not of {data.source!r}"
     yield from table_contradictions(data)
     yield from rule_contradictions(data)
@@ -208,13 +186,11 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
         yield "data.silos and data.silos_except both say which silos take part; remove one of them"
     if data.columns and data.source not in UNITS:
         yield f"data.columns is a setting of sources {', '.join(UNITS)}, not of {data.source!r}"
-    if data.unit_column and (data.source not in UNITS or data.unit_column in ("x", "y")):
+    if data.unit_column and (not has_units(data) or data.unit_column in ("x", "y")):
         yield (
-            f"data.unit_column = {data.unit_column!r}: only sources {', '.join(TABLES)} (a column) and npz (arrays train_NAME) "
-            "have one, and it cannot be x or y"
+            f"data.unit_column = {data.unit_column!r}: only sources {', '.join(UNITS)} (npz: arrays train_NAME) and images "
+            "(a column of data.manifest) have one, and it cannot be x or y"
         )
-    if data.source == "images" and data.target_domain:
-        yield 'data.target_domain: source "images" cannot read a second domain; remove it or use another source'
     if data.source == "table" and bool(data.domain_column) != bool(data.target_domain):
         yield "data.domain_column and data.target_domain must be set together: a column, and one of its values"
 

@@ -14,11 +14,12 @@ import tomli_w
 
 from fedtl.data.settings import NOISE, SCALES
 from fedtl.errors import ConfigError, ModelError
-from fedtl.experiment.config.checks import check_experiment, with_unit
+from fedtl.experiment.config.checks import check_experiment
 from fedtl.experiment.config.messages import shorten
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.config.settings_file import read_toml, validate
+from fedtl.experiment.config.units import with_unit
 from fedtl.models.exported import exported_weights
 from fedtl.models.packaged import PREFIX, packaged_file
 

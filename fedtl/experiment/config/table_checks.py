@@ -12,11 +12,13 @@ OF_FILES = ("delimiter", "decimal", "encoding", "sheet")
 
 def table_contradictions(data: DataSettings) -> Iterator[str]:
     """Yield a line for each setting that the source does not have, or that another one contradicts."""
+    listed = ("split_column", "positive_above") if data.manifest else ()
     for key in ("domain_column", "split_column", "positive_above", *KINDS, "drop"):
-        if data.source not in TABLES and getattr(data, key) not in ("", None, [], {}):
+        if data.source not in TABLES and key not in listed and getattr(data, key) not in ("", None, [], {}):
             yield f"data.{key} is a setting of sources {', '.join(TABLES)}, not of {data.source!r}"
     for key in OF_FILES:
-        if data.source != "table" and getattr(data, key) != type(data).model_fields[key].default:
+        in_table = data.source == "table" or (bool(data.manifest) and key != "sheet")
+        if not in_table and getattr(data, key) != type(data).model_fields[key].default:
             yield f'data.{key} is a setting of source "table", not of {data.source!r}'
     other_format = data.path.lower().endswith((".parquet", ".xlsx"))
     if data.delimiter == data.decimal == "," and not other_format:

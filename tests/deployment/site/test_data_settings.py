@@ -1,5 +1,6 @@
 """``fedtl silo check`` accepts rows that some plan trains on, and refuses those that no plan accepts."""
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,6 +41,20 @@ def images(folder, name="clinic"):
         path.parent.mkdir(parents=True, exist_ok=True)
         size = (8 + number % 3, 9)
         Image.fromarray(RNG.integers(0, 256, size, dtype=np.uint8)).save(path)
+
+
+def manifest(folder):
+    images(folder)
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    rows = [f"{path},{number % 2},p{number // 2}" for number, path in enumerate(paths)]
+    (folder / "labels.csv").write_text("\n".join(["path,label,patient", *rows, ""]))
+
+
+def volumes(folder):
+    for number in range(8):
+        path = folder / "clinic" / str(number % 2) / f"{number}.nii"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(RNG.integers(0, 99, (6, 7, 3)).astype(np.int16), np.eye(4)), path)
 
 
 def two_domains(folder):
@@ -88,6 +103,16 @@ TRAINS = {
         ["data.columns=['age','chol']", "privacy.epsilon=3"],
     ),
     "images of several sizes": (images, {}, ["data.size=8", "model.name=convnet"]),
+    "images and patients in a table": (
+        manifest,
+        {"data__source": "images", "data__manifest": "labels.csv", **DECLARED, **PER_PATIENT},
+        ["data.size=8", "data.channels=1", "model.name=convnet", "privacy.epsilon=3"],
+    ),
+    "slices of volumes": (
+        volumes,
+        {"data__scale": "none"},
+        ["data.size=8", "model.name=convnet", "data.slices={axis='axial'}", "data.pixel_range=[0, 99]"],
+    ),
     "one folder of several silos": (
         lambda f: (images(f, "north"), images(f, "south")),
         {"data__silo": "south"},
