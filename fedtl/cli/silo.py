@@ -21,10 +21,13 @@ def init(
     Example: fedtl silo init clinic --name clinic --server fl.example.org:8443
     """
     from fedtl.deployment.site.home import Home
+    from fedtl.deployment.site.keys import fingerprint, read_public_key
 
     home = Home.create(folder, name, server)
     say(f"created {home.path}")
-    say(f"1. send {home.path / 'node.key.pub'} to the coordinator; keep node.key here")
+    public = home.path / "node.key.pub"
+    say(f"1. send {public} to the coordinator; keep node.key here")
+    say(f"   its fingerprint, to compare by telephone: {fingerprint(read_public_key(public))}")
     say(f"2. copy the coordinator's ca.crt into {home.path}")
     say(f"3. fill in [data] and [policy] in {home.path / 'silo.toml'}, then run: fedtl silo check {folder}")
 

@@ -12,6 +12,7 @@ from secrets import token_bytes
 import numpy as np
 
 from fedtl.data.labels import label_texts
+from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw, finite_numbers
 
@@ -40,7 +41,7 @@ class RowFacts:
     that have those of a training row. By column: ``constant``; ``counting`` (each value one more than the last); ``running``
     (whole numbers, all different); ``copies`` (columns that another one determines, with its name); ``sentinels`` (the value
     that may stand for a missing one, and how often); ``decisive`` (the AUC or rank correlation with the label). ``brightest``:
-    the largest pixel, of uint8 images.
+    the largest pixel, of images of uint8 or uint16, and ``white``: the largest value of their type.
     """
 
     repeated: int = 0
@@ -52,6 +53,7 @@ class RowFacts:
     sentinels: tuple[tuple[str, float, int], ...] = ()
     decisive: tuple[tuple[str, float], ...] = ()
     brightest: int | None = None
+    white: int | None = None
 
 
 NO_FACTS = RowFacts()
@@ -68,7 +70,8 @@ def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts,
     facts = RowFacts(
         repeated=len(train) - len(seen) if telling else 0,
         leaked=sum(row in seen for part in others for row in row_hashes(part.x)) if telling else 0,
-        brightest=int(raw.train.x.max()) if raw.train.x.dtype == np.uint8 and raw.train.x.ndim > 2 else None,
+        brightest=int(raw.train.x.max()) if is_pixels(raw.train.x) else None,
+        white=int(np.iinfo(raw.train.x.dtype).max) if is_pixels(raw.train.x) else None,
     )
     if raw.train.x.ndim == 2 and len(raw.columns) <= COLUMNS_LOOKED_AT:
         facts = _with_columns(facts, raw, settings, hidden)
@@ -164,7 +167,9 @@ def _decisive(
     Yield each column that alone nearly determines the label: by its AUC between two classes, or its rank correlation with the
     values of a regression.
     """
-    if settings.task == "regression":
+    if y.ndim > 1:
+        return
+    if not settings.predicted.has_classes:
         target, measure = finite_numbers(y), _rank_correlation
     else:
         texts = np.array(label_texts(y))

@@ -9,6 +9,8 @@ import numpy as np
 from fedtl.data.checks import without_label
 from fedtl.data.facts import RowFacts, can_tell_rows_apart, row_hashes
 from fedtl.data.labels import label_texts
+from fedtl.data.preprocess import seen_as_signed
+from fedtl.data.settings import DataSettings, declared_range
 from fedtl.data.source import Array, Raw, finite_numbers, parts_of
 from fedtl.results.data_report import SiloRows
 
@@ -55,14 +57,25 @@ def silo_rows(raw: Raw, used: UsedRows, facts: RowFacts, inputs: str, task: str 
     )
 
 
-def kind_of_inputs(raw: Raw, shape: tuple[int, ...]) -> str:
+def kind_of_inputs(raw: Raw, shape: tuple[int, ...], settings: DataSettings) -> str:
     """Return how the model sees an input: "12 columns", or "RGB images of 64 x 64 px, 0..255"."""
-    if len(shape) != 3:
+    if len(shape) == 1:
         return f"{shape[0]} columns"
-    channels, height, width = shape
+    if len(shape) == 2:
+        return f"series of {shape[1]} steps with {shape[0]} channels, scaled by channel"
+    channels, *sides = shape
     kind = {GREY: "grey images", RGB: "RGB images"}.get(channels, f"images of {channels} channels")
-    values = "0..255" if raw.train.x.dtype == np.uint8 else "numbers, scaled by channel"
-    return f"{kind} of {height} x {width} px, {values}"
+    kind = "volumes" if len(sides) == 3 else kind
+    return f"{kind} of {' x '.join(map(str, sides))} px, {_values(raw.train.x, settings)}"
+
+
+def _values(x: Array, settings: DataSettings) -> str:
+    """Return which values images have, and how they are scaled."""
+    if declared := declared_range(settings):
+        return "{:g}..{:g} as -1..1 (data.pixel_range)".format(*declared)
+    if seen_as_signed(x, settings):
+        return f"0..{np.iinfo(x.dtype).max}"
+    return "numbers, not scaled" if settings.scale == "none" else "numbers, scaled by channel"
 
 
 def tested_on_training_rows(train: Array, test: Array) -> int:

@@ -67,7 +67,10 @@ def run(name: str, folder: Path, changes: Sequence[str] = ()) -> Origin:
         f"simulations/{name}.toml",
         *(word for change in changes for word in ("--set", change)),
     ]
-    commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if _git("status", "--porcelain") else "")
+    changed = _git(
+        "status", "--porcelain", "--", ":/fedtl", ":/simulations/*.toml"
+    )  # not what earlier runs wrote
+    commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
     about = f"{machine.cpu()}, {machine.cores()} cores, load {machine.description(None)['load_before']}"
     clock, before = time.perf_counter(), _cpu_of_children()
     subprocess.run(
@@ -112,6 +115,27 @@ def table(comparison: Comparison) -> Iterator[str]:
             line(metric, comparison.overall[name]) if name in comparison.overall else "" for name in methods
         ]
         yield f"| {title} | " + " | ".join(found) + " |"
+    yield from without_labels(comparison)
+
+
+def without_labels(comparison: Comparison) -> Iterator[str]:
+    """Yield for each silo without labels what the methods gain over silobn there, and which ones it takes in how many runs."""
+    metric = comparison.metric
+    for silo, choice in comparison.label_free.items():
+        gains = {name: by_silo.get(silo) for name, by_silo in comparison.over_source.items()}
+        found = [
+            format_difference(metric, gain.mean, gain.ci95) if (gain := gains.get(name)) else ""
+            for name in comparison.methods
+        ]
+        yield f"| {silo}, gain over silobn | " + " | ".join(found) + " |"
+        taken = choice.chosen or {choice.best: len(comparison.seeds)}
+        cells = [
+            f"{taken[name]} of {sum(taken.values())} runs" if name in taken else ""
+            for name in comparison.methods
+        ]
+        yield f"| {silo}, taken without labels | " + " | ".join(cells) + " |"
+        gain = format_difference(metric, choice.gain.mean, choice.gain.ci95)
+        yield f"| {silo}, gain of what is taken over silobn | {gain} |" + " |" * (len(comparison.methods) - 1)
 
 
 # What is said of a method over all silos, against training alone.

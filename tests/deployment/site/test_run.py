@@ -15,8 +15,8 @@ from flwr.supernode import fleet_http_connection
 import fedtl.deployment.site.supernode
 from fedtl.deployment.bundle_contents import check_bundle_contents
 from fedtl.deployment.coordinator.bundle import build_bundle
+from fedtl.deployment.flower_version import check_flower
 from fedtl.deployment.site.approvals import Approval, add_approval
-from fedtl.deployment.site.flower_version import check_flower
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.supernode import KNOWN_HASH, arguments, refusal_reason, restrict_to_approved
 from fedtl.errors import ConfigError

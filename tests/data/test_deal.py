@@ -1,4 +1,4 @@
-"""One set divided among simulated silos: every row once, alike in training and testing, by the law of the Dirichlet."""
+"""One set dealt to simulated silos: every row once, alike in training and testing, by the law of the Dirichlet."""
 
 from collections import Counter
 
@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
-from fedtl.data.partition import FEW, partition_names, silo_rows, whole_rows
+from fedtl.data.deal import FEW, dealt_names, silo_rows, whole_rows
 from fedtl.data.prepare import prepare_silo, read_silo, silo_names
-from fedtl.data.settings import DataSettings, PartitionSettings
+from fedtl.data.settings import DataSettings, DealSettings
 from fedtl.data.source import Part, Raw
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.load import load_experiment
@@ -17,17 +17,18 @@ from fedtl.experiment.guarantees import silo_guarantee
 from fedtl.experiment.study import build
 from fedtl.simulation.shared_store import temporary_store
 
-BY = st.sampled_from(["label", "size"])
+BY = st.sampled_from(["dirichlet", "size", "iid", "classes", "unit"])
 
 
 def rows(labels, start=0):
-    """Rows whose only value is their number."""
-    return Part(np.arange(start, start + len(labels), dtype=np.float32)[:, None], np.asarray(labels))
+    """Rows whose only value is their number; four rows in a row are of one unit."""
+    number = np.arange(start, start + len(labels))
+    return Part(number.astype(np.float32)[:, None], np.asarray(labels), (number // 4).astype(str))
 
 
 def divided(raw, **changes):
-    chosen = PartitionSettings(**({"silos": 3, "minimum": 4} | changes))
-    return [silo_rows(raw, chosen, name, "all") for name in partition_names(chosen)]
+    chosen = DealSettings(**({"silos": 3, "minimum": 4} | changes))
+    return [silo_rows(raw, chosen, name, "all") for name in dealt_names(chosen)]
 
 
 def numbers(part):
@@ -47,7 +48,7 @@ def test_every_row_is_in_one_silo_and_each_silo_can_be_trained_and_tested(train,
     train, test = labels_of(np.array(train) + 12, seed), labels_of(np.array(test) + 4, seed)
     raw = Raw(rows(train), test=rows(test, 1000), columns=("x",))
     try:
-        found = divided(raw, by=by, silos=silos, seed=seed, alpha=2.0, minimum=8)
+        found = divided(raw, by=by, silos=silos, seed=seed, alpha=2.0, minimum=8, classes=2)
     except DataError:  # no draw of so few rows, as another test checks
         reject()
     for part, whole in (("train", raw.train), ("test", raw.test)):
@@ -60,10 +61,24 @@ def test_every_row_is_in_one_silo_and_each_silo_can_be_trained_and_tested(train,
         counts = Counter(silo.train.y.tolist())
         assert sum(counts.values()) >= 8
         assert len(silo.test.y) > 0
-        if by == "label":
+        if by in ("dirichlet", "classes"):
             assert set(silo.test.y.tolist()) <= counts.keys()
-            assert len(counts) >= 2
+            assert len(counts) == 2 or (by == "dirichlet" and len(counts) > 2)
+        if by == "dirichlet":
             assert all(count >= min(FEW, train.count(label)) for label, count in counts.items())
+    again = divided(raw, by=by, silos=silos, seed=seed, alpha=2.0, minimum=8, classes=2)
+    assert [numbers(silo.train) for silo in again] == [numbers(silo.train) for silo in found]
+    if by == "iid":
+        assert max(len(one.train.y) for one in found) - min(len(one.train.y) for one in found) <= 1
+    if by == "unit":
+        units = [set(one.train.units.tolist()) | set(one.test.units.tolist()) for one in found]
+        assert sum(map(len, units)) == len(set().union(*units))
+    if by == "classes":  # the silos of a class share it evenly, and their numbers differ by one at most
+        holders = Counter(label for one in found for label in set(one.train.y.tolist()))
+        assert max(holders.values()) - min(holders.values()) <= 1
+        for label in "abcd":
+            counts = [count for one in found if (count := (one.train.y == label).sum())]
+            assert max(counts) - min(counts) <= 1
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=9), st.integers(0, 300))
@@ -119,8 +134,8 @@ def one_set(path, labels=("0", "1"), **changes):
     rng = np.random.default_rng(0)
     y = np.tile(np.array(labels, int), 80)
     np.savez(path / "all.npz", train_x=rng.normal(size=(len(y), 3)), train_y=y)
-    partition = PartitionSettings(**({"silos": 10, "minimum": 8, "alpha": 5.0} | changes))
-    return DataSettings(source="npz", path=str(path), partition=partition)
+    deal = DealSettings(**({"silos": 10, "minimum": 8, "alpha": 5.0} | changes))
+    return DataSettings(source="npz", path=str(path), deal=deal)
 
 
 def test_silos_are_the_same_for_every_seed_of_a_run(tmp_path):
@@ -145,8 +160,10 @@ def test_silos_are_the_same_for_every_seed_of_a_run(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"minimum": 100}, "in 1000 draws"),
-        ({"silos": 200, "minimum": 4}, "decrease data.partition.silos"),
+        ({"minimum": 100}, "at most 12"),
+        ({"silos": 200, "minimum": 4}, "decrease data.deal.silos"),
+        ({"minimum": 17, "by": "iid"}, "at most 16"),
+        ({"by": "classes", "classes": 3}, "classes = 3 of 2"),
     ],
 )
 def test_a_division_without_enough_rows_is_refused(tmp_path, changes, says):
@@ -157,10 +174,15 @@ def test_a_division_without_enough_rows_is_refused(tmp_path, changes, says):
 def test_one_table_in_one_file_is_divided(tmp_path):
     file = tmp_path / "all.csv"
     file.write_text("x,label\n" + "".join(f"{n},{'ny'[n % 2]}\n" for n in range(90)))
-    partition = PartitionSettings(silos=2, minimum=20, alpha=5.0)
-    chosen = DataSettings(source="table", path=str(file), partition=partition)
+    deal = DealSettings(silos=2, minimum=20, alpha=5.0)
+    chosen = DataSettings(source="table", path=str(file), deal=deal)
     found = [number for name in silo_names(chosen) for number in numbers(read_silo(chosen, name).train)]
     assert sorted(found) == list(range(90))
+    file.write_text("x,patient,label\n" + "".join(f"{n},p{n // 9},{'ny'[n % 2]}\n" for n in range(90)))
+    by_unit = {"deal": DealSettings(silos=3, minimum=20, by="unit"), "unit_column": "patient"}
+    for name in silo_names(chosen := chosen.model_copy(update=by_unit)):
+        silo = read_silo(chosen, name).train
+        assert all(count == 9 for count in Counter(silo.units.tolist()).values())
 
 
 def test_several_sets_and_labels_without_training_rows_are_refused(tmp_path):
@@ -175,14 +197,21 @@ def test_several_sets_and_labels_without_training_rows_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["data.partition.silos=3"], "source 'digits' has silos"),
-        (["data.partition.silos=1"], "data.partition.silos = 1"),
-        (["data.partition.silos=3", "data.task=regression"], "data.partition.by"),
+        (["data.deal.silos=3"], "source 'digits' has silos"),
+        (["data.deal.silos=1"], "data.deal.silos = 1"),
+        (["data.deal.silos=3", "data.task=regression"], "data.deal.by"),
         (
-            ["data.source=npz", "data.path=.", "data.partition.silos=3", "data.target_domain=x"],
-            "data.target_domain does not",
+            ["data.source=npz", "data.path=.", "data.deal.silos=3", "data.target_domain=x"],
+            "data.target_domain divides it already",
         ),
-        (["data.partition.silos=3", "data.partition.beta=1"], "data.partition.beta"),
+        (["data.deal.silos=3", "data.deal.beta=1"], "data.deal.beta"),
+        (["data.partition.silos=3"], 'write data.deal = { by = "dirichlet"'),
+        (["data.source=npz", "data.path=.", "data.deal={silos=3, by='unit'}"], "set data.unit_column"),
+        (["data.source=npz", "data.path=.", "data.deal.silos=3", "data.unit_column=p"], 'set it to "unit"'),
+        (
+            ["data.source=npz", "data.path=.", "data.deal={silos=3, classes=1}"],
+            "data.deal.classes is a setting",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(overrides, says):
@@ -195,12 +224,12 @@ def test_a_private_run_may_divide_by_size_but_not_by_label(tmp_path):
     one_set(tmp_path)
     sets = ["data.source=npz", f"data.path={tmp_path}", "data.silos=[]", "data.limit=0", "model.name=mlp"]
     sets += ["privacy.epsilon=8", "data.scale=none", "data.classes=['0','1']", "engine.name=serial"]
-    sets += ["data.partition.silos=2", "data.partition.alpha=5.0"]
+    sets += ["data.deal.silos=2", "data.deal.alpha=5.0"]
     with temporary_store() as shelf:
-        study = build(load_experiment("digits", [*sets, "data.partition.by=size"]), shelf, shelf)
+        study = build(load_experiment("digits", [*sets, "data.deal.by=size"]), shelf, shelf)
         assert silo_guarantee(study, "silo-1", tmp_path).epsilon <= 8
         assert any("simulated" in note for note in study.notes)
     with temporary_store() as shelf:
         study = build(load_experiment("digits", sets), shelf, shelf)
-        with pytest.raises(ConfigError, match="data.partition"):
+        with pytest.raises(ConfigError, match="data.deal"):
             silo_guarantee(study, "silo-1", tmp_path)

@@ -34,6 +34,12 @@ def import_torchvision() -> ModuleType:
     return importlib.import_module("torchvision")
 
 
+def import_transforms() -> ModuleType:
+    """Return the module ``torchvision.transforms.v2``. Raises ImportError without torchvision."""
+    import_torchvision()
+    return importlib.import_module("torchvision.transforms.v2")
+
+
 def define_missing_operators() -> list[str]:
     """Define the operators' schemas that this process does not have. Returns their names."""
     missing = [name for name in SCHEMAS if not hasattr(torch.ops.torchvision, name)]
