@@ -14,6 +14,8 @@ import tempfile
 from multiprocessing import forkserver
 from pathlib import Path
 
+import pytest
+
 COSTS = "FEDTL_TEST_COSTS"  # the environment variable with the folder of ``tests.costs``
 ROOT = Path(__file__).parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -88,10 +90,9 @@ def _command(words, folder, environment, files, imports):
     os.environ.update(environment)
     os.chdir(folder)
     if COSTS in environment:
-        from fedtl.privacy import accounting
-        from tests.costs import shared_costs
+        from tests.costs import share_costs
 
-        accounting._composed = shared_costs(environment[COSTS])
+        share_costs(pytest.MonkeyPatch(), environment[COSTS])
     for name in imports:
         importlib.import_module(name)
     sys.argv = ["fedtl", *words]

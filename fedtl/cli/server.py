@@ -165,7 +165,7 @@ def bundle(
     else:
         settings = load_experiment(experiment, set_ or [])
     if columns:
-        declared = parse_columns(columns)
+        declared = parse_columns(columns, settings.data)
         settings = settings.model_copy(update={"data": with_declared_columns(settings.data, declared)})
         sizes = (sum(len(column.inputs) for column in declared),)
     built = build_bundle(folder / "bundles", name or Path(experiment).stem, settings, sizes, labels, dp_ready)

@@ -97,8 +97,8 @@ def distilled(model: SiloModel, chosen: ModelSettings, epochs: int | None = None
     x, y = test_rows.test.x, test_rows.test.y
     return Distilled(
         new,
-        measure(model.final.scores(model.trainer, x, data), y),
-        measure(new.final.scores(trainer, x, data), y),
+        measure(model.final.scores(model.trainer, x, data), y, data.task),
+        measure(new.final.scores(trainer, x, data), y, data.task),
         (_count(model), _count(new)),
         len(y),
     )

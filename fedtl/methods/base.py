@@ -72,8 +72,8 @@ class Phase:
 @dataclass(frozen=True)
 class LabelledFeatures:
     """
-    The features [N, D] of rows that have a label, and the labels [N] as the model is trained on them: class numbers, or
-    values in the silo's own scale. On the CPU.
+    The features [N, D] of rows that have a label, and the labels as the model is trained on them: class numbers [N], or
+    numbers in the silo's own scale. On the CPU.
     """
 
     features: Tensor

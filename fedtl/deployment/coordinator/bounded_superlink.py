@@ -35,9 +35,10 @@ class ReceivedBytes:
     def add(self, session: str, size: int) -> None:
         """Raise HTTPException where a reply becomes larger than its plan allows."""
         with self._lock:
-            received, limit = self._received.pop(session, None) or (0, self._limit())
+            received, limit = self._received.get(session) or (0, self._limit())
             received += size
             self._received[session] = received, limit
+            self._received.move_to_end(session)
             if len(self._received) > MAX_SESSIONS:
                 self._received.popitem(last=False)
         if received > limit:

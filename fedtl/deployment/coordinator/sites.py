@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedtl._util.files import lock_folder
-from fedtl.data.prepare import SILO_NAME
+from fedtl.data.plain_names import SILO_NAME
 from fedtl.deployment.coordinator.admitted import (
     AdmittedSite,
     check_new,
