@@ -35,10 +35,28 @@ MARKS = {
 SPAWNED = ("simulation/test_processes.py",)
 # Files whose subject is what privacy costs. In all others the processes of a session share the numbers.
 COMPUTED = ("privacy/test_accounting.py", "privacy/test_tradeoff.py")
-# What takes longest starts first, so that at the end no worker waits for the other.
+# What takes longest starts first, so that at the end no worker waits for the other: files of minutes, then by package.
 FIRST = (
     *("deployment/test_deployment.py", "audit/test_broken_privacy.py", "deployment/test_malice.py"),
-    *("experiment/", "simulation/", "audit/", "methods/", "deployment/", "privacy/", "models/", "cli/"),
+    *(
+        "simulation/test_ray.py",
+        "experiment/test_engines.py",
+        "methods/test_everywhere.py",
+        "cli/test_interrupts.py",
+    ),
+    *("experiment/test_private.py", "experiment/test_unlabelled.py", "models/test_dp_norm.py", "test_api.py"),
+    *("experiment/test_tuning.py", "simulations/test_private_table.py", "privacy/test_accounting.py"),
+    *(
+        "audit/",
+        "experiment/",
+        "deployment/",
+        "simulation/",
+        "report/",
+        "cli/",
+        "privacy/",
+        "models/",
+        "test_packaging.py",
+    ),
 )
 DATA = Path(os.environ.get("FEDTL_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 

@@ -35,10 +35,10 @@ def read_inputs(
     path: Path, settings: DataSettings, inputs: Inputs, shape: Sequence[int], key: str = "--input"
 ) -> NewRows:
     """
-        Return new rows. ``path``: an .npz (array ``x`` or ``test_x``), an .npy, a CSV, Parquet or Excel table with the columns of training
-            in any order, an image or volume, or a folder of them. ``shape``: of one input of the model, which decides whether images are
-        read as grey or RGB. ``key``: what names the path, for messages. Raises DataError.
-        """
+    Return new rows. ``path``: an .npz (array ``x`` or ``test_x``), an .npy, a CSV, Parquet or Excel table with the columns of training
+        in any order, an image or volume, or a folder of them. ``shape``: of one input of the model, which decides whether images are
+    read as grey or RGB. ``key``: what names the path, for messages. Raises DataError.
+    """
     if not path.exists():
         raise DataError(f"{key}: {path} does not exist")
     suffix, sequence = path.suffix.lower(), settings.sequence
