@@ -133,3 +133,12 @@ def _without_odd_rows(path: str, dialect: Dialect, width: int) -> io.StringIO:
     writer.writerows(fields if len(fields) == width else [""] * width for _, fields in _rows(path, dialect))
     text.seek(0)
     return text
+
+
+def is_number(cell: object) -> bool:
+    """Return whether a cell can be read as a number."""
+    try:
+        float(str(cell))
+    except ValueError:
+        return False
+    return True

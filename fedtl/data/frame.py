@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from fedtl.data.csv_files import has_decimal_comma
+from fedtl.data.csv_files import has_decimal_comma, is_number
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import MAX_FLOAT32, Array, Part, Raw
 from fedtl.errors import DataError
@@ -206,7 +206,7 @@ def _numbers(column: "pd.Series", where: str) -> Array:
 
 def _text_problem(present: "pd.Series") -> str:
     """Return what is wrong with a column that should hold numbers, and what to do."""
-    texts = [cell for cell in present if not _is_number(cell)]
+    texts = [cell for cell in present if not is_number(cell)]
     categories = sorted(map(_spelled, present.unique()))
     if texts and all(has_decimal_comma(str(cell)) for cell in texts):
         advice = 'if the comma is a decimal mark, set data.decimal = ","'
@@ -297,11 +297,3 @@ def _spelled_by_cell(cell: object) -> str:
     except ValueError:
         return text
     return str(int(value)) if math.isfinite(value) and value == int(value) and abs(value) < 2**53 else text
-
-
-def _is_number(cell: object) -> bool:
-    try:
-        float(str(cell))
-    except ValueError:
-        return False
-    return True
