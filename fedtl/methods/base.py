@@ -72,10 +72,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """
-    The features [N, D] of rows that have a label, and the labels as the model is trained on them: class numbers [N], or
-    numbers in the silo's own scale. On the CPU. ``task``: what is predicted; None: classification or regression.
-    """
+    """Features [N, D] of rows with a label, and labels as the model is trained on them. ``task`` None: classification or regression."""
 
     features: Tensor
     y: Tensor
@@ -161,9 +158,7 @@ Memory = dict[str, Any]  # of a server's step between rounds: the state_dict of 
 
 
 class Server(Protocol):
-    """
-    The server's step: from the updates, sorted by silo, to the next shared tensors and the server's next ``memory``.
-    """
+    """The server's step: from the updates, sorted by silo, to the next shared tensors and the server's next ``memory``."""
 
     def __call__(
         self, shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: Memory

@@ -54,9 +54,7 @@ def test_settings_that_a_task_contradicts_are_refused(data, words):
         experiment(data)
 
 
-@pytest.mark.parametrize(
-    "method", ["ridge", "fedproto", "protonet", "entropy", "shot", "fedmd", "silo_coral"]
-)
+@pytest.mark.parametrize("method", ["ridge", "fedproto", "protonet", "shot"])
 def test_methods_of_classes_and_values_are_refused(method):
     data = {"task": "counts", "unlabelled": [], "public": []}
     with pytest.raises(ConfigError, match="classification and regression"):
@@ -82,8 +80,8 @@ def test_metrics_belong_to_tasks():
     [(COX, 'task = "survival"'), ({"class_weights": "balanced"}, "counts of private rows")],
 )
 def test_what_reads_other_rows_is_refused_under_privacy(data, words):
-    found = [line for line in unsound(experiment(data, privacy={"epsilon": 3.0})) if words in line]
-    assert len(found) == 1
+    with pytest.raises(ConfigError, match=words):
+        experiment(data, privacy={"epsilon": 3.0})
 
 
 def test_per_example_losses_are_sound_under_privacy():

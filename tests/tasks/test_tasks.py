@@ -212,6 +212,7 @@ def test_survival_is_measured_as_lifelines_does():
     assert found["calibration"] == pytest.approx(np.mean(gaps))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*pandas.*:Warning")
 def test_a_linear_cox_model_has_the_coefficients_of_lifelines():
     import pandas as pd
 
