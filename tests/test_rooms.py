@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     {"errors", "_util"},
     {"results"},
+    {"tasks"},
     {"report"},
     {"models", "data"},
     {"messages"},
@@ -37,10 +38,12 @@ DOORS = {
     },
     "openpyxl": {"data.excel_files"},
     "sklearn": {
+        "data.words",
         "data.preprocess",
         "data.shift",
         "data.target_encoding",
-        "training.metrics",
+        "tasks.classification",
+        "tasks.regression",
         "audit.attacks.membership",
         "methods.measures.clusters",
     },
@@ -78,7 +81,7 @@ DOORS = {
     },
     "flwr": {
         *("federation.flower", "deployment.site.supernode", "deployment.site.superexec"),
-        "deployment.coordinator.superlink",
+        *("deployment.coordinator.superlink", "deployment.coordinator.bounded_superlink"),
     },
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
     "dp_accounting": {"privacy.accounting"},
@@ -105,6 +108,9 @@ LARGE_CLASSES = {
     "api.results.FinishedComparison": "one property for each table",
     "deployment.site.home.Home": "the paths of one folder",
     "experiment.run_folder.RunFolder": "the files of one folder",
+    "tasks.base.LearningTask": "all that differs from task to task",
+    "tasks.classification.Classification": "a task",
+    "tasks.regression.Regression": "a task",
 }
 MANY_ARGUMENTS = {
     "api.audits.audit": "as on the command line, and the rows",

@@ -8,7 +8,7 @@ from fedtl.data.hidden import used_fraction
 from fedtl.data.labels import label_texts, merge_labels
 from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import MAX_FLOAT32, Array, Raw, parts_of
+from fedtl.data.source import MAX_FLOAT32, Array, Raw, finite_numbers, parts_of
 from fedtl.errors import DataError
 
 MIN_TRAINING_ROWS = 4
@@ -38,9 +38,14 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
             )
         _check_inputs(raw.target, raw.train.x, settings, f"silo {silo}: target", missing_values)
     if len(raw.train.y) < MIN_TRAINING_ROWS:
+        rule = (
+            ""
+            if settings.by_record
+            else f", or set data.min_rows = {MIN_TRAINING_ROWS} to leave out all such silos"
+        )
         raise DataError(
-            f"silo {silo}: {len(raw.train.y)} training rows; a silo needs at least {MIN_TRAINING_ROWS}; remove it "
-            "from data.silos"
+            f"silo {silo}: {len(raw.train.y)} training rows; a silo needs at least {MIN_TRAINING_ROWS}; list it in "
+            f"data.silos_except{rule}"
         )
     return raw
 
@@ -58,7 +63,7 @@ def check_classes(raw: Raw, silo: str, classes: Sequence[str], trained: frozense
     if len(every := own | trained) < 2:
         raise DataError(
             f"silo {silo}: all {len(raw.train.y)} training rows have the same label {''.join(every)!r}; "
-            "remove the silo from data.silos"
+            "list the silo in data.silos_except, or set data.min_labels = 2 to leave out all such silos"
         )
     for part in (raw.val, raw.test, raw.target_test):
         if part is not None and (unknown := set(label_texts(part.y)) - trained):
@@ -110,12 +115,14 @@ def _common_shape(x: Array, settings: DataSettings) -> tuple[int, ...]:
 
 
 def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
-    """Check that labels are classes, or finite values in regression. Raises DataError."""
-    if settings.task == "regression":
-        if y.dtype.kind not in "uif" or not (np.abs(y.astype(float)) <= MAX_FLOAT32).all():
+    """Check that labels are classes, or the numbers that the task needs. Raises DataError."""
+    task = settings.predicted
+    if not task.has_classes:
+        usable = task.valid(finite_numbers(y))
+        if not usable.all():
+            odd = y[~usable] if y.dtype.kind in "uif" else y
             raise DataError(
-                f"silo {silo}: regression needs finite numbers as labels, not {_first_odd_label(y)}; correct or "
-                "remove such rows"
+                f"silo {silo}: {task.name} needs {task.needs} as labels, not {odd.tolist()[0]!r}; correct or remove such rows"
             )
     elif y.dtype.kind == "f" and not (np.isfinite(y) & (y == y.round())).all():
         raise DataError(

@@ -70,7 +70,7 @@ def read_dicom(path: Path, settings: DataSettings) -> Array:
             _check_syntax(path, pydicom)
             file = pydicom.dcmread(path, specific_tags=ELEMENTS)
             _check_file(path, file)
-            planes = np.asarray(pydicom.pixels.pixel_array(file))
+            planes = np.asarray(file.pixel_array)
             return _rows(path, file, planes, settings)
     except DataError:
         raise

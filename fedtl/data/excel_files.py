@@ -18,8 +18,8 @@ def read_sheet(path: str, sheet: str, as_text: bool) -> tuple[list[str], list[li
     stored value, or with cells beyond the header, becomes empty cells, and no row decides whether the others can be read;
     otherwise it is refused. Raises DataError.
     """
-    values = _cells(path, sheet, stored=True)
-    formulas = _cells(path, sheet, stored=False)
+    values = _cells(path, sheet, stored=True, merged=as_text)
+    formulas = _cells(path, sheet, stored=False, merged=as_text)
     header = next(values, [])
     next(formulas, None)
     while header and header[-1] is None:
@@ -53,11 +53,14 @@ def _problem(row: Sequence[Cell], written: Sequence[Cell], width: int) -> str:
     return ""
 
 
-def _cells(path: str, sheet: str, stored: bool) -> Iterator[list[Cell]]:
-    """Yield the cells of each row. ``stored``: formulas as the values stored beside them. Raises DataError."""
+def _cells(path: str, sheet: str, stored: bool, merged: bool) -> Iterator[list[Cell]]:
+    """
+    Yield the cells of each row. ``stored``: formulas as the values stored beside them. ``merged``: whether cells may be merged, of
+    which all but the first are empty. Raises DataError.
+    """
     try:
-        from openpyxl import load_workbook  # type: ignore[import-untyped]
-        from openpyxl.utils.exceptions import InvalidFileException  # type: ignore[import-untyped]
+        from openpyxl import load_workbook
+        from openpyxl.utils.exceptions import InvalidFileException
     except ImportError as error:
         raise DataError(f"{path}: {INSTALL}") from error
     try:
@@ -72,7 +75,7 @@ def _cells(path: str, sheet: str, stored: bool) -> Iterator[list[Cell]]:
         wanted = f"no sheet {sheet!r}" if sheet else f"{len(names)} sheets"
         raise DataError(f"{path} has {wanted}; set data.sheet to one of {', '.join(map(repr, names[:12]))}")
     chosen = book[sheet or names[0]]
-    if chosen.merged_cells.ranges:
+    if chosen.merged_cells.ranges and not merged:
         area = sorted(map(str, chosen.merged_cells.ranges))[0]
         raise DataError(
             f"{path}: the cells {area} are merged, so all but one of them are empty; unmerge them"

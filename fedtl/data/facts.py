@@ -167,7 +167,9 @@ def _decisive(
     Yield each column that alone nearly determines the label: by its AUC between two classes, or its rank correlation with the
     values of a regression.
     """
-    if settings.task == "regression":
+    if y.ndim > 1:
+        return
+    if not settings.predicted.has_classes:
         target, measure = finite_numbers(y), _rank_correlation
     else:
         texts = np.array(label_texts(y))

@@ -1,8 +1,11 @@
 """A few numbers a row, by which rows of silos can be compared whatever their inputs are."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from fedtl.data.preprocess import Inputs
 from fedtl.data.settings import DataSettings
@@ -22,8 +25,9 @@ def row_features(x: Array, raw: Raw, settings: DataSettings) -> Array:
         return finite_numbers(x)
     inputs = torch.from_numpy(_as_inputs(x, raw, settings)).float()
     axes = inputs.ndim - 2
-    size = tuple(min(GRID[axes], side) for side in inputs.shape[2:])
-    return POOLS[axes](inputs, size if axes > 1 else size[0]).flatten(1).numpy().astype(np.float64)
+    size: Any = tuple(min(GRID[axes], side) for side in inputs.shape[2:])  # one number for series
+    pooled: Tensor = POOLS[axes](inputs, size if axes > 1 else size[0])
+    return pooled.flatten(1).numpy().astype(np.float64)
 
 
 def summaries(x: Array, raw: Raw, settings: DataSettings) -> dict[str, Array]:
@@ -43,4 +47,4 @@ def summaries(x: Array, raw: Raw, settings: DataSettings) -> dict[str, Array]:
 
 def _as_inputs(x: Array, raw: Raw, settings: DataSettings) -> Array:
     """Return [N, C, ...] with the experiment's size and channels, not scaled."""
-    return Inputs(settings.size, settings.channels, raw.columns).apply(x)
+    return Inputs.unscaled(settings, raw.columns).apply(x)

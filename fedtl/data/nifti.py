@@ -57,7 +57,7 @@ def _content(path: Path) -> bytes:
     """Return the bytes of a file, unpacked, at most ``MAX_BYTES``. Raises DataError."""
     opened = gzip.open if path.suffix.lower() == ".gz" else Path.open
     try:
-        with opened(path, "rb") as file:  # type: ignore[operator]
+        with opened(path, "rb") as file:
             content: bytes = file.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read as NIfTI: {error}") from error

@@ -102,7 +102,7 @@ def _draw(
 
 def _strata(part: Part, settings: DataSettings, silo: str) -> Array:
     """Return what each part gets in proportion [N]: the classes, or one stratum of all rows where labels must not be seen."""
-    if settings.task == "regression" or hides_labels(settings, silo):
+    if not settings.predicted.has_classes or hides_labels(settings, silo):
         return np.zeros(len(part.y), int)
     return part.y
 

@@ -1,7 +1,7 @@
 """Reads one picture (PNG, TIFF, JPEG, ...) in the depth that it was written in; what Pillow would cut or guess is refused."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def to_grey(pixels: Array) -> Array:
 
 def _tag(file: "Image.Image", number: int) -> int | None:
     """Return the first value of a TIFF's tag; None where it is absent."""
-    value = getattr(file, "tag_v2", {}).get(number)
+    value: Any = getattr(file, "tag_v2", {}).get(number)
     return value[0] if isinstance(value, tuple) and value else value
 
 
@@ -118,7 +118,7 @@ def of_eight_bits(file: "Image.Image", path: object) -> "Image.Image":
     """Return the image in grey ("L") or colours ("RGB"). Raises DataError for transparency and for colours that Pillow guesses."""
     if file.mode not in (*GREY, *COLOURS):
         raise DataError(f"{path} has colours of the kind {file.mode}; save it as RGB or grey")
-    if file.has_transparency_data and file.convert("RGBA").getextrema()[3] != (OPAQUE, OPAQUE):
+    if file.has_transparency_data and file.convert("RGBA").getchannel("A").getextrema() != (OPAQUE, OPAQUE):
         raise DataError(
             f"{path} is transparent in places, so its look depends on what is behind it; save it without transparency"
         )

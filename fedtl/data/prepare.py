@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtl._util.labels import NO_LABEL
+from fedtl._util.labels import without_labels
 from fedtl.data.checks import check_classes, check_labels, check_rows, without_label
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.deal import LEARNING, dealt_names, silo_rows
@@ -146,15 +146,15 @@ def read_silo(settings: DataSettings, name: str) -> Raw:
 
 
 def declared_classes(settings: DataSettings) -> tuple[str, ...]:
-    """Return the sorted labels that the settings or the source declare; () if neither does, and in regression."""
-    if settings.task == "regression":
+    """Return the sorted labels that the settings or the source declare; () if neither does, and where labels are numbers."""
+    if not settings.predicted.has_classes:
         return ()
     return merge_labels([settings.classes or DATA[settings.source].classes])
 
 
 def silo_classes(raw: Raw, settings: DataSettings) -> tuple[str, ...]:
-    """Return the silo's sorted labels: the declared ones, or else those of its rows; () in regression."""
-    if settings.task == "regression":
+    """Return the silo's sorted labels: the declared ones, or else those of its rows; () where labels are numbers."""
+    if not settings.predicted.has_classes:
         return ()
     return declared_classes(settings) or merge_labels([sorted(labels_in(raw))])
 
@@ -182,7 +182,7 @@ def prepare_silo(
     x = raw.train.x
     raw = with_wrong_labels(raw, settings, name, seed)
     raw, hidden = hide_labels(raw, settings, name, seed)
-    if settings.task == "classification" and not settings.by_record:
+    if settings.predicted.has_classes and not settings.by_record:
         check_classes(raw, name, classes, trained)
     raw, tables = _with_encoded_rows(raw, settings, name, seed, classes)
     assert raw.val is not None
@@ -197,14 +197,16 @@ def prepare_silo(
             None if part.units is None else _unit_numbers(part.units),
         )
 
+    train = prepared(raw.train, scaled)  # which is encoded already
     data = SiloDataset(
-        prepared(raw.train, scaled),  # which is encoded already
+        train,
         prepared(raw.val),
-        classes,
+        classes if settings.predicted.exclusive else (),
         None if raw.target is None else torch.from_numpy(inputs.apply(raw.target)),
         inputs.y_mean,
         inputs.y_std,
         _origins(settings, inputs),
+        task=settings.predicted.at_silo(classes, train.y),
     )
     if hidden is not None:
         data = _with_hidden(data, hidden, inputs)
@@ -256,8 +258,7 @@ def _with_judged_test_rows(raw: Raw, ids: Array, settings: DataSettings, name: s
 def _with_hidden(data: SiloDataset, hidden: Hidden, inputs: Inputs) -> SiloDataset:
     """Return the silo with rows whose labels are not used: in training as ``target``, in validation with NO_LABEL or NaN."""
     x = torch.from_numpy(inputs.apply(hidden.val))
-    no_label = torch.full((len(x),), NO_LABEL if data.classes else torch.nan, dtype=data.val.y.dtype)
-    val = Dataset(torch.cat([data.val.x, x]), torch.cat([data.val.y, no_label]))
+    val = Dataset(torch.cat([data.val.x, x]), torch.cat([data.val.y, without_labels(len(x), data.val.y)]))
     target = torch.from_numpy(inputs.apply(hidden.train))
     return replace(data, val=val, target=target, one_domain=True)
 
@@ -280,7 +281,7 @@ def _origins(settings: DataSettings, inputs: Inputs) -> Origins:
     def origin(key: str) -> Origin:
         return Origin.LEARNED if key in learned else Origin.DECLARED
 
-    classes_declared = declared_classes(settings) or settings.task == "regression"
+    classes_declared = declared_classes(settings) or not settings.predicted.has_classes
     return Origins(
         split=origin("split"),
         shape=origin("shape"),

@@ -5,9 +5,11 @@ from datetime import date
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from fedtl._util.settings import Settings
+from fedtl.tasks.base import LearningTask
+from fedtl.tasks.registry import TASKS
 
 FILES, NOISE = "inputs", "noise"  # entries of data.public: "inputs:PATH" and "noise:N"
 SCALES = ("silo", "none", "dp")  # any other data.scale is the path of a file of constants
@@ -29,13 +31,17 @@ def known_encoding(name: str) -> str:
     return name
 
 
+def date_as_text(value: Any) -> Any:
+    """Return a date of TOML, 2000-01-31 without quotes, as the text that it is in the resolved settings."""
+    return value.isoformat() if type(value) is date else value
+
+
 def iso_date(text: str) -> str:
     """Return ``text`` if it is a date such as 2000-01-31."""
     try:
-        date.fromisoformat(text)
+        return date.fromisoformat(text).isoformat()
     except ValueError as error:
         raise ValueError("must be a date such as 2000-01-31") from error
-    return text
 
 
 def known_time_zone(name: str) -> str:
@@ -67,8 +73,8 @@ class RowSettings(Settings):
     """
     The keys that an experiment and a site's ``silo.toml`` have in common: where rows are and how they are prepared.
 
-    ``classes``: every label that can occur. ``scale``: "silo" (constants learned from the silo's training rows), "none", the
-    path of a TOML file of constants, or, under ``[privacy]``, "dp": mean and standard deviation are released with noise, and
+    ``classes``: every label that can occur; of the task "ordinal" from low to high, of "multilabel" the columns. ``scale``: "silo"
+    (constants learned from the silo's training rows), "none", the path of a TOML file of constants, or, under ``[privacy]``, "dp": mean and standard deviation are released with noise, and
     ``bounds`` gives for each column, or channel by number, ``[low, high]`` or ``[low, high, fill]``; "*" stands for all
     columns that are not named. ``pixel_range``: ``[low, high]``, to which pixels and other numbers of images are clipped before
     they are mapped to -1..1; []: the range of the type of uint8 and uint16; "window": that of each DICOM file. ``pixel_bits``: with
@@ -127,13 +133,16 @@ class InputSettings(Settings):
 
     What becomes of the columns of a table that are no numbers (``data.columns``): ``categories``: one input of 0 or 1 for each
     value; ``ordered``: the number of the value in the list; ``dates``: ``date_parts``, days counted from ``reference_date``;
-    ``hashed``: ``hash_width`` inputs, whatever the values are; ``target_encoded``: the mean label of the silo's own training rows.
+    ``hashed``: ``hash_width`` inputs, whatever the values are; ``target_encoded``: the mean label of the silo's own training rows;
+    ``text``: ``text_width`` inputs, to which its words are hashed.
     """
 
     size: Literal["native"] | Annotated[int, Field(ge=1, le=4096)] = "native"
     channels: Literal["native", 1, 3] = "native"
     kind: Literal["auto", "volumes"] = "auto"
-    task: Literal["classification", "regression"] = "classification"
+    task: Literal["classification", "multilabel", "ordinal", "regression", "counts", "survival", "cox"] = (
+        "classification"
+    )
     positive_above: float | None = Field(None, allow_inf_nan=False)
     columns: list[Name] = []
     categories: dict[Name, list[Name]] = {}
@@ -141,10 +150,12 @@ class InputSettings(Settings):
     ordered: dict[Name, Annotated[list[Name], Field(min_length=2)]] = {}
     dates: list[Name] = []
     date_parts: Annotated[list[DatePart], Field(min_length=1)] = ["days", "weekday", "month"]
-    reference_date: Annotated[str, AfterValidator(iso_date)] = "1970-01-01"
+    reference_date: Annotated[str, BeforeValidator(date_as_text), AfterValidator(iso_date)] = "1970-01-01"
     hashed: list[Name] = []
     hash_width: int = Field(32, ge=2, le=4096)
     target_encoded: list[Name] = []
+    text: list[Name] = []
+    text_width: int = Field(512, ge=8, le=65_536)
 
     @field_validator("channels", mode="before")
     @classmethod
@@ -186,6 +197,9 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     ``wrong_labels``: by silo, the share of these labels that the simulation replaces by another class.
     ``public``: inputs that every silo and the server may see, for distillation: the name of a silo, which then does not train;
     "inputs:PATH", a file or folder as for fedtl predict; or "noise:N", N random inputs. Labels of these rows are not used.
+    ``event``: of the tasks "survival" and "cox", the column that says whether the label is the time of an event (1) or of
+    censoring (0). ``horizons``: of "survival", the times at which the probability of no event is predicted, in the unit of the label.
+    ``class_weights`` and ``focal``: factors of the training loss of a classification (``tasks.classification``).
     """
 
     silos: list[str] = []
@@ -208,6 +222,15 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     label_fraction: LabelFraction | dict[str, LabelFraction] = 1.0
     wrong_labels: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
     public: list[str] = []
+    event: str = ""
+    horizons: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = []
+    class_weights: Literal["none", "balanced"] | dict[Name, Annotated[float, Field(gt=0, le=1e6)]] = "none"
+    focal: float = Field(0.0, ge=0, le=10)
+
+    @property
+    def predicted(self) -> LearningTask:
+        """What a model predicts."""
+        return TASKS[self.task].of(self)
 
 
 WINDOW = "window"
@@ -219,7 +242,7 @@ def declared_range(settings: RowSettings) -> tuple[float, ...]:
 
 
 # The keys that say what becomes of a column that is no number, and with them all that name columns of a table.
-KINDS = ("categories", "ordered", "dates", "hashed", "target_encoded")
+KINDS = ("categories", "ordered", "dates", "hashed", "target_encoded", "text")
 NAMES_COLUMNS = ("columns", *KINDS)
 
 # What a plan says of [data]: the inputs, the labels, bounds, range and slices of the sites that have none of their own, and which sites it takes

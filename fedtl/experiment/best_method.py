@@ -6,7 +6,7 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.label_free_choice import methods_without_labels
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.results.comparison import ChosenOn
-from fedtl.training.metrics import better
+from fedtl.tasks.metrics import better
 
 Figures = Mapping[str, float]
 

@@ -38,12 +38,12 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
     others = {*experiment.model.pretrain_on, *experiment.data.unlabelled}
     silos = {name: silo for name, silo in schema.silos.items() if name not in others}
     single = {name: sorted(silo.trained) for name, silo in silos.items() if len(silo.trained) == 1}
-    if experiment.data.task == "classification" and (listed := by_silo(single)):
+    if experiment.data.predicted.has_classes and (listed := by_silo(single)):
         yield (
             f"all training rows of some silos have one label ({listed}); trained on them alone, a model gives it to every row; "
             "data.min_labels = 2 leaves them out, and data.unlabelled lets them receive the shared model and be scored"
         )
-    if own_labels(method) and experiment.data.task == "classification":
+    if own_labels(method) and experiment.data.predicted.has_classes:
         every = frozenset[str]().union(*(silo.trained for silo in silos.values()))
         lacking = {name: merge_labels([sorted(every - silo.trained)]) for name, silo in silos.items()}
         if listed := by_silo(lacking):

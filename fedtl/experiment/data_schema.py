@@ -16,6 +16,7 @@ from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.source import Raw
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
+from fedtl.tasks.base import LearningTask
 
 MIN_SIDE, MAX_ASPECT = 4, 8  # of what is surely an image, in pixels
 
@@ -44,13 +45,14 @@ class SiloSchema:
 @dataclass(frozen=True)
 class DataSchema:
     """
-    The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many. ``left_out``: the silos
-    that ``data.min_rows`` or ``data.min_labels`` leaves out, and what each has. ``stored``: the name in the data of each silo
-    whose name had to be changed.
+    The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many. ``task``: what is
+    predicted; None: classification where there are labels, otherwise regression. ``left_out``: the silos that ``data.min_rows`` or
+    ``data.min_labels`` leaves out, and what each has. ``stored``: the name in the data of each silo whose name had to be changed.
     """
 
     silos: Mapping[str, SiloSchema]
     common: tuple[tuple[str, str, int], ...] = ()
+    task: LearningTask | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
 
@@ -77,7 +79,7 @@ class DataSchema:
     @property
     def width(self) -> int:
         """How many outputs a shared head has; 1 in regression."""
-        return len(self.union) or 1
+        return len(self.union) or 1 if self.task is None else self.task.width(self.union)
 
     @cached_property
     def trained(self) -> frozenset[str]:
@@ -97,6 +99,7 @@ def read_data_schema(
     _check_silo_counts(experiment, names)
     silos: dict[str, SiloSchema] = {}
     hashes: dict[str, frozenset[int]] = {}
+    named = settings.predicted.has_classes
     for name in names:
         raw = read(name) if read else prepare.read_silo(settings, name)
         if settings.sequence is None:
@@ -109,7 +112,7 @@ def read_data_schema(
             prepare.input_shape(raw, settings),
             raw.columns,
             prepare.declared_classes(settings) if unlabelled else prepare.silo_classes(raw, settings),
-            frozenset() if unlabelled else frozenset(label_texts(raw.train.y)),
+            frozenset(label_texts(raw.train.y)) if named and not unlabelled else frozenset(),
             len(raw.train.y),
             () if settings.by_record else _empty_columns(raw),
             facts,
@@ -120,7 +123,9 @@ def read_data_schema(
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}
     changed = {name: one for name, one in stored.items() if one != name}
-    return DataSchema(silos, tuple(common_rows(hashes)), prepare.left_out(settings), changed)
+    return DataSchema(
+        silos, tuple(common_rows(hashes)), settings.predicted, prepare.left_out(settings), changed
+    )
 
 
 def _check_is_picture(raw: Raw, name: str) -> None:

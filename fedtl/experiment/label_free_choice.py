@@ -9,6 +9,8 @@ from torch import Tensor
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.scores import SOURCE_ONLY
 from fedtl.methods.choose import mixed_scores
+from fedtl.tasks.classification import CLASSIFICATION
+from fedtl.tasks.regression import REGRESSION
 from fedtl.training.finish import Unlabelled
 
 ENOUGH = 0.5  # of agreement of the shared model with clusters, to trust what a method makes of them
@@ -68,7 +70,7 @@ def nearest_to_mean(scores: Mapping[str, Tensor]) -> str:
     """
     parts = list(scores.values())
     classes = parts[0].shape[1] > 1
-    together = mixed_scores(parts, (1 / len(parts),) * len(parts), classes)
+    together = mixed_scores(parts, (1 / len(parts),) * len(parts), CLASSIFICATION if classes else REGRESSION)
     if classes:
         parts, together = [one.softmax(1) for one in parts], together.softmax(1)
     distances = [float((one - together).double().square().mean()) for one in parts]

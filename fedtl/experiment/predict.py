@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -48,7 +47,10 @@ class SiloModel:
         self.trainer = run_trainer(self.experiment, self.shape, model=self.settings)
         self.plan: ModelSpec = self.trainer.spec
         nothing = Dataset(torch.empty(0), torch.empty(0))
-        self.data = SiloDataset(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
+        self.task = self.experiment.data.predicted
+        self.data = SiloDataset(
+            nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std, task=self.task
+        )
         names = self.trainer.loop.roles
         labels = (common_labels(folder), folder.labels(f"silos/{silo}/local.safetensors"))
         self.labels = None if labels[0] is None or labels[1] is None else {**labels[0], **labels[1]}
@@ -105,7 +107,7 @@ class SiloModel:
             net = trainer_of(member, self.trainer).net(self.data.width)
             net.load_state_dict(member.state)
             parts.append(tent_scores(net, inputs, self.trainer.device))
-        return mixed_scores(parts, tuple(member.weight for member in self.final.members), True)
+        return mixed_scores(parts, tuple(member.weight for member in self.final.members), self.task)
 
     def labels_of(self, member: str) -> Mapping[str, Label] | None:
         """Return the provenance of the tensors of one model of the mix; None where the run does not record it."""
@@ -130,7 +132,7 @@ class SiloModel:
         nets, weights = self.nets(), [member.weight for member in self.final.members]
         if len(nets) == 1:
             return next(iter(nets.values()))
-        return MixedNet(list(nets.values()), weights, bool(self.classes)).eval()
+        return MixedNet(list(nets.values()), weights, self.task).eval()
 
 
 Prediction = dict[
@@ -141,22 +143,10 @@ Prediction = dict[
 def prediction_rows(
     model: SiloModel, scores: Tensor, files: Sequence[str], column: str = "file"
 ) -> Iterator[Prediction]:
-    """
-    Yield one dict for each prediction: row or file, and label with a probability for each class, or the value. ``column``: the name
-    of what ``files`` hold.
-    """
-    probabilities = scores.softmax(1) if model.classes else scores
-    for number, values in enumerate(probabilities.tolist()):
-        which = {column: files[number]} if files else {"row": number}
-        if not model.classes:
-            yield which | {"prediction": values[0]}
-        else:
-            label = model.classes[int(np.argmax(values))]
-            yield (
-                which
-                | {"prediction": label}
-                | dict(zip((f"p({c})" for c in model.classes), values, strict=True))
-            )
+    """Yield one dict for each prediction: row or file, and what the task answers. ``column``: the name of what ``files`` hold."""
+    for number, answer in enumerate(model.task.answers(scores, model.classes)):
+        which: Prediction = {column: files[number]} if files else {"row": number}
+        yield which | dict(answer)
 
 
 def write_csv(lines: Iterator[Prediction], file: TextIO) -> int:
@@ -192,6 +182,8 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         "model": model.settings.name,
         "settings": model.settings.settings,
         "classes": model.classes,
+        "task": model.task.name,
+        "outputs": model.task.outputs(model.classes),
         "shape": model.shape,
         "pixels": _range_in_words(model),
         "inputs": asdict(model.inputs),

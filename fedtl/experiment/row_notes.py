@@ -25,7 +25,7 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     if listed := by_silo({name: silo.unread for name, silo in silos.items()}, quoted=False):
         yield f"not everything was read ({listed})"
     hidden = {*experiment.data.unlabelled, *experiment.model.pretrain_on}
-    if experiment.data.task == "classification":
+    if experiment.data.predicted.has_classes:
         yield from _of_labels({name: silo.trained for name, silo in silos.items() if name not in hidden})
     yield from _of_columns(silos)
     yield from _of_copies(schema)

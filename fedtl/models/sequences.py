@@ -54,7 +54,9 @@ class _GRU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [N, width] for x [N, C, T]."""
         given = self.input(x.transpose(1, 2)).unbind(1)
-        h = total = given[0].new_zeros(len(x), self.state.in_features)
+        h = total = torch.zeros_like(
+            given[0].chunk(3, 1)[0]
+        )  # of as many rows as x has, also once it is traced
         for step in given:
             r_x, z_x, n_x = step.chunk(3, 1)
             r_h, z_h, n_h = self.state(h).chunk(3, 1)

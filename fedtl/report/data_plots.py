@@ -43,12 +43,11 @@ def label_bars(report: DataReport) -> str:
     left = np.zeros(len(counts))
     for at, label in enumerate(sorted(labels)):
         rows = np.array([own.get(label, 0) for own in counts.values()])
-        look = {
-            "color": PALETTE[at % len(PALETTE)],
-            "hatch": "" if at < len(PALETTE) else "//",
-            "edgecolor": "white",
-        }
-        keys[label] = axes.barh(range(len(counts)), rows, left=left, height=0.7, lw=0.5, **look)[0]
+        colour, hatch = PALETTE[at % len(PALETTE)], "" if at < len(PALETTE) else "//"
+        bars = axes.barh(
+            range(len(counts)), rows, 0.7, left, color=colour, hatch=hatch, edgecolor="white", lw=0.5
+        )
+        keys[label] = bars[0]
         left += rows
     label_rows(axes, list(counts))
     label_axes(axes, title, "training rows", "")

@@ -67,9 +67,9 @@ class FinalModel:
         return replace(self, members=tuple(members))
 
     def scores(self, trainer: "Trainer", x: Tensor, data: SiloDataset) -> Tensor:
-        """Return the outputs [N, width] of the mix: logarithms of mean probabilities, in regression mean values."""
+        """Return the outputs [N, width] of the mix, as the task mixes them."""
         parts = [trainer_of(one, trainer).scores(one.state, x, data) for one in self.members]
-        return mixed_scores(parts, tuple(one.weight for one in self.members), bool(data.classes))
+        return mixed_scores(parts, tuple(one.weight for one in self.members), data.task)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class HomeSite:
     def losses(self, state: State, rows: Part = "val") -> Tensor:
         data = self.silo.data
         part = data.train if rows == "train" else data.val
-        return row_losses(self.trainer.scores(state, part.x, data), part.y)
+        return row_losses(self.trainer.scores(state, part.x, data), part.y, data.task)
 
     def scores(self, state: State) -> Tensor:
         data = self.silo.data
@@ -250,9 +250,9 @@ def _chosen(trainer: "Trainer", data: SiloDataset, candidates: Mapping[Candidate
     val = data.val
     members = {name: Member(name, 1.0, state) for name, state in candidates.items()}
     scores = {name: trainer_of(one, trainer).scores(one.state, val.x, data) for name, one in members.items()}
-    taking_part = kept({name: row_losses(one, val.y) for name, one in scores.items()})
+    taking_part = kept({name: row_losses(one, val.y, data.task) for name, one in scores.items()})
     parts, possible = [scores[name] for name in taking_part], mixes(len(taking_part))
-    losses = [row_losses(mixed_scores(parts, weights, bool(data.classes)), val.y) for weights in possible]
+    losses = [row_losses(mixed_scores(parts, weights, data.task), val.y, data.task) for weights in possible]
     weights = possible[choose_mix(losses)]
     used = [
         replace(members[name], weight=weight)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fedtl._util.labels import NO_LABEL
+from fedtl._util.labels import NO_LABEL, without_labels
 from fedtl.data.dataset import SiloDataset
 from fedtl.methods.losses import Batch, Term, losses_among
 
@@ -34,15 +34,14 @@ def make_batch(
     x, y = data.train.x[rows], data.scaled(data.train.y[rows])
     domain, numbers = torch.zeros(len(rows)), rows
     if target_rows is not None and data.target is not None:
-        unlabelled = torch.full((len(target_rows),), NO_LABEL if data.classes else torch.nan, dtype=y.dtype)
         x = torch.cat([x, data.target[target_rows]])
-        y = torch.cat([y, unlabelled])
+        y = torch.cat([y, without_labels(len(target_rows), y)])
         domain = torch.cat([domain, torch.ones(len(target_rows))])
         numbers = torch.cat([rows, torch.full_like(target_rows, -1)])
     if change is not None:
         others = [] if target_rows is None else [target_rows + len(data.train)]
         x = change(x, torch.cat([rows, *others]))
-    return Batch(to_inputs(x, device), y.to(device), domain.to(device), numbers.to(device))
+    return Batch(to_inputs(x, device), y.to(device), domain.to(device), numbers.to(device), data.task)
 
 
 def learns_from(terms: Sequence[Term], data: SiloDataset) -> bool:

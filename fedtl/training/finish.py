@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedtl._util.randomness import numpy_generator
 from fedtl.data.dataset import Dataset, SiloDataset, unlabelled_inputs
+from fedtl.data.origins import LEARNED
 from fedtl.data.prepare import EvaluationSet
 from fedtl.data.splits import at_random
 from fedtl.errors import SiloFailed
@@ -116,15 +117,17 @@ class Examine:
         target: Measured | None = None
         target_adabn: Measured | None = None
         if test_rows.target is not None and data.target is not None:
-            target = measure(model.scores(trainer, test_rows.target.x, data), test_rows.target.y)
+            target = measure(model.scores(trainer, test_rows.target.x, data), test_rows.target.y, data.task)
             adapted = model.adapted(trainer, data.target, data.width)
-            target_adabn = measure(adapted.scores(trainer, test_rows.target.x, data), test_rows.target.y)
+            target_adabn = measure(
+                adapted.scores(trainer, test_rows.target.x, data), test_rows.target.y, data.task
+            )
         received = received_model(trainer, silo, self.task)
         refitted, distance = self._refitted(trainer, silo, test_rows.test)
         return Outcome(
             model=model,
-            validation=measure(model.scores(trainer, data.val.x, data), data.val.y),
-            test=measure(scores, test_rows.test.y),
+            validation=measure(model.scores(trainer, data.val.x, data), data.val.y, data.task),
+            test=measure(scores, test_rows.test.y, data.task),
             scores=scores,
             y=test_rows.test.y,
             ids=test_rows.ids,
@@ -206,7 +209,12 @@ class Onboard:
         models = {"alone": trainer.adapt(alone, data.inputs, data.width) if adapts else alone}
         received = trainer.partition.join(self.task.shared, silo.local)
         adapted = trainer.adapt(received, data.inputs, data.width)
-        if trainer.method.head_is_local and self.task.shared and is_linear(adapted):
+        if (
+            trainer.method.head_is_local
+            and self.task.shared
+            and is_linear(adapted)
+            and data.task.least_squares
+        ):
             blind = replace(few, data=replace(few.data, val=few.data.val.take(torch.arange(0))))
             models["ridge_adabn"] = with_ridge_head(trainer, blind, self.task, received, adapted)
         if trainer.partition.shared:
@@ -237,8 +245,8 @@ def _few(data: SiloDataset, shots: int, seed: int, name: str) -> SiloDataset:
         kept += rows[drawn].tolist()
     chosen = torch.tensor(sorted(kept))
     train = Dataset(data.train.x[chosen], data.train.y[chosen])
-    return SiloDataset(train, data.val, data.classes, None, data.y_mean, data.y_std)
+    return replace(data, train=train, target=None, origins=LEARNED, one_domain=False)
 
 
 def _measured(trainer: Trainer, state: State, rows: Dataset, data: SiloDataset) -> Measured:
-    return measure(trainer.scores(state, rows.x, data), rows.y)
+    return measure(trainer.scores(state, rows.x, data), rows.y, data.task)

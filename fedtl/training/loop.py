@@ -178,7 +178,7 @@ class Loop:
         out = self._forward(weights, phase, batch, progress)
         terms = [term for term in terms_of(self.method, phase) if isinstance(term, PerExample)]
         values = [torch.where(term.counts(out), term.losses(out), 0.0) for term in terms]
-        if not values or any(one.shape != batch.y.shape for one in values):
+        if not values or any(one.shape != batch.y.shape[:1] for one in values):
             raise ConfigError(
                 "with [privacy], each phase needs a loss on examples, and each such loss one value an example"
             )

@@ -76,7 +76,9 @@ class Cache:
 
 def in_channels_last(net: Net) -> Net:
     """Return the net with the weights of convolutions of images in the fast memory format; others, of volumes too, as they are."""
-    net._apply(lambda one: one.to(memory_format=torch.channels_last) if one.dim() == 4 else one)
+    for weight in net.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.to(memory_format=torch.channels_last)
     return net
 
 

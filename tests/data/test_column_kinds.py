@@ -1,7 +1,7 @@
 """Dates, ordered values and hashed categories become the numbers that Python, numpy and hashlib give; all else is refused."""
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from hashlib import blake2b
 
 import numpy as np
@@ -180,6 +180,13 @@ def test_columns_say_what_they_become():
         settings.ordered,
         [],
     )
+
+
+def test_the_reference_date_may_be_a_date_of_toml():
+    assert DataSettings(reference_date=date(2024, 3, 1)) == DataSettings(reference_date="2024-03-01")
+    for value in ("1 March", 3, datetime(2024, 3, 1)):
+        with pytest.raises(ValueError, match="reference_date"):
+            DataSettings(reference_date=value)
 
 
 @pytest.mark.parametrize(

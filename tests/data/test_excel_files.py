@@ -77,6 +77,12 @@ def test_a_formula_without_a_stored_value_is_refused(tmp_path):
     assert by_record.train.y.tolist() == ["no", "", "no", "yes"]
 
 
+def test_by_record_merged_cells_are_missing_and_all_others_are_read(tmp_path):
+    settings = book(tmp_path, change=lambda sheet: sheet.merge_cells("A2:A3"))
+    raw = read(settings.model_copy(update={"by_record": True}), "a")
+    np.testing.assert_array_equal(raw.train.x[:, 0], [50, np.nan, np.nan, 40])
+
+
 def test_a_formula_with_an_empty_text_is_a_missing_value(tmp_path):
     """As a spreadsheet program stores it: a type and no value. Others are stored with their value, which is read."""
     settings = book(tmp_path, change=lambda sheet: sheet.__setitem__("A3", '=IF(B3="m","",1)'))

@@ -30,6 +30,15 @@ def test_the_gru_is_that_of_torch():
         assert torch.allclose(own(x), of_torch(x.transpose(1, 2))[0].mean(1), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_traced_gru_takes_any_number_of_rows():
+    net = model_spec("gru", (3, 5), 0).net(4).eval()
+    x = torch.randn(6, 3, 5)
+    with torch.no_grad():
+        traced = torch.jit.trace(net, x[:2])
+        assert torch.allclose(traced(x), net(x), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["convnet1d", "gru"])
 def test_a_row_is_clipped_by_its_own_gradient(name):
     net = with_private_norms(model_spec(name, (3, 12), 0)).net(4).train()

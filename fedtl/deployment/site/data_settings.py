@@ -1,6 +1,7 @@
 """``[data]`` of silo.toml as the settings by which a site reads its rows: under a plan, and before there is one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from fedtl.data.checks import check_rows
 from fedtl.data.image_files import holds_volumes
@@ -28,7 +29,7 @@ def settings_to_train(home: Home, agreed: DataSettings, classes: Sequence[str]) 
         nothing = InputSettings()
         inputs = agreed.model_copy(update={key: getattr(nothing, key) for key in NAMES_COLUMNS})
     bounds = (here.bounds or agreed.bounds) if here.scale == "dp" else {}
-    declared = {"classes": list(classes), "bounds": bounds}
+    declared: dict[str, Any] = {"classes": list(classes), "bounds": bounds}
     slices = agreed.slices if here.source == "images" else None
     declared |= {"pixel_range": here.pixel_range or agreed.pixel_range, "slices": here.slices or slices}
     rows = _with_absolute_paths(home).model_copy(update=declared)

@@ -70,7 +70,7 @@ def _with_numbers(raw: Raw) -> Raw:
         numbers = {name: as_numbers(part) for name, part in parts_of(raw).items() if "target" not in name}
     except ValueError:
         return raw
-    return replace(raw, **numbers)
+    return replace(raw, train=numbers["train"], val=numbers.get("val"), test=numbers.get("test"))
 
 
 def _settings(home: Home, raw: Raw) -> DataSettings:

@@ -237,7 +237,7 @@ class Experiment(Settings):
         """The main metric."""
         if self.compare.metric != "auto":
             return self.compare.metric
-        return "r2" if self.data.task == "regression" else "accuracy"
+        return self.data.predicted.main
 
     @property
     def split_seed(self) -> int:

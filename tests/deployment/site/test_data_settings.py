@@ -22,6 +22,8 @@ PRIVATE = {"policy__privacy": {"epsilon": 3.0, "lifetime_epsilon": 10.0}}
 PER_PATIENT = {"policy__privacy": {"epsilon": 3.0, "lifetime_epsilon": 10.0, "unit": "patient"}}
 DECLARED = {"data__classes": ["0", "1"]}
 BOUNDS = {"*": [-5.0, 5.0]}
+KINDS = ["data.dates=['seen']", "data.date_parts=['days']", "data.reference_date=2024-03-01"]
+KINDS += ["data.hashed=['icd']", "data.hash_width=2", "data.ordered={stage=['I','II']}"]
 
 
 def npz(folder, **arrays):
@@ -121,6 +123,11 @@ TRAINS = {
         {"data__path": "data/all.csv", "data__silo_column": "site"},
         ["data.columns=['age','chol']"],
     ),
+    "dates, codes and stages": (
+        lambda f: table(f, seen=["29.02.2024", "01.03.2024"] * 30, icd=["E10", "I21"] * 30, stage=["I", "II"] * 30),
+        {"data__date_format": "%d.%m.%Y", "data__scale": "dp", "data__bounds": BOUNDS, **DECLARED, **PRIVATE},
+        ["data.columns=['seen','icd','stage']", *KINDS, "privacy.epsilon=3"],
+    ),
     "text labels": (lambda f: table(f, label=["no", "yes"] * 30), {}, ["data.columns=['age','chol']"]),
 }  # fmt: skip
 
@@ -151,6 +158,8 @@ def data_line(home):
 def shape_of(sets):
     if any("data.size" in one for one in sets):
         return (1, 8, 8)
+    if "data.hash_width=2" in sets:
+        return (4,)
     return (3,) if any("categories" in one for one in sets) else (2,)
 
 

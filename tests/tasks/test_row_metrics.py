@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from fedtl.experiment.row_metrics import Answers, figure, pooled
+from fedtl.tasks.metrics import figure
+from fedtl.tasks.row_metrics import Answers, pooled
 
 
 def answers(seed: int, n: int = 40, classes: int = 2) -> Answers:
