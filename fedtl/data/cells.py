@@ -46,7 +46,7 @@ def column_inputs(cells: "pd.Series", column: Column, settings: DataSettings, wh
             return {column.name: category_codes(_texts(cells))}
         case _:
             by_cell = settings.by_record
-            return {column.name: numbers_by_cell(cells, settings) if by_cell else _numbers(cells, where)}
+            return {column.name: numbers_by_cell(cells, settings) if by_cell else numbers(cells, where)}
 
 
 def _indicators(cells: "pd.Series", column: Column, settings: DataSettings, where: str) -> dict[str, Array]:
@@ -93,7 +93,7 @@ def _texts(cells: "pd.Series") -> list[str | None]:
     return [None if cell is None else spelled(cell) for cell in _present(cells)]
 
 
-def _numbers(cells: "pd.Series", where: str) -> Array:
+def numbers(cells: "pd.Series", where: str) -> Array:
     """Return a column of numbers [N], NaN where missing. Raises DataError for text and for infinite values."""
     import pandas as pd
 
@@ -118,7 +118,7 @@ def _text_problem(present: "pd.Series") -> str:
         advice = 'if the comma is a decimal mark, set data.decimal = ","'
     elif not texts:
         return f"{present.name} holds numbers stored as text ({first!r}); store them as numbers, or declare data.categories.{present.name}"
-    elif dates := date_advice(texts, str(present.name)):
+    elif len(texts) == len(present) and (dates := date_advice(texts, str(present.name))):
         advice = dates
     elif len(texts) < len(present) / 2:
         advice = "leave such cells empty: empty cells are missing values"

@@ -185,15 +185,16 @@ def prepare_silo(
             None if part.units is None else _unit_numbers(part.units),
         )
 
+    train = prepared(raw.train, scaled)  # which is encoded already
     data = SiloDataset(
-        prepared(raw.train, scaled),  # which is encoded already
+        train,
         prepared(raw.val),
         classes if settings.predicted.exclusive else (),
         None if raw.target is None else torch.from_numpy(inputs.apply(raw.target)),
         inputs.y_mean,
         inputs.y_std,
         _origins(settings, inputs),
-        task=settings.predicted,
+        task=settings.predicted.at_silo(classes, train.y),
     )
     if hidden is not None:
         data = _with_hidden(data, hidden, inputs)

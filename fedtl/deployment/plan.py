@@ -20,6 +20,7 @@ from fedtl.data.settings import AGREED, DataSettings, Name
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.config.settings_file import read_toml, validate
+from fedtl.experiment.config.task_checks import check_every_task
 from fedtl.experiment.pixels import with_pixels
 from fedtl.federation.policy import Code
 
@@ -130,4 +131,6 @@ def load_agreement(path: Path) -> Agreement:
         raise ConfigError(
             f"{path} has {size:,} bytes; an agreement has at most {MAX_AGREEMENT_BYTES:,} bytes"
         )
-    return validate(Agreement, read_toml(path), str(path))
+    agreement = validate(Agreement, read_toml(path), str(path))
+    check_every_task(agreement.experiment, "a deployment")
+    return agreement

@@ -47,7 +47,9 @@ def timm_model(name: str, shape: Shape, options: LibraryOptions) -> tuple[nn.Mod
         size = {"img_size": (height, width)} if getattr(config, "fixed_input_size", False) else {}
         build = partial(timm.create_model, _source_name(name), num_classes=10, in_chans=channels, **size)
         model: Any = (
-            _pretrained(partial(build, pretrained=True), name, options) if options.pretrained else build()
+            _pretrained(partial(build, pretrained=True), name, options)
+            if options.pretrained
+            else _built(build, shape)
         )
     if options.checkpointing:
         _set_checkpointing(model, name)
@@ -58,6 +60,24 @@ def timm_model(name: str, shape: Shape, options: LibraryOptions) -> tuple[nn.Mod
             f"model.name = {name!r} has no single classifier to replace by a head; choose another model"
         )
     return model, paths[0]
+
+
+def _built(build: Callable[[], nn.Module], shape: Shape) -> nn.Module:
+    """Return ``build()``. Raises ModelError where timm refuses images of this ``shape``, in whatever way it does."""
+    try:
+        return build()
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ModelError(
+            f"timm cannot build it for images of shape {shape}: {_first_line(error)}; set data.size, or choose another model"
+        ) from error
 
 
 def timm_config(name: str) -> Any:

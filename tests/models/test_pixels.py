@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from fedtl.models.compat import import_transforms
 from torch import nn
 
+from fedtl._util.torchvision_import import import_transforms
 from fedtl.errors import ConfigError, ModelError
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.model_schema import ModelSettings
