@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.config.resolve import method_of, model_of
-from fedtl.experiment.config.schema import MethodSettings, ModelSettings
+from fedtl.experiment.config.schema import MethodSettings
 from fedtl.methods.base import Method
 from fedtl.methods.registry import METHODS
 from fedtl.models.net import Net

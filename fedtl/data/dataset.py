@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from fedtl.data.origins import LEARNED, Origins
+from fedtl.tasks.base import LearningTask
+from fedtl.tasks.classification import CLASSIFICATION
+from fedtl.tasks.regression import REGRESSION
 
 
 @dataclass(frozen=True)
 class Dataset:
     """
-    Rows with labels. ``x``: uint8 pixels [N, C, H, W], or floats. ``y`` [N]: class numbers, or values in the label's own
-    unit, float64. ``units`` [N]: whose row each is, numbered from 0 in each set of rows; None: every row is a unit of its own.
+    Rows with labels. ``x``: uint8 pixels [N, C, H, W], or floats. ``y`` [N]: class numbers; or numbers in the label's own
+    unit, float64, [N, K] where a row has K of them. ``units`` [N]: whose row each is, numbered from 0 in each set of rows; None: every row is a unit of its own.
     """
 
     x: Tensor
@@ -38,10 +41,11 @@ class SiloDataset:
     """
     The training and validation rows of one silo, prepared.
 
-    ``classes``: the silo's own labels, () in regression. ``target``: inputs without labels: of a second domain or, where
+    ``classes``: the silo's own labels, () where they are not exclusive classes, as in regression. ``target``: inputs without labels: of a second domain or, where
     ``one_domain``, of the silo's own rows whose labels are not used (``data.hidden``). ``y_mean`` and
     ``y_std``: the scale of the labels of a regression. ``origins``: where the values come from that the rows were prepared
-    with; private training refuses values that were learned from rows.
+    with; private training refuses values that were learned from rows. ``task``: what is predicted; None: classification where there
+    are classes, otherwise regression.
     """
 
     train: Dataset
@@ -52,6 +56,11 @@ class SiloDataset:
     y_std: float = 1.0
     origins: Origins = LEARNED
     one_domain: bool = False
+    task: LearningTask = None  # type: ignore[assignment]  # never None once it is made
+
+    def __post_init__(self) -> None:
+        if self.task is None:
+            object.__setattr__(self, "task", CLASSIFICATION if self.classes else REGRESSION)
 
     @property
     def inputs(self) -> Tensor:
@@ -81,20 +90,24 @@ class SiloDataset:
     def scaled(self, values: Tensor) -> Tensor:
         """
         Return labels or scores in the scale of the losses: in regression (values - y_mean) / y_std, computed in float64
-        and then narrowed; class numbers and scores of classes as they are.
+        and then narrowed; class numbers and scores of classes as they are; other numbers only narrowed.
         """
         if self.classes:
             return values
+        if not self.task.standardised:
+            return values.to(torch.get_default_dtype()) if values.is_floating_point() else values
         return ((values.double() - self.y_mean) / self.y_std).to(torch.get_default_dtype())
 
     def in_label_unit(self, scores: Tensor) -> Tensor:
         """Return scores in the label's own unit, in regression float64: the inverse of ``scaled``."""
-        return scores if self.classes else scores.double() * self.y_std + self.y_mean
+        if self.classes or not self.task.standardised:
+            return scores
+        return scores.double() * self.y_std + self.y_mean
 
     @property
     def width(self) -> int:
         """The number of outputs of the silo's head."""
-        return len(self.classes) or 1
+        return self.task.width(self.classes)
 
 
 def unlabelled_inputs(data: SiloDataset) -> Tensor:
@@ -116,4 +129,5 @@ def pool(silos: Sequence[SiloDataset]) -> SiloDataset:
         silos[0].classes,
         torch.cat(targets) if targets else None,
         one_domain=any(silo.one_domain for silo in silos),
+        task=silos[0].task,
     )

@@ -49,14 +49,12 @@ def hide_labels(raw: Raw, settings: DataSettings, silo: str, seed: int) -> tuple
     if not hides_labels(settings, silo):
         return raw, None
     assert raw.val is not None
-    fraction, regression = used_fraction(settings, silo), settings.task == "regression"
+    fraction, strata = used_fraction(settings, silo), settings.predicted.has_classes
 
     def divided(part: Part, name: str, minimum: int) -> tuple[Part, Array]:
         if not fraction:
             return part.take(np.arange(0)), part.x
-        kept = labelled_rows(
-            part.y, fraction, regression, minimum, numpy_generator("labels", seed, silo, name)
-        )
+        kept = labelled_rows(part.y, fraction, strata, minimum, numpy_generator("labels", seed, silo, name))
         return part.take(kept), np.delete(part.x, kept, axis=0)
 
     train, hidden = divided(raw.train, "train", MIN_LABELS)
@@ -64,15 +62,13 @@ def hide_labels(raw: Raw, settings: DataSettings, silo: str, seed: int) -> tuple
     return replace(raw, train=train, val=val), Hidden(hidden, hidden_val)
 
 
-def labelled_rows(
-    y: Array, fraction: float, regression: bool, minimum: int, rng: np.random.Generator
-) -> Array:
+def labelled_rows(y: Array, fraction: float, strata: bool, minimum: int, rng: np.random.Generator) -> Array:
     """
     Return the indices, ascending, of the rows that keep their labels: ``fraction`` of them, at least ``minimum``; of classes
     in proportion, and at least one row of each.
     """
     count = min(len(y), max(minimum, round(fraction * len(y))))
-    if regression:
+    if not strata:
         return at_random(len(y), count, rng)[0]
     drawn = stratified(y, count, rng)[0]
     lacking = np.setdiff1d(y, y[drawn])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from fedtl._util.labels import NO_LABEL
+from fedtl._util.labels import NO_LABEL, is_known
 from fedtl.data.dataset import Dataset
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw, finite_numbers, parts_of
@@ -55,13 +55,13 @@ def _plain_spelling(label: str) -> str:
 
 def label_numbers(y: Array, classes: tuple[str, ...], settings: DataSettings) -> Tensor:
     """
-    Return what a model is trained to give, [N]: class numbers (int64), or in regression the values (float64).
+    Return what a model is trained to give, [N]: class numbers (int64); or numbers (float64), [N, K] where a row has K.
 
-    With ``settings.by_record`` a label that is not in ``classes``, or not a finite number, becomes NO_LABEL or NaN.
+    With ``settings.by_record`` a label that is not in ``classes``, or not such a number, becomes NO_LABEL or NaN.
     """
-    if settings.task == "regression":
-        return torch.from_numpy(finite_numbers(y))
-    number = {label: index for index, label in enumerate(classes)}
+    if not settings.predicted.has_classes:
+        return settings.predicted.encoded(finite_numbers(y))
+    number = {label: index for index, label in enumerate(settings.predicted.outputs(classes))}
     if settings.by_record:
         return torch.tensor([number.get(label, NO_LABEL) for label in label_texts(y)], dtype=torch.int64)
     return torch.tensor([number[label] for label in label_texts(y)], dtype=torch.int64)
@@ -69,4 +69,4 @@ def label_numbers(y: Array, classes: tuple[str, ...], settings: DataSettings) ->
 
 def has_label(rows: Dataset) -> Tensor:
     """Return for each row whether it has a label, [N] of bool."""
-    return rows.y.isfinite() if rows.y.is_floating_point() else rows.y != NO_LABEL
+    return is_known(rows.y)

@@ -45,13 +45,13 @@ LEARNED = Origins()
 DECLARED = Origins(*(Origin.DECLARED for _ in fields(Origins)))
 REFUSED = "[privacy] is refused: "
 REASONS = {
-    "split": "which rows are trained on depends on the content of the rows; remove data.target_domain, data.split_column or data.partition (by label), or use a source that "
-    "reads each row by itself",
+    "split": "which rows are trained on depends on the content of the rows; remove data.target_domain, data.split_column or data.deal (other than "
+    'by "iid" or "size"), or use a source that reads each row by itself',
     "shape": "the size or the channels of the images are learned from the private images; set data.size and data.channels",
     "columns": "the columns are learned from the private rows; use a source that reads each row by itself",
     "classes": "the list of classes is learned from the private rows; declare every label that can occur: "
     'data.classes = ["...", "..."]',
-    "scale": "missing values and the scale of the inputs are learned from the private rows; set data.scale to a TOML file of "
+    "scale": "missing values and the scale of the inputs are learned from the private rows; set data.pixel_range (images), or data.scale to a TOML file of "
     'constants, to "dp" with data.bounds, or to "none"',
     "label_scale": "the scale of the labels is learned from the private rows; set data.scale to a TOML file of constants, or "
     'to "none"',

@@ -13,6 +13,7 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.data.labels import merge_labels
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import parse_experiment
+from fedtl.experiment.config.resolve import training_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.final_models import frozen_tensors
 from fedtl.experiment.initial_weights import read_first_weights
@@ -23,7 +24,6 @@ from fedtl.methods.sets import model_part
 from fedtl.models.net import Shape
 from fedtl.models.roles import Role
 from fedtl.models.state import State
-from fedtl.training.config import TrainingConfig
 from fedtl.training.trainer import Trainer
 
 MAX_INPUTS = 1 << 24  # numbers in one input of a model that somebody exported
@@ -93,7 +93,9 @@ def _of_run(folder: RunFolder) -> Backbone:
     trained = tuple(sorted(one.name for one in (folder.path / "silos").iterdir()))
     known = {name: folder.inputs(name) for name in trained}
     inputs, _, shape = known[trained[0]]
-    trainer = with_start(run_trainer(experiment, shape, _training(experiment)), frozen_tensors(folder))
+    trainer = with_start(
+        run_trainer(experiment, shape, training_of(experiment.train)), frozen_tensors(folder)
+    )
     _check(experiment, str(folder.path))
     roles = trainer.partition.roles
     shared = model_part(folder.tensors("shared.safetensors"))
@@ -106,10 +108,6 @@ def _of_run(folder: RunFolder) -> Backbone:
     return Backbone(experiment, trainer, shape, inputs.columns, shared, classes, labels, trained, where)
 
 
-def _training(experiment: Experiment) -> TrainingConfig:
-    return TrainingConfig(**experiment.train.model_dump(exclude={"roles"}))
-
-
 def _of_export(path: Path, folder: Path) -> Backbone:
     about = _read_description(folder / "model.json")
     if path.is_dir() and "mix" in about:
@@ -117,7 +115,13 @@ def _of_export(path: Path, folder: Path) -> Backbone:
         raise ConfigError(f"{path} is a mix of several models; give the file of one of them: {files}")
     inputs, shape = about["inputs"], tuple(about["shape"])
     model = {"name": about["model"], "settings": about.get("settings", {})}
-    data = {"size": inputs["size"], "channels": inputs["channels"]}
+    if "pixel_scale" in about:
+        model["pixels"] = about["pixel_scale"]
+    data = {key: inputs[key] for key in ("size", "channels")}
+    data |= {
+        key: inputs[key] for key in ("kind", "pixel_range") if inputs.get(key, "auto") not in ("auto", [])
+    }
+    data |= {"source": "memory"} if len(data) > 2 else {}  # which can have images and volumes
     experiment = parse_experiment({"data": data, "model": model, "method": {"name": "fedavg"}})
     trainer = run_trainer(experiment, shape)
     file = path if path.is_file() else folder / "model.safetensors"
@@ -145,7 +149,7 @@ def _read_description(path: Path) -> Mapping[str, Any]:
 
 def _check_sizes(shape: Any, classes: Any) -> None:
     """Raise ValueError for a shape that no model of a few dimensions and MAX_INPUTS numbers has, and for labels that are no texts."""
-    dimensions = isinstance(shape, list) and 1 <= len(shape) <= 3
+    dimensions = isinstance(shape, list) and 1 <= len(shape) <= 4
     if (
         not dimensions
         or not all(type(size) is int and size > 0 for size in shape)
@@ -164,5 +168,5 @@ def _check(experiment: Experiment, where: str) -> None:
         )
     if experiment.data.task != "classification":
         raise ConfigError(
-            f"{where}: a regression; few-shot heads need classes. data.late onboards silos of a regression"
+            f'{where}: data.task = "{experiment.data.task}"; few-shot heads need classes. data.late onboards silos of any task'
         )

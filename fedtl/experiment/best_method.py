@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.label_free_choice import agreeing_methods
+from fedtl.experiment.label_free_choice import methods_without_labels
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.results.comparison import ChosenOn
-from fedtl.training.metrics import better
+from fedtl.tasks.metrics import better
 
 Figures = Mapping[str, float]
 
@@ -28,12 +28,11 @@ def choices(
     """
     Return for each run, that is for each seed and fold, the method that is best on the validation rows of that run; of
     several, the one listed first. Each run decides alone, because rows that one run validates on are test rows of another.
-    Where validation rows cannot give the main metric (AUC needs both classes), their loss decides. At a silo without labels, the
-    agreement of the methods decides (``label_free_choice``). None where no choice is
-    allowed, or where the silo has no validation result.
+    Where validation rows cannot give the main metric (AUC needs both classes), their loss decides. A silo without labels
+    takes what ``label_free_choice`` says. None where no choice is allowed, or where the silo has no validation result.
     """
     if joining and silo in experiment.data.unlabelled:
-        return agreeing_methods(joining, silo)
+        return methods_without_labels(joining, silo)
     basis = chosen_on(experiment)
     if basis is None or not joining:
         return None

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import with_changes
+from fedtl.experiment.config.model_schema import TrainSettings
 from fedtl.experiment.config.resolve import method_of, wired, without_release
-from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings, TrainSettings, WireSettings
+from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings, WireSettings
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.side_results import CONSTANT
 from fedtl.experiment.summary import LOCAL

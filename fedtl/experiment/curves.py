@@ -26,7 +26,7 @@ def learning_curves(experiment: Experiment, folders: Mapping[str, Sequence[RunFo
 
 
 def _curve(experiment: Experiment, runs: Sequence[RunFolder], private: bool) -> Curve:
-    metric = "rmse" if experiment.data.task == "regression" else "accuracy"
+    metric = experiment.data.predicted.curve
     values: dict[int, list[float]] = {}
     counts: dict[int, int] = {}
     for run in runs:

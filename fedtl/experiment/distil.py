@@ -9,8 +9,9 @@ from fedtl._util.randomness import address
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.resolve import model_arguments, model_of
-from fedtl.experiment.config.schema import ModelSettings
+from fedtl.experiment.config.model_schema import ModelSettings
+from fedtl.experiment.config.resolve import model_arguments, model_of, training_of
+from fedtl.experiment.config.task_checks import check_every_task
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.study import study_data
@@ -21,7 +22,6 @@ from fedtl.models.state import first_not_finite
 from fedtl.results.metrics import Measured
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.training.at_home import FinalModel, Member, scores_in_loss
-from fedtl.training.config import TrainingConfig
 from fedtl.training.distil import Lesson, student
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
@@ -81,9 +81,10 @@ def distilled(model: SiloModel, chosen: ModelSettings, epochs: int | None = None
     ConfigError, DataError or ModelError.
     """
     experiment = model.experiment
+    check_every_task(experiment, "--distil")
     data, test_rows = _rows(model)
     spec = model_of(chosen, model.shape, experiment.seed)
-    training = TrainingConfig(**experiment.train.model_dump(exclude={"roles"}))
+    training = training_of(experiment.train)
     trainer = Trainer(spec, Method(shared=frozenset()), training)
     if epochs is None:
         epochs = experiment.rounds * experiment.train.epochs + experiment.method.tune.epochs
@@ -98,8 +99,8 @@ def distilled(model: SiloModel, chosen: ModelSettings, epochs: int | None = None
     x, y = test_rows.test.x, test_rows.test.y
     return Distilled(
         new,
-        measure(model.final.scores(model.trainer, x, data), y),
-        measure(new.final.scores(trainer, x, data), y),
+        measure(model.final.scores(model.trainer, x, data), y, data.task),
+        measure(new.final.scores(trainer, x, data), y, data.task),
         (_count(model), _count(new)),
         len(y),
     )

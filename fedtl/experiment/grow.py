@@ -41,7 +41,7 @@ def grow(folder: RunFolder, settings: Mapping[str, Any], out: Path) -> str:
     old = experiment.model.model_copy(update={"weights": ""})
     new = old.model_copy(update={"settings": {**old.settings, **settings}})
     model_arguments(new)
-    width, terms = len(classes) or 1, method_of(experiment.method).every_term
+    width, terms = experiment.data.predicted.width(classes), method_of(experiment.method).every_term
     if any(term.modules(1, shape) for term in terms):
         raise ConfigError(
             f"method {experiment.method.name!r} adds modules to the model, which cannot be made wider"

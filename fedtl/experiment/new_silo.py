@@ -19,8 +19,17 @@ def new_silo_experiment(backbone: Backbone, file: str) -> Experiment:
     data = read_experiment(file).get("data", {})
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: [data] is not a table")
-    agreed = {key: getattr(backbone.experiment.data, key) for key in InputSettings.model_fields}
-    known = {key: value for key, value in agreed.items() if value is not None}
+    keys = (
+        *InputSettings.model_fields,
+        "pixel_range",
+        *(["slices"] if data.get("source") == "images" else []),
+    )
+    agreed = {key: getattr(backbone.experiment.data, key) for key in keys}
+    if backbone.experiment.data.target_encoded:
+        raise ConfigError(
+            "data.target_encoded takes the labels of all training rows, and a silo that is onboarded has few; train with data.hashed"
+        )
+    known = {key: value for key, value in agreed.items() if value not in (None, [])}
     return parse_experiment({"seed": backbone.experiment.split_seed, "data": {**known, **data, "late": []}})
 
 
@@ -30,7 +39,7 @@ def new_silo_name(backbone: Backbone, experiment: Experiment, wanted: str | None
     """
     names = prepare.silo_names(experiment.data)
     own, other = experiment.data, backbone.experiment.data
-    same_rows = (own.source, own.path, own.partition) == (other.source, other.path, other.partition)
+    same_rows = (own.source, own.path, own.deal) == (other.source, other.path, other.deal)
     trained = set(backbone.trained) if same_rows else set()
     if wanted is None:
         new = [name for name in names if name not in trained]

@@ -38,6 +38,14 @@ def sampling_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
         )
 
 
+def training_notes(experiment: Experiment) -> Iterator[str]:
+    """Yield a note on what training changes of the images and of the frequency of the classes."""
+    if changes := [str(change["name"]) for change in experiment.train.augment]:
+        yield f"training images are changed at random ({', '.join(changes)}), each by itself; no other image is"
+    if experiment.train.balanced:
+        yield "each class of a silo is drawn equally often in training, so its probabilities are not those of its rows"
+
+
 def wire_text(wire: WireSettings) -> str:
     """Return how weights are sent, in words."""
     return f"top-k, {wire.fraction:g} of the values" if wire.dtype == "top-k" else wire.dtype

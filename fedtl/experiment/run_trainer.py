@@ -3,8 +3,9 @@
 from dataclasses import replace
 from functools import partial
 
+from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.config.resolve import method_of, model_of, with_adapters_of
-from fedtl.experiment.config.schema import Experiment, ModelSettings
+from fedtl.experiment.config.schema import Experiment
 from fedtl.methods.base import Method
 from fedtl.models.dp_norm import restore_names
 from fedtl.models.net import Shape

@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedtl.experiment.row_metrics import Answers, figure, pooled
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.uncertainty import Measurement, mean_of, measure
 from fedtl.results.comparison import Estimate, Interval
 from fedtl.results.run import RunResult
-from fedtl.training.metrics import LOWER_IS_BETTER
+from fedtl.tasks.base import LearningTask
+from fedtl.tasks.metrics import METRICS, figure
+from fedtl.tasks.row_metrics import NO_ROWS, Answers, pooled
 
 Results = Mapping[
     str, Sequence[RunResult]
 ]  # by method: one run for each seed and fold, the folds of a seed together
 SOURCE_ONLY = "silobn"  # the shared model with a silo's own statistics (AdaBN): trained on the labels of other silos alone
-LIMITS = {"r2": (-np.inf, 1.0), "rmse": (0.0, np.inf), "loss": (0.0, np.inf)}  # of the other metrics: 0 and 1
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ class Scores:
 class Reading:
     """
     How scores are read: the ``folds`` of a seed, the ``metrics`` and the ``main`` one, the methods ``compared`` with training alone,
-    and the column of training alone (``local``).
+    and the column of training alone (``local``). ``task``: what is predicted.
     """
 
+    task: LearningTask
     folds: int
     metrics: Sequence[str]
     main: str
@@ -59,7 +60,7 @@ def read_scores(folders: Mapping[str, Sequence[RunFolder]], results: Results, ho
     scores = Scores(silos, {label: {} for label in folders}, {label: {} for label in how.compared})
     for silo in silos:
         present = [label for label in folders if silo in results[label][0].silos]
-        runs = {label: [_read_answers(run, silo) for run in folders[label]] for label in present}
+        runs = {label: [_read_answers(run, silo, how.task) for run in folders[label]] for label in present}
         seeds = {label: _by_seed(own, how.folds) for label, own in runs.items()}
         for label in present:
             names = _common_metrics(results[label], seeds[label], silo, how)
@@ -93,7 +94,7 @@ def estimate(metric: str, value: Measurement, silos: int | None = None) -> Estim
     certainty = value.certainty()
     interval: Interval | None = certainty.interval()
     if interval:
-        low, high = np.clip(interval, *LIMITS.get(metric, (0.0, 1.0)))
+        low, high = np.clip(interval, METRICS[metric].low, METRICS[metric].high)
         interval = float(low), float(high)
     return Estimate(certainty.mean, interval, tuple(value.seeds.tolist()), silos)
 
@@ -132,7 +133,7 @@ def _gain(difference: Measurement, metric: str, same: bool) -> Measurement:
     """Return by how much the first is better than the second; surely zero where they are the ``same`` models."""
     if same:
         return difference.surely_zero()
-    return difference.negative() if metric in LOWER_IS_BETTER else difference
+    return difference.negative() if METRICS[metric].lower_is_better else difference
 
 
 def _same_models(mine: Sequence[Answers], other: Sequence[Answers]) -> bool:
@@ -160,9 +161,8 @@ def _common_metrics(
     ]
 
 
-def _read_answers(folder: RunFolder, silo: str) -> Answers:
+def _read_answers(folder: RunFolder, silo: str, task: LearningTask) -> Answers:
     tensors = folder.tensors(f"silos/{silo}/test.safetensors")
     scores, y, ids = tensors["scores"].double().numpy(), tensors["y"].numpy(), tensors["ids"].numpy()
-    if "units" in tensors:
-        return Answers(scores, y, ids, tensors["units"].numpy())
-    return Answers(scores, y, ids)
+    units = tensors["units"].numpy() if "units" in tensors else NO_ROWS
+    return Answers(scores, y, ids, units, task=task)

@@ -12,13 +12,14 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.adapter_checks import adapter_notes
-from fedtl.experiment.config.resolve import method_of, model_of, wired, with_adapters_of
+from fedtl.experiment.config.resolve import method_of, model_of, training_of, wired, with_adapters_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.few_labels import check_unlabelled, label_notes
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
-from fedtl.experiment.notes import sampling_notes, sharing_notes, wire_notes
+from fedtl.experiment.notes import sampling_notes, sharing_notes, training_notes, wire_notes
+from fedtl.experiment.pixels import pixel_notes, with_pixels
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.public_inputs import check_server, public_inputs, public_notes
 from fedtl.experiment.silo_models import check_silo_models, silo_model_notes, with_silo_models
@@ -40,7 +41,7 @@ from fedtl.simulation import choose
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.shared_store import SharedStore
 from fedtl.simulation.temp_folder import adopt_folder
-from fedtl.training.config import TrainingConfig
+from fedtl.training.augment import check_augmentation
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import OwnStart, Trainer, trainer_at
 
@@ -145,14 +146,16 @@ def build(
     """
     stores = RowStores(raws, prepared)
     schema = schema or read_data_schema(experiment, lambda name: stores.stored(experiment.data, name))
+    asked, model = experiment.model, with_pixels(experiment.model, schema.shape, schema.pixels)
+    experiment = experiment.model_copy(update={"model": model})
     spec, first, alone = _model_and_start(experiment, schema, start)
-    settings = experiment.train.model_dump(exclude={"roles"})
-    training = TrainingConfig(**settings, freeze=experiment.model.freeze)
+    training = training_of(experiment.train, experiment.model.freeze)
     method, on, dtype = _method(experiment), torch.device(device), experiment.model.dtype
     public = public_inputs(experiment, schema)
     trainer = Trainer(spec, method, training, on, first.state, dtype, alone, public)
     trainer = with_silo_models(experiment, schema.shape, trainer)
     check_silo_models(experiment, schema)
+    check_augmentation(training.augment, schema.shape, schema.eight_bits is not False)
     check_unlabelled(experiment, method)
     check_server(experiment, trainer)
     _check_roles(experiment, trainer)
@@ -163,13 +166,13 @@ def build(
     choose.check_engine(experiment.engine, trainer)
     provenance = {**taint.untrained_labels(trainer.partition.roles), **(first.labels or {})}
     data = study_data(experiment, stores, schema)
-    return Study(
-        experiment, trainer, data, (*first.notes, *_notes(experiment, trainer, schema)), first=provenance
-    )
+    notes = (*first.notes, *pixel_notes(asked, model, schema.shape), *_notes(experiment, trainer, schema))
+    return Study(experiment, trainer, data, notes, first=provenance)
 
 
 def _notes(experiment: Experiment, trainer: Trainer, schema: DataSchema) -> Iterator[str]:
     yield from sharing_notes(experiment, trainer)
+    yield from training_notes(experiment)
     yield from wire_notes(experiment, trainer)
     yield from sampling_notes(experiment, trainer)
     yield from data_notes(experiment, trainer.method, schema)
@@ -222,7 +225,9 @@ def _check_roles(experiment: Experiment, trainer: Trainer) -> None:
 
 
 def head_labels(experiment: Experiment, schema: DataSchema) -> list[tuple[str, ...]]:
-    """Return the labels of each training silo's head."""
+    """Return the labels of each training silo's head; () where they are not exclusive classes."""
+    if not experiment.data.predicted.exclusive:
+        return [()]
     if not own_labels(method_of(experiment.method)):
         return [schema.union]
     return [schema.silos[name].classes for name in training_silos(experiment, schema)]

@@ -21,11 +21,11 @@ from fedtl.experiment.verdicts import gains_of, overall
 from fedtl.experiment.wire_costs import further_forms, wire_costs
 from fedtl.results.comparison import Benefit, Comparison, Estimate, Gain, LabelFreeChoice, Overall, Verdict
 from fedtl.results.metrics import WorstSilo
-from fedtl.training.metrics import CLASSIFICATION, REGRESSION, better, worst_of
+from fedtl.tasks.metrics import better
+from fedtl.training.metrics import worst_of
 
 LOCAL, POOLED, PROBE = "local", "pooled", "probe"
 YARDSTICKS = (LOCAL, ENSEMBLE, CONSTANT, PROBE, POOLED)  # not methods of joining: never "best"
-WHAT = ("the majority class", "the mean")  # of the training labels
 MAX_NAMED = 6  # a warning names at most so many silos
 Gains = Mapping[str, Mapping[str, Gain]]  # by method and silo
 
@@ -48,6 +48,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
     gains = {label: gains_of(own, margins) for label, own in scores.over_local.items()}
     chosen_gains = gains_of(scores.chosen, margins)
     methods = estimates(scores)
+    below = _below_constant(methods, metric, how.task.constant)
     return Comparison(
         fedtl=fedtl.__version__,
         task=experiment.data.task,
@@ -63,7 +64,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
         over_local=gains,
         over_source={label: gains_of(own, margins) for label, own in scores.over_source.items()},
         label_free=_label_free(experiment, scores, taken, margins),
-        warnings=(*_losses(gains, metric), *_below_constant(methods, metric), *statistics_warnings(results)),
+        warnings=(*_losses(gains, metric), *below, *statistics_warnings(results)),
         absent=_absent(absent_reasons(results, how.metrics), methods),
         received=received_averages(results),
         refitted=refitted_averages(results),
@@ -88,12 +89,10 @@ def _taken(
 
 
 def _reading(experiment: Experiment, compared: Sequence[str], taken: Mapping[str, Sequence[str]]) -> Reading:
-    task = experiment.data.task
-    metrics = REGRESSION if task == "regression" else CLASSIFICATION
+    task, main = experiment.data.predicted, experiment.metric
+    metrics = tuple(dict.fromkeys((*task.metrics, main)))
     unlabelled = experiment.data.unlabelled
-    return Reading(
-        experiment.compare.folds, metrics, experiment.metric, compared, LOCAL, taken.get, unlabelled
-    )
+    return Reading(task, experiment.compare.folds, metrics, main, compared, LOCAL, taken.get, unlabelled)
 
 
 def _overall(scores: Scores, gains: Gains) -> dict[str, Overall]:
@@ -151,7 +150,9 @@ def _losses(gains: Gains, metric: str) -> list[str]:
     ]
 
 
-def _below_constant(methods: Mapping[str, Mapping[str, Mapping[str, Estimate]]], metric: str) -> list[str]:
+def _below_constant(
+    methods: Mapping[str, Mapping[str, Mapping[str, Estimate]]], metric: str, what: str
+) -> list[str]:
     """Return a warning for each method that is below the constant predictor, with the silos where it is."""
     floor = {silo: own[metric].mean for silo, own in methods.get(CONSTANT, {}).items() if metric in own}
     warnings = []
@@ -164,7 +165,7 @@ def _below_constant(methods: Mapping[str, Mapping[str, Mapping[str, Estimate]]],
         if below:
             more = f" and {len(below) - MAX_NAMED} more" if len(below) > MAX_NAMED else ""
             warnings.append(
-                f"{label} has a worse {metric} than the constant answer ({WHAT[metric in REGRESSION]}) at "
+                f"{label} has a worse {metric} than the constant answer ({what}) at "
                 f"{', '.join(below[:MAX_NAMED])}{more}"
             )
     return warnings

@@ -14,8 +14,9 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from fedtl._util.randomness import numpy_generator
-from fedtl.experiment.row_metrics import Answers, Floats, Integers, figure
 from fedtl.results.comparison import Interval
+from fedtl.tasks.metrics import METRICS, figure
+from fedtl.tasks.row_metrics import Answers, Floats, Integers
 
 # scipy.special: stdtr(freedom, x) is Student's distribution function, and stdtrit(freedom, p) its quantile
 LEVEL = 0.05
@@ -27,8 +28,7 @@ MEAN_FLOOR = (
     3  # the same for a mean over silos; with 2, intervals of few silos with few rows cover in 92 % of cases
 )
 TINY = 1e-12  # below this share, a variance is rounding
-BY_CLASS = frozenset({"balanced_accuracy", "auc"})
-CONTINUOUS = frozenset({"loss", "rmse", "r2"})
+BY_CLASS = ("classes", "pairs")  # metrics that rest on the rows of the rarest class
 
 
 @dataclass(frozen=True)
@@ -200,15 +200,16 @@ def measure(metric: str, seeds: Sequence[Answers], silo: str) -> Measurement:
         without = _leave_out(metric, own, left_out, present)
         row[present] = np.sqrt((len(present) - 1) / len(present)) * (without.mean() - without)
     carriers, step = _carriers(metric, seeds)
-    if metric in BY_CLASS and all(_answers_alike(metric, own) for own in seeds):
+    rests = METRICS[metric].rests
+    if rests in BY_CLASS and all(_answers_alike(metric, own) for own in seeds):
         step = 0.0  # the same answer to every row has the same value on any rows
     freedom = min(carriers, influences.shape[1]) - 1
-    return Measurement(np.array(values), (Block(influences, FLOOR * step**2, freedom, metric == "auc"),))
+    return Measurement(np.array(values), (Block(influences, FLOOR * step**2, freedom, rests == "pairs"),))
 
 
 def _answers_alike(metric: str, answers: Answers) -> bool:
     """Return whether every row gets the same answer: the same class, or for AUC the same scores from its model."""
-    if metric == "balanced_accuracy":
+    if METRICS[metric].rests == "classes":
         return len(np.unique(answers.scores.argmax(1))) == 1
     models = answers.models if len(answers.models) else np.zeros(len(answers.y), int)
     return all(len(np.unique(answers.scores[models == one], axis=0)) == 1 for one in np.unique(models))
@@ -231,9 +232,10 @@ def _carriers(metric: str, seeds: Sequence[Answers]) -> tuple[int, float]:
     """
     y = np.concatenate([own.y for own in seeds])
     groups = np.concatenate([own.groups for own in seeds])
-    if metric not in BY_CLASS:
+    rests = METRICS[metric].rests
+    if rests not in BY_CLASS:
         count = len(np.unique(groups))
-        return count, 0.0 if metric in CONTINUOUS else 1 / count
+        return count, 0.0 if rests == "values" else 1 / count
     classes = np.unique(y)
     count = min(len(np.unique(groups[y == one])) for one in classes)
-    return count, 1 / count / (len(classes) if metric == "balanced_accuracy" else 1)
+    return count, 1 / count / (len(classes) if rests == "classes" else 1)

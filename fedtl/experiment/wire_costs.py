@@ -9,7 +9,7 @@ from fedtl.experiment.uncertainty import Measurement, mean_of
 from fedtl.experiment.verdicts import gain_of
 from fedtl.methods.wire import FLOAT32
 from fedtl.results.comparison import WireCost
-from fedtl.training.metrics import LOWER_IS_BETTER
+from fedtl.tasks.metrics import METRICS
 
 
 def form_label(name: str, form: str) -> str:
@@ -58,7 +58,7 @@ def _differences(scores: Scores, label: str, in_full: str, metric: str) -> list[
         for silo in scores.silos
     )
     differences = [mine.minus(other) for mine, other in pairs if mine is not None and other is not None]
-    return [one.negative() for one in differences] if metric in LOWER_IS_BETTER else differences
+    return [one.negative() for one in differences] if METRICS[metric].lower_is_better else differences
 
 
 def _mean(values: Sequence[int]) -> int:

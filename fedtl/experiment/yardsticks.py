@@ -24,6 +24,7 @@ from fedtl.experiment.study import study_data, training_silos
 from fedtl.experiment.study_data import RowStores
 from fedtl.results.run import RunResult, SiloResult
 from fedtl.simulation.shared_store import SharedStore, temporary_store
+from fedtl.tasks.base import LearningTask
 from fedtl.training.metrics import means, measure, worst_of
 
 
@@ -38,27 +39,24 @@ def second_member(experiment: Experiment, seeds: Sequence[int]) -> Experiment:
     return experiment.model_copy(update={"seed": other, "data": data})
 
 
-def averaged(scores: Sequence[Tensor], classification: bool) -> Tensor:
-    """Return the scores [N, width] of an ensemble: the logarithm of the mean probabilities, or the mean values."""
-    stacked = torch.stack([one.double() for one in scores])
-    if not classification:
-        return stacked.mean(0)
-    return torch.logsumexp(stacked.log_softmax(-1), 0) - torch.tensor(float(len(scores))).log()
-
-
 def write_ensemble(folder: RunFolder, members: Sequence[RunFolder]) -> None:
     """Write the result of an ensemble of finished runs on the same rows. Raises ValueError where their test rows differ."""
     if folder.has("result.json"):
         return
+    task, shares = members[0].experiment().data.predicted, [1 / len(members)] * len(members)
     results, silos = [member.result() for member in members], dict[str, SiloResult]()
     for name, own in results[0].silos.items():
         file = f"silos/{name}/test.safetensors"
         first, *others = tests = [member.tensors(file) for member in members]
-        if any(not torch.equal(first[key], other[key]) for other in others for key in ("ids", "y")):
+        if any(
+            not torch.equal(first[key].nan_to_num(-1), other[key].nan_to_num(-1))
+            for other in others
+            for key in ("ids", "y")
+        ):
             raise ValueError(f"{name}: the members of an ensemble have different test rows")
-        scores = averaged([test["scores"] for test in tests], results[0].task == "classification")
+        scores = task.mixed([test["scores"].double() for test in tests], shares)
         silos[name] = _tested(
-            folder, name, own.train, own.val, {**first, "scores": scores.to(first["scores"].dtype)}
+            (folder, name, task), own.train, own.val, {**first, "scores": scores.to(first["scores"].dtype)}
         )
     seconds = sum(result.seconds for result in results)
     folder.write_json("result.json", _result(results[0], "local ensemble", silos, seconds))
@@ -80,7 +78,7 @@ def write_constant(experiment: Experiment, folder: RunFolder, raws: SharedStore)
             scores = constant_scores(data).expand(len(evaluation_set.test), -1).contiguous()
             test = {"scores": scores, "y": evaluation_set.test.y, "ids": evaluation_set.ids}
             test |= {} if evaluation_set.units is None else {"units": evaluation_set.units}
-            silos[name] = _tested(folder, name, len(data.train), len(data.val), test)
+            silos[name] = _tested((folder, name, data.task), len(data.train), len(data.val), test)
     empty = RunResult(
         fedtl=fedtl.__version__,
         method=CONSTANT,
@@ -104,20 +102,16 @@ def write_constant(experiment: Experiment, folder: RunFolder, raws: SharedStore)
 
 
 def constant_scores(data: SiloDataset) -> Tensor:
-    """
-    Return the one answer [width] to every row: the logarithm of (n_c + 1) / (n + C) for class c of C (Laplace's rule, so that
-    an absent class has no infinite loss), or in regression the mean of the training labels.
-    """
-    y = data.train.take(has_label(data.train)).y
-    if not data.classes:
-        return y.mean().reshape(1)
-    counts = torch.bincount(y, minlength=data.width) + 1.0
-    return (counts / counts.sum()).log()
+    """Return the one answer [width] to every row, from the labels of training rows."""
+    return data.task.constant_scores(data.train.take(has_label(data.train)).y, data.width)
 
 
-def _tested(folder: RunFolder, name: str, train: int, val: int, test: Mapping[str, Tensor]) -> SiloResult:
+def _tested(
+    where: tuple[RunFolder, str, LearningTask], train: int, val: int, test: Mapping[str, Tensor]
+) -> SiloResult:
+    folder, name, task = where
     folder.save_tensors(f"silos/{name}/test.safetensors", dict(test))
-    return SiloResult(train, val, len(test["y"]), measure(test["scores"], test["y"]))
+    return SiloResult(train, val, len(test["y"]), measure(test["scores"], test["y"], task))
 
 
 def _result(like: RunResult, method: str, silos: Mapping[str, SiloResult], seconds: float) -> RunResult:

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.interpolation import Interpolation
+from fedtl.tasks.base import LearningTask
 
 STEPS = 4  # weights are multiples of 1/4
 CONFIDENCE = 0.975  # with which another mix must be better than the plain mean
@@ -93,15 +93,9 @@ def choose_mix(losses: Sequence[Tensor]) -> int:
     return best if float(gain.mean()) > float(stdtrit(rows - 1, CONFIDENCE)) * error else 0
 
 
-def mixed_scores(scores: Sequence[Tensor], weights: Weights, classes: bool) -> Tensor:
-    """
-    Return the scores of a mix [N, width]: with ``classes`` the logarithm of the mean of the probabilities, otherwise the mean
-    of the values. One candidate alone keeps its scores.
-    """
+def mixed_scores(scores: Sequence[Tensor], weights: Weights, task: LearningTask) -> Tensor:
+    """Return the scores of a mix [N, width], as the task mixes them. One candidate alone keeps its scores."""
     used = [(part, weight) for part, weight in zip(scores, weights, strict=True) if weight]
     if len(used) == 1:
         return used[0][0]
-    if not classes:
-        return torch.stack([part * weight for part, weight in used]).sum(0)
-    logs = [part.double().log_softmax(1) + torch.tensor(weight).double().log() for part, weight in used]
-    return torch.stack(logs).logsumexp(0).float()
+    return task.mixed([part for part, _ in used], [weight for _, weight in used])

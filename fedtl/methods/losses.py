@@ -16,34 +16,41 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedtl._util.labels import NO_LABEL
+from fedtl._util.labels import is_known
 from fedtl._util.settings import Weight
 from fedtl.methods import pull
 from fedtl.methods.sets import SHARED, Sets
 from fedtl.methods.summary import Summary
 from fedtl.models.net import Shape
 from fedtl.models.state import State
+from fedtl.tasks.base import LearningTask
+from fedtl.tasks.registry import plain_task
 
 
 @dataclass(frozen=True)
 class Batch:
     """
-    A batch of rows: ``x`` [B, ...]; ``y`` [B], class numbers (int64, -1 without a label) or values (float32, NaN without
-    one); ``domain`` [B], 0 for a silo's labelled rows and 1 for those of its second domain, which have no label. ``rows`` [B]: their
-    numbers among the rows that the batch was drawn from, -1 in the second domain; None: not known.
+    A batch of rows: ``x`` [B, ...]; ``y`` [B], class numbers (int64, -1 without a label), or numbers [B] or [B, K] (float32, NaN
+    without a label); ``domain`` [B], 0 for a silo's labelled rows and 1 for those of its second domain, which have no label. ``rows`` [B]: their
+    numbers among the rows that the batch was drawn from, -1 in the second domain; None: not known. ``task``: what is predicted;
+    None: classification or regression, which the type of ``y`` says.
     """
 
     x: Tensor
     y: Tensor
     domain: Tensor
     rows: Tensor | None = None
+    task: LearningTask = None  # type: ignore[assignment]  # never None once it is made
+
+    def __post_init__(self) -> None:
+        if self.task is None:
+            object.__setattr__(self, "task", plain_task(self.y))
 
     @property
     def labelled(self) -> Tensor:
-        return ~self.y.isnan() if self.y.is_floating_point() else self.y != NO_LABEL
+        return is_known(self.y)
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class Forward:
 
     @property
     def scores(self) -> Tensor:
-        """Return the scores [B, classes] or, for regression, [B, 1]."""
+        """Return the scores [B, width]: one a class, in regression one."""
         return self._pass.scores
 
     @property
@@ -147,11 +154,15 @@ class Loss(WithModules):
     """
     What any loss on examples may need: a second domain, outputs of layers, classes rather than values as labels.
     ``source_free``: it is defined on rows without labels alone, so that a silo without labels can train on it.
+    ``follows_progress``: it uses ``Forward.progress``, so that a round depends on the number of all rounds. ``any_task``: it is defined
+    whatever is predicted (``tasks``), and not only for classes and values.
     """
 
     needs_target = False
     needs_classes = False
     source_free = False
+    follows_progress = False
+    any_task = False
     needs_layers: tuple[str, ...] = ()  # paths in the net, such as "body.features.0"
 
 
@@ -224,13 +235,12 @@ class WithoutGradient(OnWeights):
 
 @dataclass(frozen=True)
 class TaskLoss(PerExample):
-    """The task's own loss: cross-entropy for class numbers, squared error (halved) for values."""
+    """The task's own loss (``tasks.base``), such as cross-entropy for classes, squared error (halved) for values."""
+
+    any_task = True
 
     def losses(self, out: Forward) -> Tensor:
-        y = out.batch.y
-        if y.is_floating_point():
-            return 0.5 * (out.scores[:, 0] - y.nan_to_num()).pow(2)
-        return F.cross_entropy(out.scores, y, ignore_index=NO_LABEL, reduction="none")
+        return out.batch.task.training_losses(out.scores, out.batch.y)
 
     def counts(self, out: Forward) -> Tensor:
         return out.batch.labelled

@@ -29,6 +29,13 @@ def _cosine(round: int, rounds: int) -> float:
 SCHEDULES: dict[str, Callable[[int, int], float]] = {"constant": lambda round, rounds: 1.0, "cosine": _cosine}
 
 
-def rate(schedule: str, round: int, rounds: int) -> float:
-    """Return the factor on the learning rate in a round; 1 after the last one, for what a silo fits then."""
-    return SCHEDULES[schedule](round, rounds) if round <= rounds else 1.0
+def rate(schedule: str, round: int, rounds: int, warmup: int = 0) -> float:
+    """
+    Return the factor on the learning rate in a round; 1 after the last one, for what a silo fits then. In the first ``warmup``
+    rounds it rises in equal steps, round / (warmup + 1) (Goyal et al., 2017), and the schedule is that of the other rounds.
+    """
+    if round > rounds:
+        return 1.0
+    if round <= warmup:
+        return round / (warmup + 1)
+    return SCHEDULES[schedule](round - warmup, rounds - warmup)

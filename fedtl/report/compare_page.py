@@ -27,6 +27,7 @@ from fedtl.report.wire_tables import HOW as WIRE
 from fedtl.report.wire_tables import wire_grid
 from fedtl.results.comparison import ChosenOn, Comparison, Estimate, Gain
 from fedtl.results.metrics import WorstSilo
+from fedtl.tasks.registry import TASKS
 
 _MAY_DIFFER = (
     "so another method may score higher on its test rows. Each run chooses for itself, because rows that one run validates on "
@@ -90,7 +91,7 @@ def _plots(comparison: Comparison, curves: Mapping[str, Curve]) -> list[Plot]:
         drawn.append(plot("Mean gain over training alone, by method", gain_plots.mean_gains(comparison)))
     drawn.append(plot("Test result of each method at each silo", plots.method_dots(comparison)))
     if curves:
-        metric = "rmse" if comparison.task == "regression" else "accuracy"
+        metric = TASKS[comparison.task].curve
         private = bool(comparison.privacy)
         svg = plots.convergence(curves, len(all_silos(comparison)), metric, private)
         drawn.append(plot("Validation by round and method", svg))

@@ -11,16 +11,10 @@ from dataclasses import dataclass
 from fedtl.results.comparison import Averages, Comparison, Estimate, Interval
 from fedtl.results.metrics import Measured
 from fedtl.results.run import RunResult
+from fedtl.tasks.metrics import METRICS
+from fedtl.tasks.registry import TASKS
 
-IN_PERCENT = frozenset({"accuracy", "balanced_accuracy", "auc"})
-TITLES = {
-    "accuracy": "accuracy (%)",
-    "balanced_accuracy": "balanced accuracy (%)",
-    "auc": "AUC (%)",
-    "r2": "R²",
-    "rmse": "RMSE",
-    "loss": "loss",
-}
+TITLES = {name: metric.title for name, metric in METRICS.items()}
 NOT_MEASURED = "not measured"
 MAX_LISTED = 6  # a line lists at most so many names
 EXPONENT_FROM = 1e6  # larger numbers are written with an exponent
@@ -48,7 +42,7 @@ class Curve:
 
 def scale(metric: str) -> float:
     """The factor by which a value of the metric is multiplied before it is shown."""
-    return 100.0 if metric in IN_PERCENT else 1.0
+    return 100.0 if METRICS[metric].percent else 1.0
 
 
 def format_value(metric: str, value: float | None) -> str:
@@ -90,7 +84,7 @@ def format_difference(metric: str, gain: float, bounds: Interval | None) -> str:
 
 def difference_unit(metric: str) -> str:
     """The unit of a difference between two values of the metric."""
-    return "points" if metric in IN_PERCENT else f"in {TITLES[metric]}"
+    return "points" if METRICS[metric].percent else f"in {TITLES[metric]}"
 
 
 def format_gain(metric: str, gain: float) -> str:
@@ -114,9 +108,10 @@ def silo_count_note(count: int | None, silos: int) -> str:
 
 
 def measured_metrics(result: RunResult) -> list[str]:
-    """The metrics that at least one silo has, in the order in which they are shown."""
+    """The metrics of the task, and the main one, that at least one silo has, in the order in which they are shown."""
     measured = {metric for silo in result.silos.values() for metric in silo.measured.figures}
-    return [metric for metric in TITLES if metric in measured]
+    shown = {*TASKS[result.task].metrics, result.metric}
+    return [metric for metric in TITLES if metric in measured & shown]
 
 
 def format_average(metric: str, averages: Averages | None) -> str:
@@ -194,7 +189,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _digits(metric: str) -> int:
-    return 1 if metric in IN_PERCENT else 3
+    return 1 if METRICS[metric].percent else 3
 
 
 def _signed(metric: str, value: float) -> str:

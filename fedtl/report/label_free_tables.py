@@ -12,17 +12,16 @@ from fedtl.results.comparison import Comparison, Gain
 HEAD = ("silo", "method", "minus silobn", "")
 HOW = (
     "At a silo without labels nothing can be trained alone; methods are compared with silobn, the shared model with the silo's own "
-    "statistics (AdaBN). Which method the silo takes is chosen without its labels: the one that agrees most with the mean of "
-    "all methods' probabilities on its training and validation rows (EnsV; Hu et al., 2024)."
+    "statistics (AdaBN). Which method the silo takes is chosen without its labels, on its training and validation rows: the one whose "
+    "answers agree most with clusters of its features (Musgrave et al., 2022), or silobn, where its own answers agree too little with "
+    "clusters; in regression the one nearest to the mean of all."
 )
 
 
 def label_free_table(comparison: Comparison) -> Table:
     """Return the table for the terminal."""
     metric = comparison.metric
-    table = titled_table(
-        f"silos without labels: {TITLES[metric]} (* taken, chosen without labels: EnsV)", *HEAD
-    )
+    table = titled_table(f"silos without labels: {TITLES[metric]} (* taken, chosen without labels)", *HEAD)
     for silo, method, gain in _rows(comparison):
         table.add_row(Text(silo), Text(method), *(map(Text, _gain(metric, gain))))
     return table

@@ -40,7 +40,7 @@ def learning_curves(history: Sequence[HistoryLine], private: bool = False) -> st
     """
     names = sorted({name for line in history for name in line.silos})
     measured = {name for line in history for figures in line.silos.values() for name in figures}
-    metric = "rmse" if "rmse" in measured else "accuracy"
+    metric = next((name for name in sorted(measured) if name != "loss"), "loss" if measured else "accuracy")
     many, keys = len(names) > MAX_NAMED_SILOS, {}
     figure, axes = new_figure(4.2)
     for at, name in enumerate(names):
@@ -95,7 +95,10 @@ def method_dots(comparison: Comparison) -> str:
     keys: dict[str, Artist] = {}
     for at, (method, figures) in enumerate(methods.items()):
         shift = (at - (len(methods) - 1) / 2) * 0.76 / len(methods)
-        colour, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
+        colour = PALETTE[at % len(PALETTE)]
+        marker = MARKERS[
+            (at + at // len(PALETTE)) % len(MARKERS)
+        ]  # the ninth method is not the first one's twin
         for row, silo in enumerate(silos):
             if score := figures.get(silo, {}).get(metric):
                 if score.ci95:

@@ -38,6 +38,10 @@ def _unsuitable_setting(trainer: Trainer) -> str | None:
         return f"the objective {' + '.join(type(term).__name__ for term in method.objective)}"
     if method.slots or method.summaries or any(p != Phase(p.train, p.epochs) for p in method.phases):
         return "a method that trains or keeps other sets of tensors than the model"
+    if trainer.training.clip is not None:
+        return "a gradient that is clipped over all tensors"
+    if trainer.training.augment:
+        return "images that are changed at random"
     if OPTIMIZERS[trainer.training.optimizer] not in ELEMENTWISE:
         return f"train.optimizer = {trainer.training.optimizer!r}, whose step is not elementwise,"
     return None

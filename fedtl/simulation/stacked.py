@@ -31,6 +31,7 @@ from fedtl.simulation.engine import Fit, Job
 from fedtl.simulation.masked_norm import MaskedNorm, expand_mask
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stackable import NORMS, why_not_stackable
+from fedtl.tasks.base import LearningTask
 from fedtl.training.batches import to_inputs
 from fedtl.training.labels import labels_after_round
 from fedtl.training.loop import moving_in
@@ -161,7 +162,13 @@ def _phase(
         drawn.append([rows for rows, _ in trainer.loop.batches(silo, phase, generator)])
     for x, y, mask in _batches(drawn, data):
         _step(
-            trainer, net, optimizer, to_inputs(x.flatten(0, 1), trainer.device).unflatten(0, y.shape), y, mask
+            trainer,
+            net,
+            optimizer,
+            silos[0].data.task,
+            to_inputs(x.flatten(0, 1), trainer.device).unflatten(0, y.shape),
+            y,
+            mask,
         )
 
 
@@ -195,7 +202,13 @@ def _batches(drawn: Sequence[Sequence[Tensor]], data: Dataset) -> Iterator[Batch
 
 
 def _step(
-    trainer: Trainer, net: Net, optimizer: Optimizer, x: Tensor, y: Tensor, mask: Tensor | None
+    trainer: Trainer,
+    net: Net,
+    optimizer: Optimizer,
+    predicted: LearningTask,
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor | None,
 ) -> None:
     """One step of the first A silos. The others have finished; weight decay and momentum do not move them."""
     alive = len(y)
@@ -208,7 +221,9 @@ def _step(
         with precision.autocast_for(trainer.dtype, trainer.device):
             scores = precision.to_float32(functional_call(net, tensors, (x,)))
         # The task's loss uses scores and labels only.
-        out = Forward(Batch(x, y, torch.zeros_like(y)), Computed(Pass(x.new_empty(0), scores)))
+        out = Forward(
+            Batch(x, y, torch.zeros_like(y), task=predicted), Computed(Pass(x.new_empty(0), scores))
+        )
         return mean_loss(TaskLoss(), out)
 
     optimizer.zero_grad(set_to_none=True)

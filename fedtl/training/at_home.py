@@ -14,6 +14,7 @@ from fedtl.messages import Task
 from fedtl.methods.base import LabelledFeatures, Part, Phase
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import choose_mix, kept, mixed_scores, mixes
+from fedtl.methods.restrict import train_only
 from fedtl.methods.sets import SUMMARY, model_part, part
 from fedtl.methods.sharing import local
 from fedtl.models.roles import Role
@@ -66,9 +67,9 @@ class FinalModel:
         return replace(self, members=tuple(members))
 
     def scores(self, trainer: "Trainer", x: Tensor, data: SiloDataset) -> Tensor:
-        """Return the outputs [N, width] of the mix: logarithms of mean probabilities, in regression mean values."""
+        """Return the outputs [N, width] of the mix, as the task mixes them."""
         parts = [trainer_of(one, trainer).scores(one.state, x, data) for one in self.members]
-        return mixed_scores(parts, tuple(one.weight for one in self.members), bool(data.classes))
+        return mixed_scores(parts, tuple(one.weight for one in self.members), data.task)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class HomeSite:
     def losses(self, state: State, rows: Part = "val") -> Tensor:
         data = self.silo.data
         part = data.train if rows == "train" else data.val
-        return row_losses(self.trainer.scores(state, part.x, data), part.y)
+        return row_losses(self.trainer.scores(state, part.x, data), part.y, data.task)
 
     def scores(self, state: State) -> Tensor:
         data = self.silo.data
@@ -159,10 +160,13 @@ def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
 
 
 def alone_trainer(trainer: "Trainer") -> "Trainer":
-    """Return the trainer of a silo's own model: that of the method ``local`` with the same tuning, never private."""
+    """
+    Return the trainer of a silo's own model: that of the method ``local`` with the same tuning, never private. Without noise
+    there is no reason to train a few roles only, so where training together is private, it trains all of them.
+    """
     own, method = trainer.alone, replace(local(), tune=trainer.method.tune)
     if own is None:
-        return replace(trainer, method=method)
+        return replace(trainer, method=train_only(method, map(Role, trainer.training.roles)))
     return replace(trainer, method=method, spec=own.spec, start=own.start, alone=None)
 
 
@@ -246,9 +250,9 @@ def _chosen(trainer: "Trainer", data: SiloDataset, candidates: Mapping[Candidate
     val = data.val
     members = {name: Member(name, 1.0, state) for name, state in candidates.items()}
     scores = {name: trainer_of(one, trainer).scores(one.state, val.x, data) for name, one in members.items()}
-    taking_part = kept({name: row_losses(one, val.y) for name, one in scores.items()})
+    taking_part = kept({name: row_losses(one, val.y, data.task) for name, one in scores.items()})
     parts, possible = [scores[name] for name in taking_part], mixes(len(taking_part))
-    losses = [row_losses(mixed_scores(parts, weights, bool(data.classes)), val.y) for weights in possible]
+    losses = [row_losses(mixed_scores(parts, weights, data.task), val.y, data.task) for weights in possible]
     weights = possible[choose_mix(losses)]
     used = [
         replace(members[name], weight=weight)

@@ -1,11 +1,11 @@
 """Batches: which rows a step of training sees, and how they reach the model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from fedtl._util.labels import NO_LABEL
+from fedtl._util.labels import NO_LABEL, without_labels
 from fedtl.data.dataset import SiloDataset
 from fedtl.methods.losses import Batch, Term, losses_among
 
@@ -20,17 +20,28 @@ def to_inputs(x: Tensor, device: torch.device) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
-def make_batch(data: SiloDataset, rows: Tensor, target_rows: Tensor | None, device: torch.device) -> Batch:
-    """Return the batch of these rows of the silo, and of these of its second domain; values of regression are scaled."""
+def make_batch(
+    data: SiloDataset,
+    rows: Tensor,
+    target_rows: Tensor | None,
+    device: torch.device,
+    change: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Batch:
+    """
+    Return the batch of these rows of the silo, and of these of its second domain; values of regression are scaled. ``change``: of
+    the inputs, from them and the numbers of their rows, those of the second domain after the others.
+    """
     x, y = data.train.x[rows], data.scaled(data.train.y[rows])
     domain, numbers = torch.zeros(len(rows)), rows
     if target_rows is not None and data.target is not None:
-        unlabelled = torch.full((len(target_rows),), NO_LABEL if data.classes else torch.nan, dtype=y.dtype)
         x = torch.cat([x, data.target[target_rows]])
-        y = torch.cat([y, unlabelled])
+        y = torch.cat([y, without_labels(len(target_rows), y)])
         domain = torch.cat([domain, torch.ones(len(target_rows))])
         numbers = torch.cat([rows, torch.full_like(target_rows, -1)])
-    return Batch(to_inputs(x, device), y.to(device), domain.to(device), numbers.to(device))
+    if change is not None:
+        others = [] if target_rows is None else [target_rows + len(data.train)]
+        x = change(x, torch.cat([rows, *others]))
+    return Batch(to_inputs(x, device), y.to(device), domain.to(device), numbers.to(device), data.task)
 
 
 def learns_from(terms: Sequence[Term], data: SiloDataset) -> bool:
@@ -46,22 +57,42 @@ def draw_batches(
     generator: torch.Generator,
     second_domain: bool,
     all_rows: bool = False,
+    balanced_by: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """
     Yield each batch's rows and, where ``second_domain`` asks, as many rows of the silo's second domain, or None. A silo
     without labels yields all its rows of the second domain instead. ``all_rows``: an epoch is one pass over the rows of both.
+    ``balanced_by``: the class of each labelled row; an epoch then draws as many of them, each class equally often.
     """
     pool = len(data.target) if data.target is not None and (second_domain or all_rows) else 0
     labelled = len(data.train)
     count = labelled + pool if all_rows else labelled or pool
     for _ in range(epochs):
-        for rows in in_batches(torch.randperm(count, generator=generator), size):
+        order = torch.randperm(count, generator=generator)
+        if balanced_by is not None and labelled:
+            order = torch.where(
+                order < labelled, balanced_rows(balanced_by, generator)[order.clamp(max=labelled - 1)], order
+            )
+        for rows in in_batches(order, size):
             if all_rows:
                 yield rows[rows < labelled], rows[rows >= labelled] - labelled
             elif labelled:
                 yield rows, torch.randint(pool, (len(rows),), generator=generator) if pool else None
             else:
                 yield rows[:0], rows
+
+
+def balanced_rows(classes: Tensor, generator: torch.Generator) -> Tensor:
+    """
+    Return as many rows as there are [N], drawn with replacement: a class, each that occurs equally likely, then a row of it.
+    Rows without a label are not drawn, unless no row has one.
+    """
+    known = torch.nonzero(classes != NO_LABEL).flatten()
+    if not len(known):
+        return torch.randperm(len(classes), generator=generator)
+    _, which, counts = classes[known].unique(return_inverse=True, return_counts=True)
+    weights = 1 / counts[which].double()
+    return known[torch.multinomial(weights, len(classes), replacement=True, generator=generator)]
 
 
 def in_batches(rows: Tensor, size: int) -> list[Tensor]:

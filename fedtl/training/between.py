@@ -28,7 +28,7 @@ def interpolated(
         return trainer.adapt(state, data.inputs, data.width) if refits else state
 
     def losses(state: State) -> Tensor:
-        return row_losses(trainer.scores(adapted(state), data.val.x, data), data.val.y)
+        return row_losses(trainer.scores(adapted(state), data.val.x, data), data.val.y, data.task)
 
     best = best_between(u, v, list(groups.values()), settings.by_stage, losses)
     shares = dict(zip(groups, best.shares, strict=True))

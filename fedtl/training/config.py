@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from fedtl.messages import Task
 from fedtl.methods.optimizers import rate
+from fedtl.training.augment import Change
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,9 @@ class TrainingConfig:
     """
     The ``[train]`` settings. ``freeze``: that many first stages of the body do not move; the statistics of their norms
     still follow the silo's inputs. ``stage_lr``: each stage has this times the rate of the next one (Howard and Ruder, 2018:
-    1 / 2.6). ``depths``: by the body's parameters, how far their stage is below the head; ``Trainer`` sets it.
+    1 / 2.6). ``roles``: what the rounds train, of what the method trains; (): all of it. ``warmup``, ``clip`` and ``balanced``: as in
+    ``[train]``. ``augment``: the changes of training images. ``depths``: by the body's parameters, how far their stage is below the
+    head; ``Trainer`` sets it.
     """
 
     optimizer: str = "sgd"
@@ -24,7 +27,12 @@ class TrainingConfig:
     stage_lr: float = 1.0
     batch_size: int = 32
     epochs: int = 1
+    warmup: int = 0
+    clip: float | None = None
+    balanced: bool = False
+    augment: tuple[Change, ...] = ()
     freeze: int = 0
+    roles: tuple[str, ...] = ()
     depths: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def share_of(self, name: str) -> float:
@@ -33,9 +41,13 @@ class TrainingConfig:
             return 1.0
         return self.body_lr * self.stage_lr ** self.depths.get(name, 0)
 
+    def rate(self, task: Task) -> float:
+        """Return the factor on all learning rates in this round."""
+        return rate(self.schedule, task.round, task.rounds, self.warmup)
+
     def lr_of(self, name: str, task: Task) -> float:
         """Return the learning rate of a parameter in this round: the body may have a rate of its own."""
-        return self.lr * rate(self.schedule, task.round, task.rounds) * self.share_of(name)
+        return self.lr * self.rate(task) * self.share_of(name)
 
     def reach(self, name: str, task: Task, steps: int) -> float:
         """

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedtl._util.labels import NO_LABEL
+from fedtl._util.labels import is_known
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.methods.base import LabelledFeatures, Method
 from fedtl.models import precision
@@ -32,8 +32,8 @@ def labelled_features(
 ) -> LabelledFeatures:
     """Return the features of the net's body for the rows that have a label."""
     y = data.scaled(rows.y)
-    known = y.isfinite() if y.is_floating_point() else y != NO_LABEL
-    return LabelledFeatures(features_of(net, rows.x[known], device, dtype), y[known])
+    known = is_known(y)
+    return LabelledFeatures(features_of(net, rows.x[known], device, dtype), y[known], data.task)
 
 
 @torch.no_grad()

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from fedtl._util.randomness import numpy_generator
 from fedtl.data.dataset import Dataset, SiloDataset, unlabelled_inputs
+from fedtl.data.origins import LEARNED
 from fedtl.data.prepare import EvaluationSet
 from fedtl.data.splits import at_random
 from fedtl.errors import SiloFailed
 from fedtl.messages import Task
 from fedtl.methods.base import HEAD, Phase, fits_at_home, trained_roles
 from fedtl.methods.label_doubt import Doubts, label_doubts
+from fedtl.methods.measures.clusters import cluster_agreement
 from fedtl.methods.ridge import RidgeHead, is_linear
 from fedtl.methods.sets import SUMMARY, part
 from fedtl.methods.sharing import local
@@ -35,6 +37,7 @@ from fedtl.training.at_home import (
     finish,
     own_model,
     received_model,
+    trainer_of,
     used_model,
 )
 from fedtl.training.evaluate import fits_statistics
@@ -47,6 +50,17 @@ HEAD_EPOCHS = 50  # over a late silo's few labelled rows; a linear head has conv
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """
+    What a silo's model gives for training and validation rows without labels: ``scores`` [N, width], and how much its answers agree
+    with clusters of its features (``measures.clusters``); NaN in regression.
+    """
+
+    scores: Tensor
+    cluster_agreement: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """
     The final model of a silo and its metrics. ``scores``, ``y`` and ``ids`` have one entry for each test row.
@@ -55,7 +69,7 @@ class Outcome:
     ``refitted``: where the norms' statistics are shared, those of this earlier model with the exact statistics of the silo's
     training inputs instead. ``statistics_distance``: how far the trained statistics are from the exact ones
     (``models.norms.statistics_distance``); None in a private run, and for a model without running statistics.
-    ``unlabelled``: of a silo without labels, the scores of its training and validation rows.
+    ``unlabelled``: of a silo without labels.
     ``doubts``: training labels that are probably wrong, by the features of a body trained shortly; None in a private run, in
     regression, and with too few rows.
     """
@@ -71,7 +85,7 @@ class Outcome:
     target_adabn: Measured | None = None
     refitted: Measured | None = None
     statistics_distance: float | None = None
-    unlabelled: Tensor | None = None
+    unlabelled: Unlabelled | None = None
     doubts: Doubts | None = None
 
     def without_tensors(self) -> "Outcome":
@@ -103,15 +117,17 @@ class Examine:
         target: Measured | None = None
         target_adabn: Measured | None = None
         if test_rows.target is not None and data.target is not None:
-            target = measure(model.scores(trainer, test_rows.target.x, data), test_rows.target.y)
+            target = measure(model.scores(trainer, test_rows.target.x, data), test_rows.target.y, data.task)
             adapted = model.adapted(trainer, data.target, data.width)
-            target_adabn = measure(adapted.scores(trainer, test_rows.target.x, data), test_rows.target.y)
+            target_adabn = measure(
+                adapted.scores(trainer, test_rows.target.x, data), test_rows.target.y, data.task
+            )
         received = received_model(trainer, silo, self.task)
         refitted, distance = self._refitted(trainer, silo, test_rows.test)
         return Outcome(
             model=model,
-            validation=measure(model.scores(trainer, data.val.x, data), data.val.y),
-            test=measure(scores, test_rows.test.y),
+            validation=measure(model.scores(trainer, data.val.x, data), data.val.y, data.task),
+            test=measure(scores, test_rows.test.y, data.task),
             scores=scores,
             y=test_rows.test.y,
             ids=test_rows.ids,
@@ -122,7 +138,7 @@ class Examine:
             target_adabn=target_adabn,
             refitted=refitted,
             statistics_distance=distance,
-            unlabelled=None if data.has_labels else model.scores(trainer, unlabelled_inputs(data), data),
+            unlabelled=None if data.has_labels else _unlabelled(trainer, model, data),
             doubts=_doubts(trainer, silo, self.task),
         )
 
@@ -137,6 +153,16 @@ class Examine:
         if distance is None or fits_statistics(method, trainer.partition, used, self.task.shared):
             return None, distance if Role.STATS in trained_roles(method) else None
         return _measured(trainer, exact, test, silo.data), distance
+
+
+def _unlabelled(trainer: Trainer, model: FinalModel, data: SiloDataset) -> Unlabelled:
+    x = unlabelled_inputs(data)
+    scores = model.scores(trainer, x, data)
+    if not data.classes:
+        return Unlabelled(scores, float("nan"))
+    rows = Dataset(x, torch.zeros(len(x), dtype=torch.long))  # any label: none is read
+    features = features_by(trainer_of(model.main, trainer), model.main.state, rows, data).features
+    return Unlabelled(scores, cluster_agreement(features, scores.argmax(1), data.width))
 
 
 def _doubts(trainer: Trainer, silo: Silo, task: Task) -> Doubts | None:
@@ -183,7 +209,12 @@ class Onboard:
         models = {"alone": trainer.adapt(alone, data.inputs, data.width) if adapts else alone}
         received = trainer.partition.join(self.task.shared, silo.local)
         adapted = trainer.adapt(received, data.inputs, data.width)
-        if trainer.method.head_is_local and self.task.shared and is_linear(adapted):
+        if (
+            trainer.method.head_is_local
+            and self.task.shared
+            and is_linear(adapted)
+            and data.task.least_squares
+        ):
             blind = replace(few, data=replace(few.data, val=few.data.val.take(torch.arange(0))))
             models["ridge_adabn"] = with_ridge_head(trainer, blind, self.task, received, adapted)
         if trainer.partition.shared:
@@ -214,8 +245,8 @@ def _few(data: SiloDataset, shots: int, seed: int, name: str) -> SiloDataset:
         kept += rows[drawn].tolist()
     chosen = torch.tensor(sorted(kept))
     train = Dataset(data.train.x[chosen], data.train.y[chosen])
-    return SiloDataset(train, data.val, data.classes, None, data.y_mean, data.y_std)
+    return replace(data, train=train, target=None, origins=LEARNED, one_domain=False)
 
 
 def _measured(trainer: Trainer, state: State, rows: Dataset, data: SiloDataset) -> Measured:
-    return measure(trainer.scores(state, rows.x, data), rows.y)
+    return measure(trainer.scores(state, rows.x, data), rows.y, data.task)

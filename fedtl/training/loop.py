@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,12 @@ from fedtl.errors import ConfigError
 from fedtl.messages import Task
 from fedtl.methods.base import Method, Phase, Pick, terms_of, trained_roles
 from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, losses_among, mean_loss
-from fedtl.methods.optimizers import OPTIMIZERS, rate
+from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.sets import MODEL, START
 from fedtl.models.net import Net
 from fedtl.models.roles import Role
 from fedtl.models.state import State
+from fedtl.training.augment import Augmenter, augmenter
 from fedtl.training.batches import ROWS_AT_ONCE, draw_batches, learns_from, make_batch
 from fedtl.training.config import TrainingConfig
 from fedtl.training.silo import Silo
@@ -54,7 +56,9 @@ class Loop:
         )
         if phase.pick is not None:
             phase = self._picked(weights, phase, phase.pick, silo, task)
-        taken = self._train(weights, phase, silo, task, steps) if steps else 0
+        at = (task.seed, task.round, silo.name, number)
+        change = augmenter(self.training.augment, silo.data.train.x, at, silo.secret)
+        taken = self._train(weights, phase, silo, task, steps, change) if steps else 0
         self.end(weights, phase)
         return taken
 
@@ -65,6 +69,7 @@ class Loop:
         silo: Silo,
         task: Task,
         steps: Sequence[tuple[Tensor, Tensor | None]],
+        change: Augmenter | None,
     ) -> int:
         if phase.through is None:
             weights.hold(phase.on[0])
@@ -73,12 +78,16 @@ class Loop:
         if not moving:
             return 0
         plain = TrainingConfig(lr=phase.lr or 0.0, momentum=0.0)
-        optimizer = (self if phase.lr is None else replace(self, training=plain)).optimizer(moving, task)
+        loop = self if phase.lr is None else replace(self, training=plain)
+        optimizer, clip = loop.optimizer(moving, task), loop.training.clip
         for step, (rows, target_rows) in enumerate(steps):
-            batch = make_batch(silo.data, rows, target_rows, self.device)
+            changed = None if change is None else partial(change, step=step)
+            batch = make_batch(silo.data, rows, target_rows, self.device, changed)
             optimizer.zero_grad(set_to_none=True)
             self._loss(weights, phase, batch, progress(task, step, len(steps))).backward()
             self.add_weight_gradients(weights, phase, moving)
+            if clip is not None:
+                nn.utils.clip_grad_norm_([weight for _, weight in moving], clip)
             optimizer.step()
             take_proximal_steps(self, weights, phase, moving, task)
         return len(steps)
@@ -111,7 +120,9 @@ class Loop:
         epochs = self.training.epochs if phase.epochs is None else phase.epochs
         terms = losses_among(terms_of(self.method, phase))
         second = any(term.needs_target or term.source_free for term in terms)
-        return draw_batches(silo.data, epochs, self.training.batch_size, generator, second, phase.all_rows)
+        training = self.training
+        labels = silo.data.train.y if training.balanced else None
+        return draw_batches(silo.data, epochs, training.batch_size, generator, second, phase.all_rows, labels)
 
     def movable(self, roles: frozenset[Role]) -> list[str]:
         """Return the names of the model's tensors with these roles, without the frozen parameters."""
@@ -139,7 +150,7 @@ class Loop:
         # All tensors of a step at once; torch's fused kernels are two and a half times slower on large nets on a CPU.
         return OPTIMIZERS[settings.optimizer](
             [{"params": group, "lr": lr} for lr, group in groups.items()],
-            lr=settings.lr * rate(settings.schedule, task.round, task.rounds),
+            lr=settings.lr * settings.rate(task),
             weight_decay=settings.weight_decay,
             foreach=True,
             **extra,
@@ -167,7 +178,7 @@ class Loop:
         out = self._forward(weights, phase, batch, progress)
         terms = [term for term in terms_of(self.method, phase) if isinstance(term, PerExample)]
         values = [torch.where(term.counts(out), term.losses(out), 0.0) for term in terms]
-        if not values or any(one.shape != batch.y.shape for one in values):
+        if not values or any(one.shape != batch.y.shape[:1] for one in values):
             raise ConfigError(
                 "with [privacy], each phase needs a loss on examples, and each such loss one value an example"
             )

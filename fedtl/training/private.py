@@ -28,10 +28,10 @@ from fedtl.privacy.dp_adabn import StatisticsRelease
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.per_sample.clipping import GradientMethod, choose_gradient_method
 from fedtl.privacy.per_sample.independence import check_examples_independent, check_vectors_independent
+from fedtl.tasks.classification import correct
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch, to_inputs
 from fedtl.training.extra import summary_rows, vectors_of
 from fedtl.training.loop import Loop, moving_in, progress, take_proximal_steps
-from fedtl.training.metrics import correct
 from fedtl.training.nets import NetKey, PrivatePhase
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights

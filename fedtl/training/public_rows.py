@@ -6,8 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedtl._util.labels import NO_LABEL
+from fedtl._util.labels import without_labels
 from fedtl.data.dataset import Dataset, SiloDataset
+from fedtl.data.origins import LEARNED
 from fedtl.methods.base import Phase
 from fedtl.methods.losses import Forward
 from fedtl.methods.sets import MODEL
@@ -23,10 +24,9 @@ NONE = torch.empty(0)
 def as_silo_data(data: SiloDataset, public: Tensor | None) -> SiloDataset:
     """Return public inputs [N, ...] as training rows without labels, for a model with the labels of this silo."""
     x = data.train.x[:0] if public is None else public
-    dtype, value = (torch.int64, NO_LABEL) if data.classes else (torch.float32, torch.nan)
-    y = torch.full((len(x),), value, dtype=dtype)
+    y = without_labels(len(x), data.train.y)
     nothing = Dataset(x[:0], y[:0])
-    return SiloDataset(Dataset(x, y), nothing, data.classes, None, data.y_mean, data.y_std)
+    return replace(data, train=Dataset(x, y), val=nothing, target=None, origins=LEARNED, one_domain=False)
 
 
 def trained_on(phase: Phase, silo: Silo, public: Tensor | None) -> Silo:

@@ -31,4 +31,4 @@ def received_metrics(trainer: "Trainer", silo: Silo, task: Task, state: State) -
     own = fits_statistics(trainer.method, trainer.partition, model, task.shared)
     if own or trainer.method.pool:  # a pooled run has all rows
         model = trainer.adapt(model, silo.data.inputs, silo.data.width)
-    return quick(trainer.scores(model, val.x, silo.data), val.y)
+    return quick(trainer.scores(model, val.x, silo.data), val.y, silo.data.task)

@@ -6,7 +6,7 @@ from math import isfinite, prod
 import torch
 from torch import Tensor
 
-from fedtl._util.labels import NO_LABEL
+from fedtl._util.labels import is_known
 from fedtl.data.dataset import SiloDataset
 from fedtl.methods.measures.cka import linear_cka
 from fedtl.methods.measures.hscore import h_score
@@ -38,7 +38,7 @@ def stage_measures(
     models. Nothing but these numbers leaves: CKA is computed where the rows, the shared model and the silo's own model are.
     """
     x, y = data.train.x[:MAX_ROWS], data.train.y[:MAX_ROWS]
-    known = y.isfinite() if y.is_floating_point() else y != NO_LABEL
+    known = is_known(y)
     measures = []
     by_model = (stage_outputs(trainer, state, x, data.width) for state in (others, own, new))
     for other, mine, fresh in zip(*by_model, strict=True):

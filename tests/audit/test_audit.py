@@ -339,7 +339,7 @@ def test_each_disagreement_of_documents_is_found(private):
 
 def exact_metrics(trainer, silo):
     val, net = silo.data.val, trainer.net(silo.data.width)
-    return quick(scores_of(net, val.x, silo.data, trainer.device, trainer.dtype), val.y)
+    return quick(scores_of(net, val.x, silo.data, trainer.device, trainer.dtype), val.y, silo.data.task)
 
 
 def test_an_update_with_exact_validation_metrics_is_found(private, monkeypatch):

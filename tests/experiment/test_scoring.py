@@ -311,7 +311,7 @@ def test_the_model_that_is_used_is_the_model_that_was_scored(tmp_path, method, p
     model = SiloModel(folder, "faint")
     kept = folder.tensors("silos/faint/test.safetensors")
     assert torch.equal(model.final.scores(model.trainer, evaluation_set.test.x, data), kept["scores"])
-    val = quick(model.final.scores(model.trainer, data.val.x, data), data.val.y)
+    val = quick(model.final.scores(model.trainer, data.val.x, data), data.val.y, data.task)
     assert own_validation(path, "faint")["accuracy"] == pytest.approx(val["accuracy"])
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedtl.experiment.row_metrics import Answers, pooled
 from fedtl.experiment.uncertainty import MAX_GROUPS, Certainty, Measurement, mean_of, measure
+from fedtl.tasks.row_metrics import Answers, pooled
 
 
 def of_hits(hits, ids=None, units=None):

@@ -15,12 +15,13 @@ from fedtl.experiment.compare import compare
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.few_labels import label_notes, usable_methods
-from fedtl.experiment.label_free_choice import most_agreeing
+from fedtl.experiment.label_free_choice import best_without_labels, nearest_to_mean
 from fedtl.experiment.pages import write_compare_page
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.label_free import made_with_labels, without_labels
 from fedtl.methods.registry import METHODS, SELF_SUPERVISED, SOURCE_FREE
 from fedtl.report.label_free_tables import label_free_table
+from fedtl.training.finish import Unlabelled
 from tests.experiment.runs import do, numbers, same, small, tensors
 from tests.experiments import MIXED
 
@@ -184,12 +185,13 @@ def test_a_comparison_leaves_out_what_an_unlabelled_silo_has_not(tmp_path):
     assert gain.mean == pytest.approx(own["fedavg"] - own["silobn"])
     taken = found.label_free["faint"]
     folders = {name: RunFolder(tmp_path / "runs" / f"{name}-seed0") for name in ("silobn", "fedavg")}
-    scores = {
-        name: one.tensors("silos/faint/unlabelled.safetensors")["scores"] for name, one in folders.items()
+    kept = {name: one.tensors("silos/faint/unlabelled.safetensors") for name, one in folders.items()}
+    found_again = {
+        name: Unlabelled(one["scores"], float(one["cluster_agreement"])) for name, one in kept.items()
     }
-    assert taken.best == most_agreeing(scores)
+    assert taken.best == best_without_labels(found_again)
     assert taken.gain.mean == pytest.approx(own[taken.best] - own["silobn"])
-    assert all(len(one) == 44 for one in scores.values())
+    assert all(len(one["scores"]) == 44 for one in kept.values())
     written = RunFolder(tmp_path).comparison()
     assert written.label_free == found.label_free
     assert "Silos without labels" in (write_compare_page(RunFolder(tmp_path))).read_text()
@@ -219,23 +221,23 @@ def test_regression_needs_declared_scales():
         load_experiment("digits", ["data.task=regression", UNLABELLED])
 
 
-def scores_of(rows):
-    return torch.tensor(rows, dtype=torch.float64).log()
+def test_a_silo_without_labels_takes_the_method_that_agrees_most_with_its_clusters():
+    values = {"silobn": 0.0, "b": 1.0, "c": 5.0}
+    scores = {name: torch.tensor([[value], [value + 1]]) for name, value in values.items()}
+
+    def best(*agreement):
+        given = zip(scores, agreement, strict=True)
+        return best_without_labels({name: Unlabelled(scores[name], one) for name, one in given})
+
+    assert best(0.5, 0.7, 0.6) == "b"
+    assert best(0.6, float("nan"), 0.5) == "silobn"
+    assert best(0.49, 0.9, 0.6) == "silobn"  # clusters with wrong names agree too
+    assert best(float("nan"), 0.7, 0.9) == nearest_to_mean(scores) == "b"  # the mean is 2
+    found = {name: Unlabelled(one, 0.9) for name, one in scores.items() if name != "silobn"}
+    assert best_without_labels(found) == nearest_to_mean({name: scores[name] for name in found})
 
 
-def test_the_method_that_agrees_most_with_all_together():
-    scores = {
-        "wrong": scores_of([[0.3, 0.7], [0.3, 0.7], [0.6, 0.4], [0.6, 0.4]]),
-        "unsure": scores_of([[0.4, 0.6], [0.6, 0.4], [0.6, 0.4], [0.4, 0.6]]),
-        "sure": scores_of([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]]),
-    }
-    together = np.mean([torch.softmax(one, 1).numpy() for one in scores.values()], 0).argmax(1)
-    share = {name: (one.argmax(1).numpy() == together).mean() for name, one in scores.items()}
-    assert share == {"wrong": 0, "unsure": 0.5, "sure": 1}
-    assert most_agreeing(scores) == max(share, key=share.get)
-    assert most_agreeing({name: one + 3 for name, one in scores.items()}) == most_agreeing(scores)
-    values = {
-        name: torch.tensor([[value], [value + 1]]) for name, value in (("a", 0.0), ("b", 1.0), ("c", 5.0))
-    }
-    assert most_agreeing(values) == "b"  # the mean is 2
-    assert most_agreeing({"a": values["a"], "same": values["a"]}) == "a"
+def test_of_classes_too_the_method_nearest_to_the_mean_of_all():
+    scores = {name: torch.tensor([[p, 1 - p]]).log() for name, p in (("a", 0.9), ("b", 0.6), ("c", 0.2))}
+    assert nearest_to_mean(scores) == "b"  # the mean is 0.57
+    assert nearest_to_mean({name: one + 3 for name, one in scores.items()}) == "b"

@@ -16,8 +16,9 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import study_data
 from fedtl.experiment.study_data import RowStores
 from fedtl.experiment.summary import YARDSTICKS
-from fedtl.experiment.yardsticks import averaged, constant_scores, second_member, write_ensemble
+from fedtl.experiment.yardsticks import constant_scores, second_member, write_ensemble
 from fedtl.simulation.shared_store import temporary_store
+from fedtl.tasks.classification import CLASSIFICATION
 from tests.experiment.test_tuning import SILOS, compare_here, experiment_on, write_rows
 
 
@@ -119,7 +120,7 @@ def test_rows_without_a_label_count_for_nothing():
 
 def test_an_average_of_probabilities_is_one():
     scores = [torch.tensor([[0.0, 3.0]]), torch.tensor([[100.0, -900.0]])]
-    mean = averaged(scores, True).exp()
+    mean = CLASSIFICATION.mixed(scores, [0.5, 0.5]).exp()
     assert float(mean.sum()) == pytest.approx(1.0)
     assert float(mean[0, 1]) == pytest.approx(0.5 / (1 + np.exp(-3.0)))
 

@@ -10,6 +10,8 @@ from scipy import special, stats
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import Choose, choose_mix, kept, mixed_scores, mixes
 from fedtl.models.mixed import MixedNet
+from fedtl.tasks.classification import CLASSIFICATION
+from fedtl.tasks.regression import REGRESSION
 
 
 def test_the_plain_mean_comes_first_and_every_mix_once():
@@ -24,22 +26,22 @@ def test_the_scores_of_a_mix_are_logarithms_of_mean_probabilities():
     rng = np.random.default_rng(0)
     a, b = rng.normal(0, 5, (2, 6, 3)).astype(np.float32)
     wanted = np.log(0.25 * special.softmax(a, 1) + 0.75 * special.softmax(b, 1))
-    scores = mixed_scores([torch.from_numpy(a), torch.from_numpy(b)], (0.25, 0.75), classes=True)
+    scores = mixed_scores([torch.from_numpy(a), torch.from_numpy(b)], (0.25, 0.75), CLASSIFICATION)
     np.testing.assert_allclose(scores.numpy(), wanted, atol=1e-5)
-    values = mixed_scores([torch.from_numpy(a), torch.from_numpy(b)], (0.25, 0.75), classes=False)
+    values = mixed_scores([torch.from_numpy(a), torch.from_numpy(b)], (0.25, 0.75), REGRESSION)
     np.testing.assert_allclose(values.numpy(), 0.25 * a + 0.75 * b, atol=1e-5)
     alone = torch.from_numpy(a)
-    assert mixed_scores([alone, torch.from_numpy(b)], (1.0, 0.0), classes=True) is alone
-    far = mixed_scores([torch.tensor([[500.0, -500.0]])] * 2, (0.5, 0.5), classes=True)
+    assert mixed_scores([alone, torch.from_numpy(b)], (1.0, 0.0), CLASSIFICATION) is alone
+    far = mixed_scores([torch.tensor([[500.0, -500.0]])] * 2, (0.5, 0.5), CLASSIFICATION)
     assert far.isfinite().all()
 
 
-@pytest.mark.parametrize("classes", [True, False])
-def test_the_exported_module_is_the_mix(classes):
+@pytest.mark.parametrize("task", [CLASSIFICATION, REGRESSION])
+def test_the_exported_module_is_the_mix(task):
     nets = [torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)]
     x = torch.randn(5, 4)
-    wanted = mixed_scores([net(x) for net in nets], (0.25, 0.75), classes)
-    torch.testing.assert_close(MixedNet(nets, (0.25, 0.75), classes)(x), wanted)
+    wanted = mixed_scores([net(x) for net in nets], (0.25, 0.75), task)
+    torch.testing.assert_close(MixedNet(nets, (0.25, 0.75), task)(x), wanted)
 
 
 @given(st.integers(2, 40), st.integers(2, 6), st.floats(0, 2), st.integers(0, 9999))

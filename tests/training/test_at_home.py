@@ -10,6 +10,7 @@ from scipy import special
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import Choose
 from fedtl.methods.registry import METHODS
+from fedtl.methods.restrict import train_only
 from fedtl.methods.tune import Tune
 from fedtl.models.registry import with_private_norms
 from fedtl.models.roles import Role
@@ -24,7 +25,8 @@ ROUNDS, TUNE, CHOOSE = 3, Tune(epochs=2), Choose()
 
 def trainer_of(name, tune=TUNE, choose=CHOOSE, **training):
     method = replace(METHODS[name](), tune=tune, choose=choose)
-    return Trainer(mlp(), method, TrainingConfig(batch_size=8, **training))
+    restricted = train_only(method, map(Role, training.get("roles", ())))
+    return Trainer(mlp(), restricted, TrainingConfig(batch_size=8, **training))
 
 
 def after_rounds(trainer, data=None):
@@ -37,7 +39,9 @@ def after_rounds(trainer, data=None):
     return silo, replace(task, round=ROUNDS + 1)
 
 
-@pytest.mark.parametrize("training", [{}, {"schedule": "cosine", "epochs": 2}])
+@pytest.mark.parametrize(
+    "training", [{}, {"schedule": "cosine", "epochs": 2}, {"roles": ("norm", "head")}], ids=str
+)
 @pytest.mark.parametrize("name", ["fedavg", "fedtl", "ditto", "mmd"])
 def test_the_own_model_is_that_of_the_method_local_to_the_bit(name, training):
     local = trainer_of("local", **training)
@@ -128,7 +132,8 @@ def test_a_private_trainers_own_model_is_the_ordinary_one():
     """The model that never leaves has ordinary norms and exact statistics, also where the shared one has private norms."""
     plain, converted = mlp(), with_private_norms(mlp())
     method = replace(METHODS["fedtl"](), tune=TUNE, choose=CHOOSE, exact_statistics="never")
-    trainer = Trainer(converted, method, TrainingConfig(batch_size=8), alone=OwnStart(plain))
+    training = TrainingConfig(batch_size=8, roles=("norm", "head"))  # a baseline trains every role
+    trainer = Trainer(converted, method, training, alone=OwnStart(plain))
     silo = silo_at(trainer)
     task = task_for(trainer, silo, round=ROUNDS + 1, rounds=ROUNDS)
     local = trainer_of("local")

@@ -51,7 +51,7 @@ def test_its_curve_is_the_loss_of_each_mean_with_statistics_of_its_own(home):
             for name, tensor in last.items()
         }
         mean = trainer.adapt(mean, silo.data.inputs, 3)
-        losses = row_losses(trainer.scores(mean, silo.data.val.x, silo.data), silo.data.val.y)
+        losses = row_losses(trainer.scores(mean, silo.data.val.x, silo.data), silo.data.val.y, silo.data.task)
         assert curve.curve[number] == pytest.approx(float(losses.mean()), rel=1e-5)
     chosen = between(first, last, [frozenset(last)], [curve.shares["whole"]])
     assert same(final.main.state, trainer.adapt(chosen, silo.data.inputs, 3))

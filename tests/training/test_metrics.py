@@ -13,7 +13,10 @@ from sklearn import metrics
 
 from fedtl._util.records import from_plain, to_plain
 from fedtl.results.metrics import Measured, WorstSilo
-from fedtl.training.metrics import CLASSIFICATION, REGRESSION, correct, means, measure, quick, worst_of
+from fedtl.tasks.classification import CLASSIFICATION, correct
+from fedtl.tasks.registry import plain_task
+from fedtl.tasks.regression import REGRESSION
+from fedtl.training.metrics import means, measure, quick, worst_of
 
 TWO = torch.tensor([[2.0, 1.0], [0.0, 1.0], [1.0, 3.0], [0.5, 0.2]])
 
@@ -25,7 +28,7 @@ def classes(*y):
 def test_classification_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     scores, y = rng.normal(size=(50, 2)), rng.integers(0, 2, 50)
-    found = measure(torch.from_numpy(scores).float(), torch.from_numpy(y))
+    found = measure(torch.from_numpy(scores).float(), torch.from_numpy(y), CLASSIFICATION)
     p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     assert found.absent == {}
     assert found.figures == pytest.approx(
@@ -44,7 +47,7 @@ def test_r2_does_not_depend_on_the_unit(scale):
     rng = np.random.default_rng(0)
     y = rng.normal(size=40)
     guess = y + rng.normal(size=40)
-    found = measure(torch.from_numpy(guess * scale)[:, None], torch.from_numpy(y * scale))
+    found = measure(torch.from_numpy(guess * scale)[:, None], torch.from_numpy(y * scale), REGRESSION)
     assert found.figures["r2"] == pytest.approx(metrics.r2_score(y, guess))
     assert found.figures["rmse"] == pytest.approx(metrics.mean_squared_error(y, guess) ** 0.5 * scale)
 
@@ -54,17 +57,17 @@ def test_r2_does_not_depend_on_the_unit(scale):
     [
         (TWO, classes(1, 1, 1, 1), {"balanced_accuracy", "auc"}, "same class"),
         (TWO[:1], classes(1), {"balanced_accuracy", "auc"}, "one row"),
-        (TWO[:0], classes(), set(CLASSIFICATION), "no rows"),
+        (TWO[:0], classes(), set(CLASSIFICATION.measured), "no rows"),
         (torch.randn(6, 3), classes(0, 1, 2, 0, 1, 2), {"auc"}, "3 classes"),
-        (TWO * torch.tensor([1, float("nan")]), classes(0, 1, 0, 1), set(CLASSIFICATION), "4 of 4"),
+        (TWO * torch.tensor([1, float("nan")]), classes(0, 1, 0, 1), set(CLASSIFICATION.measured), "4 of 4"),
         (TWO[:, :1], torch.full((4,), 7.0), {"r2"}, "same value"),
         (TWO[:1, :1], torch.tensor([7.0]), {"r2"}, "one row"),
-        (TWO[:, :1] / 0, torch.rand(4), set(REGRESSION), "4 of 4"),
+        (TWO[:, :1] / 0, torch.rand(4), set(REGRESSION.measured), "4 of 4"),
     ],
 )  # fmt: skip
 def test_a_metric_that_is_undefined_for_the_rows_is_absent_with_the_reason(scores, y, absent, reason):
-    found = measure(scores, y)
-    names = set(REGRESSION if y.is_floating_point() else CLASSIFICATION)
+    found = measure(scores, y, plain_task(y))
+    names = set(plain_task(y).measured)
     assert set(found.absent) == absent
     assert set(found.figures) == names - absent
     assert all(reason in text for text in found.absent.values())
@@ -73,9 +76,11 @@ def test_a_metric_that_is_undefined_for_the_rows_is_absent_with_the_reason(score
 def test_one_score_that_is_not_finite_is_enough():
     scores = TWO.clone()
     scores[2, 0] = float("inf")
-    assert all("1 of 4" in text for text in measure(scores, classes(0, 1, 1, 0)).absent.values())
-    assert not measure(scores, classes(0, 1, 1, 0)).figures
-    assert quick(scores, classes(0, 1, 1, 0)) == {}
+    assert all(
+        "1 of 4" in text for text in measure(scores, classes(0, 1, 1, 0), CLASSIFICATION).absent.values()
+    )
+    assert not measure(scores, classes(0, 1, 1, 0), CLASSIFICATION).figures
+    assert quick(scores, classes(0, 1, 1, 0), CLASSIFICATION) == {}
 
 
 @given(
@@ -86,8 +91,8 @@ def test_every_metric_can_be_written_as_json_for_any_scores(pairs, values):
     scores = torch.tensor(pairs)
     y = scores[:, 1].nan_to_num(0, 0, 0) if values else torch.arange(len(pairs)) % 2
     with np.errstate(all="ignore"):
-        found, soon = measure(scores, y), quick(scores, y)
-    names = set(REGRESSION if values else CLASSIFICATION)
+        found, soon = measure(scores, y, plain_task(y)), quick(scores, y, plain_task(y))
+    names = set(plain_task(y).measured)
     assert set(found.figures) | set(found.absent) == names
     assert not set(found.figures) & set(found.absent)
     json.dumps([to_plain(found), soon], allow_nan=False)

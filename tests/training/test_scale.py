@@ -9,6 +9,7 @@ from fedtl.data.dataset import pool
 from fedtl.data.prepare import prepare_silo
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Part, Raw
+from fedtl.tasks.regression import REGRESSION
 from fedtl.training.batches import make_batch
 from fedtl.training.evaluate import scores_of
 from fedtl.training.metrics import measure, quick
@@ -37,7 +38,7 @@ def figures(made, weights):
     net.load_state_dict({"weight": torch.tensor([weights]), "bias": torch.zeros(1)})
     test = made.evaluation_set.test
     scores = scores_of(net, test.x, made.data, CPU, "float32")
-    return measure(scores, test.y).figures, quick(scores, test.y)
+    return measure(scores, test.y, REGRESSION).figures, quick(scores, test.y, REGRESSION)
 
 
 def test_metrics_are_those_of_numpy_in_the_unit_of_the_label():

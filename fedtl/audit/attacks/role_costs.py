@@ -20,7 +20,7 @@ from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.study import Study
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.results.audit import Adversary, RoleCost
-from fedtl.training.metrics import correct
+from fedtl.tasks.classification import correct
 
 MAX_ROUNDS = 10  # of each federation: fewer than in the run, because risks are only compared with each other
 RECORDED_ROUNDS = 3

@@ -246,7 +246,7 @@ def _sensitivity_of_sums(released: ReleasedStatistics, what: str) -> Measurement
 def _optimised(phase: CanaryPhase, claim: SiloPrivacy, training: TrainingConfig) -> Floats:
     weight = torch.zeros(1, len(phase.member), requires_grad=True)
     extra = {"momentum": training.momentum} if training.optimizer == "sgd" else {}
-    lr = training.lr * rate(training.schedule, phase.round, claim.rounds)
+    lr = training.lr * rate(training.schedule, phase.round, claim.rounds, training.warmup)
     optimizer = OPTIMIZERS[training.optimizer]([weight], lr=lr, weight_decay=training.weight_decay, **extra)
     for gradient in _gradients(phase, claim):
         weight.grad = gradient[None]

@@ -35,7 +35,7 @@ from fedtl.audit.retraining.recorded_sums import (
 )
 from fedtl.audit.verdict import Measurement, exact, not_exercised
 from fedtl.data.dataset import SiloDataset
-from fedtl.training.metrics import correct
+from fedtl.tasks.classification import correct
 
 UNITS = 32  # the number of units that are trained on
 ROUNDING = 2e-3  # relative: the error of float32 in sums over records

@@ -8,7 +8,7 @@ from scipy.stats import chi2
 from fedtl.audit.retraining.audited_silo import AuditedSilo, scratch_guarantee, unlimited
 from fedtl.audit.verdict import Measurement, not_exercised
 from fedtl.privacy.guarantee import Releases
-from fedtl.training.metrics import correct
+from fedtl.tasks.classification import correct
 
 RELEASES = 64
 

@@ -147,7 +147,7 @@ def _fitted(study: Study, silo: Silo, task: Task, prepared: Prepared, labels: Ma
     elif trainer.method.head_is_local:
         state = trainer.train(silo, state, Phase(HEAD, HEAD_EPOCHS), task)
     in_use = measure(
-        trainer.scores(state, prepared.evaluation_set.test.x, data), prepared.evaluation_set.test.y
+        trainer.scores(state, prepared.evaluation_set.test.x, data), prepared.evaluation_set.test.y, data.task
     )
     fitted = taint.labels_after(labels, trainer.loop.movable(FITTED_ROLES), private=False)
     return _Model(FinalModel((Member(Candidate.TUNED, 1.0, state),)), fitted, {"in use": in_use, **others})

@@ -191,7 +191,8 @@ GONE = {
 
 
 RENAMED = {
-    "method.personalise": "training at each silo after the last round is set under [method.tune]: what, epochs, lr, schedule"
+    "data.partition": 'write data.deal = { by = "dirichlet", ... }; by = "label" is now by = "dirichlet"',
+    "method.personalise": "training at each silo after the last round is set under [method.tune]: what, epochs, lr, schedule",
 }
 
 

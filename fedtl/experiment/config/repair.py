@@ -7,10 +7,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.checks import contradictions, data_contradictions, with_unit
+from fedtl.experiment.config.checks import contradictions, data_contradictions
 from fedtl.experiment.config.messages import SettingPath, mistake_lines
-from fedtl.experiment.config.resolve import method_of, model_arguments
-from fedtl.experiment.config.schema import Experiment, MethodSettings, TrainSettings
+from fedtl.experiment.config.model_schema import TrainSettings
+from fedtl.experiment.config.resolve import changes_of, method_of, model_arguments
+from fedtl.experiment.config.schema import Experiment, MethodSettings
+from fedtl.experiment.config.units import with_unit
 from fedtl.methods.optimizers import OPTIMIZERS
 
 STAND_INS: Mapping[SettingPath, Any] = {("privacy", "epsilon"): 1.0}  # for settings without a default
@@ -79,6 +81,11 @@ def _with_known_names(experiment: Experiment) -> Experiment:
         default = TrainSettings()
         update = {"optimizer": default.optimizer, "momentum": default.momentum}
         experiment = experiment.model_copy(update={"train": experiment.train.model_copy(update=update)})
+    try:
+        changes_of(experiment.train)
+    except ConfigError:
+        train = experiment.train.model_copy(update={"augment": []})
+        experiment = experiment.model_copy(update={"train": train})
     try:
         method_of(experiment.method)
     except ConfigError:

@@ -9,11 +9,11 @@ from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
 from fedtl._util.settings import Settings
 from fedtl.data.settings import DataSettings, printable
 from fedtl.experiment.config.home_schema import ChooseSettings, TuneSettings
+from fedtl.experiment.config.model_schema import ModelSettings, TrainSettings
 from fedtl.simulation.settings import EngineSettings
 
 if TYPE_CHECKING:
     from fedtl.methods.base import Method
-    from fedtl.models.custom import Build
 
 CUSTOM = "custom"  # first part of the name of a method or model that a Python program passes as a value
 CUSTOM_NAME = re.compile(rf"{CUSTOM}(:[A-Za-z0-9_][A-Za-z0-9._+-]{{0,63}})?")
@@ -22,67 +22,6 @@ CUSTOM_NAME = re.compile(rf"{CUSTOM}(:[A-Za-z0-9_][A-Za-z0-9._+-]{{0,63}})?")
 def is_custom(name: str) -> bool:
     """Whether a name stands for a value of a Python program: "custom", or "custom:" and a name."""
     return CUSTOM_NAME.fullmatch(name) is not None
-
-
-class AdapterSettings(Settings):
-    """
-    ``[model.adapters]``: the body is frozen, and small modules beside its layers are trained and leave in its place
-    (``models.adapters``). ``rank``: of the change of a layer's weight, or the width of the bottleneck. ``alpha``: the change is
-    scaled by alpha / rank; without it by 1. ``where``: "linear", "conv", "attention" (the Linear layers of attention modules),
-    or patterns of paths such as "blocks.*.attn.qkv"; []: every Linear and Conv2d layer.
-    """
-
-    kind: Literal["ffa-lora", "lora", "bottleneck"] = "ffa-lora"
-    rank: int = Field(8, ge=1, le=1024)
-    alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
-    where: list[str] = []
-
-
-class ModelSettings(Settings):
-    """
-    ``[model]``. ``settings``: the parameters of a model of fedtl's own or of an installed package. ``weights``: a local file
-    (absolute once loaded) or "pretrained".
-    """
-
-    name: str = "convnet"
-    settings: dict[str, Any] = {}
-    weights: str = ""
-    pretrain_on: list[str] = []
-    pretrain_epochs: int = Field(10, ge=1)
-    freeze: int = Field(0, ge=0)
-    adapters: AdapterSettings | None = None
-    dtype: Literal["float32", "tf32", "bf16"] = "float32"
-    _value: "Build | None" = PrivateAttr(None)
-
-    @property
-    def value(self) -> "Build | None":
-        """The function that builds the model, where a Python program passed it. Files do not hold it."""
-        return self._value
-
-    def with_value(self, name: str, value: "Build") -> Self:
-        """Return these settings with a model of a Python program in place of the named one and of its own settings."""
-        changed = self.model_copy(update={"name": name, "settings": {}})
-        changed._value = value
-        return changed
-
-
-class TrainSettings(Settings):
-    """
-    ``[train]``: training inside a silo. ``schedule``: of the learning rate over the rounds. ``stage_lr``: each stage of the body
-    has this times the rate of the next one, and the last stage this times the head's. ``roles``: what a round trains, of
-    what the method trains; []: all of it. What is left out keeps its initial values, and does not leave a silo.
-    """
-
-    optimizer: str = "sgd"
-    lr: float = Field(0.05, gt=0, allow_inf_nan=False)
-    schedule: Literal["constant", "cosine"] = "constant"
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
-    body_lr: float = Field(1.0, ge=0, allow_inf_nan=False)
-    stage_lr: float = Field(1.0, ge=0, le=1)
-    batch_size: int = Field(32, ge=2)
-    epochs: int = Field(1, ge=1)
-    roles: list[Literal["body", "norm", "head", "adapter"]] = []
 
 
 class MethodSettings(Settings):
@@ -174,6 +113,18 @@ class WireSettings(Settings):
 
     dtype: Form = "float32"
     fraction: float = Field(0.01, gt=0, le=1)
+
+
+class UpdateSettings(Settings):
+    """
+    ``[updates]``: how much one update may count. ``weights``: "rows": as many as the silo states that it has, at most
+    ``max_weight``; "equal": every update counts the same. An update whose Euclidean norm over all tensors is above ``max_norm`` does
+    not count. "none": no limit; a bundle for institutions always has both limits.
+    """
+
+    weights: Literal["rows", "equal"] = "rows"
+    max_weight: Literal["none"] | Annotated[float, Field(gt=0, le=1e12)] = "none"
+    max_norm: Literal["none"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "none"
 
 
 class SiloModelSettings(Settings):
@@ -274,6 +225,7 @@ class Experiment(Settings):
     train: TrainSettings = TrainSettings()
     method: MethodSettings = MethodSettings()
     wire: WireSettings = WireSettings()
+    updates: UpdateSettings = UpdateSettings()
     privacy: PrivacySettings | None = None
     silo: dict[str, SiloSettings] = {}
     audit: AuditSettings = AuditSettings()
@@ -285,7 +237,7 @@ class Experiment(Settings):
         """The main metric."""
         if self.compare.metric != "auto":
             return self.compare.metric
-        return "r2" if self.data.task == "regression" else "accuracy"
+        return self.data.predicted.main
 
     @property
     def split_seed(self) -> int:

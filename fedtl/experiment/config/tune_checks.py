@@ -5,7 +5,8 @@ from typing import Any
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.messages import check_choice, shorten, unknown_setting
-from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings, TrainSettings, TrialSettings
+from fedtl.experiment.config.model_schema import TrainSettings
+from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings, TrialSettings
 from fedtl.methods.registry import METHODS
 
 TABLES = ("train", "method")

@@ -70,9 +70,9 @@ def _transfer(study: Study, folder: RunFolder, shared: State) -> SiloTransfer:
 def _measured(
     trainer: Trainer, state: State, data: SiloDataset, test: Dataset, which: tuple[Begin, int]
 ) -> Training:
-    loss = quick(trainer.scores(state, data.val.x, data), data.val.y).get("loss")
+    loss = quick(trainer.scores(state, data.val.x, data), data.val.y, data.task).get("loss")
     scaled = None if loss is None else loss / data.y_std**2
-    return Training(*which, scaled, measure(trainer.scores(state, test.x, data), test.y))
+    return Training(*which, scaled, measure(trainer.scores(state, test.x, data), test.y, data.task))
 
 
 def _new_spec(study: Study) -> ModelSpec:

@@ -23,7 +23,7 @@ from fedtl.results.transferability import (
     Training,
     Transferability,
 )
-from fedtl.training.metrics import LOWER_IS_BETTER
+from fedtl.tasks.metrics import METRICS
 
 CONFIDENCE = 0.975  # two-sided 95 %
 Value = Callable[[SiloTransfer, Training], float | None]
@@ -91,7 +91,7 @@ def _losses(result: SiloTransfer, stages: int) -> list[float | None]:
 def _points(
     results: Sequence[SiloTransfer], kinds: Sequence[tuple[Begin, int]], metric: str
 ) -> tuple[Point, ...]:
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if METRICS[metric].lower_is_better else 1.0
 
     def scratch(result: SiloTransfer) -> Training:
         return next(other for other in result.trainings if other.begin is Begin.NEW)

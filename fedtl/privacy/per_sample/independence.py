@@ -140,7 +140,7 @@ def _pass(net: nn.Module, batch: Batch, losses: Losses) -> tuple[Tensor, Tensor]
     scores = net(batch.x)
     seed_layers(0, _device(net))
     values = losses(net, batch)
-    if values.shape != batch.y.shape:
+    if values.shape != batch.y.shape[:1]:
         raise ConfigError(
             f"{len(batch.y)} records need {len(batch.y)} losses, not losses of shape {list(values.shape)}; {WAY_OUT}"
         )
@@ -172,7 +172,7 @@ def _others_replaced(batch: Batch, kept: slice, classes: int) -> Batch:
 
 
 def _first(batch: Batch, count: int) -> Batch:
-    return Batch(batch.x[:count], batch.y[:count], batch.domain[:count])
+    return replace(batch, x=batch.x[:count], y=batch.y[:count], domain=batch.domain[:count], rows=None)
 
 
 def _size(values: Tensor) -> float:

@@ -17,7 +17,7 @@ ODD = [
     'data.classes=["a \\"b\\"", "é, c"]',
     'data.bounds={"x.y"=[0.0, 1.0]}',
     "data.positive_above=1e-5",
-    "data.partition.silos=3",
+    "data.deal.silos=3",
     "compare.tune.ditto.method.mu=[0.1, 1.0]",
     "compare.set={mrmtl={method={mu=1.0}}}",
 ]
