@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import hypothesis
@@ -107,6 +108,7 @@ def fast_starts(request: pytest.FixtureRequest, costs_folder: Path) -> Iterator[
         yield
 
 
+@lru_cache
 def _place(path: Path) -> str:
     return path.relative_to(Path(__file__).parent).as_posix()
 
