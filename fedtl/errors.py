@@ -79,9 +79,13 @@ class Denied(Refused):
 
 
 class NotEnoughSilos(FedTLError):
-    """Fewer silos than ``minimum_silos`` gave a valid reply."""
+    """Fewer silos than ``minimum_silos`` gave a valid reply. ``unused``: those whose valid updates are not used for that."""
 
     exit_code = 4
+
+    def __init__(self, text: str, unused: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.unused = unused
 
 
 class Refuted(FedTLError):

@@ -26,8 +26,8 @@ def with_training(guarantee, **changes):
     return replace(guarantee, training=replace(guarantee.training, **changes))
 
 
-def builtin(name, shape):
-    net = model_spec(name, shape, 0).net(3)
+def builtin(name, shape, **settings):
+    net = model_spec(name, shape, 0, settings=settings).net(3)
     net.body = convert_norms(net.body)
     generator = torch.Generator().manual_seed(4)
     for label, buffer in net.named_buffers():  # statistics that are not 0 and 1

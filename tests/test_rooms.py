@@ -27,18 +27,21 @@ ROWS = [
 # Frameworks stay at the door: the only modules that may import each.
 DOORS = {
     "timm": {"models.libraries"},
-    "torchvision": {"models.libraries", "models.compat"},
+    "torchvision": {"models.libraries", "_util.torchvision_import", "data.torchvision_sets"},
     "pandas": {
-        "data.frame",
-        "data.table",
+        *("data.frame", "data.table", "data.cells", "data.huggingface", "data.manifest", "data.series"),
         "experiment.embed",
         "api.frames",
         "api.results",
         "api.audits",
         "api.audit_frames",
     },
+    "openpyxl": {"data.excel_files"},
     "sklearn": {
+        "data.words",
         "data.preprocess",
+        "data.shift",
+        "data.target_encoding",
         "tasks.classification",
         "tasks.regression",
         "audit.attacks.membership",
@@ -47,6 +50,7 @@ DOORS = {
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
+        "report.data_plots",
     },
     "jinja2": {"report.html"},
     "typer": {
@@ -56,9 +60,18 @@ DOORS = {
         ),
         *("cli.silo", "cli.silo_consent", "cli.silo_record"),
     },
-    "PIL": {"data.images"},
+    "PIL": {"data.huggingface", "data.pictures"},
+    "pydicom": {"data.dicom"},
+    "nibabel": {"data.nifti"},
     "pydantic": {
-        *("_util.settings", "data.settings", "models.builtin", "simulation.settings", "deployment.plan"),
+        *(
+            "_util.settings",
+            "data.settings",
+            "models.builtin",
+            "models.sequences",
+            "simulation.settings",
+            "deployment.plan",
+        ),
         "privacy.ledger_lines",
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.site.egress_lines",
@@ -66,10 +79,14 @@ DOORS = {
         *(f"experiment.config.{name}" for name in ("schema", "home_schema", "model_schema", "messages")),
         *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call")),
     },
-    "flwr": {"federation.flower", "deployment.site.supernode", "deployment.site.superexec"},
+    "flwr": {
+        *("federation.flower", "deployment.site.supernode", "deployment.site.superexec"),
+        *("deployment.coordinator.superlink", "deployment.coordinator.bounded_superlink"),
+    },
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
     "dp_accounting": {"privacy.accounting"},
     "opacus": {"privacy.per_sample.hooks", "privacy.prv"},
+    "datasets": {"data.huggingface"},
     "ray": {"simulation.ray"},
 }
 # What the coordinator runs. It never reaches examples, nor anything that reads them.

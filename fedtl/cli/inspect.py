@@ -1,15 +1,26 @@
 """What is known without training: ``fedtl show`` and ``lint``, and the lists of methods, models and data sources."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Column, Table
 
 from fedtl.cli.options import Exp, Json, OptionalExp, Set
-from fedtl.cli.screen import out_console, print_json, print_line, print_table, say, warn
+from fedtl.cli.screen import (
+    out_console,
+    print_json,
+    print_line,
+    print_report_path,
+    print_table,
+    progress_bar,
+    say,
+    warn,
+)
 
 if TYPE_CHECKING:
+    from fedtl.results.data_report import DataReport
     from fedtl.results.plan import ExperimentPlan, TensorRow
 
 
@@ -124,21 +135,38 @@ def lint(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         raise typer.Exit(2)
 
 
-def _print_data(experiment: str, changes: Sequence[str], as_json: bool) -> None:
-    from fedtl.experiment.config.load import parse_settings, read_experiment
+def _print_data(experiment: str, changes: Sequence[str], out: Path | None, as_json: bool) -> None:
+    from fedtl.experiment.config.load import parse_settings, read_experiment, to_toml
+    from fedtl.experiment.data_folder import write_data
     from fedtl.experiment.data_report import data_report
-    from fedtl.report.data_tables import data_table, silo_lines
+    from fedtl.experiment.onboard_folder import check_new
     from fedtl.simulation.shared_store import temporary_store
 
     settings = parse_settings(read_experiment(experiment, list(changes)))
-    with temporary_store() as store:
-        report = data_report(settings, store)
+    if out is not None:
+        check_new(out)
+    with temporary_store() as store, progress_bar("data", as_json) as show:
+        report = data_report(settings, store, show)
+    page = write_data(out, report, to_toml(settings), "The experiment with all settings") if out else None
+    print_data(report, as_json)
+    if page:
+        print_report_path(page, as_json)
+
+
+def print_data(report: "DataReport", as_json: bool) -> None:
+    """Print what rows hold to stdout."""
+    from fedtl.report.data_tables import between_table, data_table, silo_lines
+
     if as_json:
         print_json(report)
         return
     out_console.print(data_table(report))
     for line in silo_lines(report):
         print_line(line)
+    if report.between.inputs or report.between.labels:
+        out_console.print(between_table(report))
+    for one in report.recommendations:
+        print_line(f"Recommendation: {one.text} (rule: {one.rule})")
     for note in report.notes:
         print_line(f"Note: {note}", "yellow")
 
@@ -204,20 +232,28 @@ def models(as_json: Json = False) -> None:
         print_table("models", rows)
 
 
-def data(experiment: OptionalExp = None, set_: Set = None, as_json: Json = False) -> None:
+def data(
+    experiment: OptionalExp = None,
+    set_: Set = None,
+    out: Annotated[
+        Path | None, typer.Option(help="new or empty folder for the page (report.html) and data.json")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """
-    Print what is read of an experiment's data and what is not; without EXP, list the data sources.
+    Print what is read of an experiment's data, what is not, and how silos differ; without EXP, list the data sources.
 
     EXP is a TOML file, or the name of an included experiment (digits).
     For each silo: its rows, how inputs are read, its labels, files and columns that are not read, missing cells, copies of rows and columns, and columns that a result should not depend on.
-    Nothing is trained. The output tells what the rows hold, with [privacy] too: it is for those who may see them.
+    Between silos: copies, labels, and how well a classifier tells their inputs apart; then recommendations, each with its rule.
+    No model of the experiment is trained. The output tells what the rows hold, with [privacy] too: it is for those who may see them.
 
-    Example: fedtl data hospitals.toml --set data.drop='["outcome"]'
+    Example: fedtl data hospitals.toml --out hospitals-data
     """
     from fedtl.data.registry import DATA
 
     if experiment is not None:
-        _print_data(experiment, set_ or [], as_json)
+        _print_data(experiment, set_ or [], out, as_json)
         return
     rows = [{"name": name, "about": source.about} for name, source in DATA.items()]
     if as_json:

@@ -1,20 +1,24 @@
 """``fedtl predict``, ``embed``, ``export``, ``grow`` and ``report``: use the result of a run."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fedtl.cli.options import Json, Run, SiloName
 from fedtl.cli.screen import print_json, print_line, print_report_path, progress_bar, say
 
+if TYPE_CHECKING:
+    from fedtl.data.input_files import NewRows
+
 
 def predict(
     run: Run,
     silo: SiloName,
-    input: Annotated[Path, typer.Option(help=".npz, .npy, .csv, .parquet, an image, or a folder of images")],
+    input: Annotated[
+        Path, typer.Option(help=".npz, .npy, .csv, .parquet, .xlsx, an image, or a folder of images")
+    ],
     out: Annotated[Path | None, typer.Option(help="CSV file for the predictions; default: stdout")] = None,
     adapt: Annotated[
         Literal["none", "tent"],
@@ -37,8 +41,8 @@ def predict(
 
     model = SiloModel(RunFolder.open(run), silo)
     rows = read_inputs(input, model.experiment.data, model.inputs, model.shape)
-    _say_unread(rows.unread)
-    lines = prediction_rows(model, model.scores(rows.x, adapt == "tent"), rows.files)
+    _say_unread(rows)
+    lines = prediction_rows(model, model.scores(rows.x, adapt == "tent"), rows.files, rows.column)
     if adapt == "tent":
         lines = (line | {"adapted": adapt} for line in lines)
         say(
@@ -54,15 +58,19 @@ def predict(
         say(f"wrote {count} predictions to {out}")
 
 
-def _say_unread(columns: Sequence[str]) -> None:
-    if columns:
-        say(f"note: columns that the model does not know are not read: {', '.join(columns)}")
+def _say_unread(rows: "NewRows") -> None:
+    if rows.unread:
+        say(f"note: columns that the model does not know are not read: {', '.join(rows.unread)}")
+    for line in rows.notes:
+        say(f"note: {line}")
 
 
 def embed(
     run: Run,
     silo: SiloName,
-    input: Annotated[Path, typer.Option(help=".npz, .npy, .csv, .parquet, an image, or a folder of images")],
+    input: Annotated[
+        Path, typer.Option(help=".npz, .npy, .csv, .parquet, .xlsx, an image, or a folder of images")
+    ],
     out: Annotated[Path, typer.Option(help=".npz or .parquet file for the features")],
     as_json: Json = False,
 ) -> None:
@@ -85,7 +93,7 @@ def embed(
     check_output(out)
     model = SiloModel(RunFolder.open(run), silo)
     rows = read_inputs(input, model.experiment.data, model.inputs, model.shape)
-    _say_unread(rows.unread)
+    _say_unread(rows)
     with progress_bar(f"{silo}: rows", as_json) as show:
         made = features_of_rows(model, rows.x, rows.files, show)
     write_embeddings(out, made)

@@ -32,6 +32,10 @@ Resume = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="continue the interrupted run in this folder with its own settings"),
 ]
+MoreRounds = Annotated[
+    int | None,
+    typer.Option(min=1, help="with --resume: so many rounds more than the run has, finished or not"),
+]
 Seeds = Annotated[str | None, typer.Option(help="seeds with commas between them: 0,1,2")]
 Workers = Annotated[
     int | None,

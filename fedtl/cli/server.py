@@ -71,15 +71,19 @@ def admit(
     Example: fedtl server admit srv clinic.pub
     """
     from fedtl.deployment.coordinator.sites import admit_site
+    from fedtl.deployment.site.keys import fingerprint
 
-    active = admit_site(folder, key, name)
-    say("admitted" if active else "admitted; takes effect when the server starts")
+    site = admit_site(folder, key, name)
+    say("admitted" if site.node else "admitted; takes effect when the server starts")
+    say(f"fingerprint of its key: {fingerprint(site.key)}; compare it with the site's by telephone")
 
 
 @app.command()
 def expel(folder: Dir, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """
-    Do not allow a site to connect any more. NAME is the name under which it was admitted.
+    Never allow the key of a site to connect again. NAME is the name under which it was admitted.
+
+    To pause a site, use suspend: Flower accepts an expelled key never again.
 
     Example: fedtl server expel srv clinic
     """
@@ -87,6 +91,32 @@ def expel(folder: Dir, name: Annotated[str, typer.Argument(metavar="NAME")]) -> 
 
     expel_site(folder, name)
     say(f"{name} may not connect any more")
+
+
+@app.command()
+def suspend(folder: Dir, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """
+    Do not ask a site for updates, from the next round on, until readmit. Its key stays valid.
+
+    Example: fedtl server suspend srv clinic
+    """
+    from fedtl.deployment.coordinator.sites import suspend_site
+
+    suspend_site(folder, name, True)
+    say(f"{name} is suspended; to ask it again: fedtl server readmit {folder} {name}")
+
+
+@app.command()
+def readmit(folder: Dir, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """
+    Ask a suspended site for updates again, from the next round on.
+
+    Example: fedtl server readmit srv clinic
+    """
+    from fedtl.deployment.coordinator.sites import suspend_site
+
+    suspend_site(folder, name, False)
+    say(f"{name} is asked again from the next round on")
 
 
 @app.command()
@@ -118,7 +148,7 @@ def bundle(
     Example: fedtl server bundle srv hospitals.toml
     """
     from fedtl.data.columns import parse_columns, with_declared_columns
-    from fedtl.deployment.coordinator.bundle import build_bundle
+    from fedtl.deployment.coordinator.bundle import build_bundle, load_without_rows
     from fedtl.deployment.coordinator.settings import load_server_settings
     from fedtl.experiment.config.load import load_experiment
 
@@ -130,9 +160,12 @@ def bundle(
             f"--shape {shape!r}: write whole numbers with commas between them, as in 1,28,28"
         ) from error
     labels = tuple(classes.split(",")) if classes else ()
-    settings = load_experiment(experiment, set_ or [])
+    if shape or columns:
+        settings = load_without_rows(experiment, set_ or [], folder)
+    else:
+        settings = load_experiment(experiment, set_ or [])
     if columns:
-        declared = parse_columns(columns)
+        declared = parse_columns(columns, settings.data)
         settings = settings.model_copy(update={"data": with_declared_columns(settings.data, declared)})
         sizes = (sum(len(column.inputs) for column in declared),)
     built = build_bundle(folder / "bundles", name or Path(experiment).stem, settings, sizes, labels, dp_ready)
@@ -211,8 +244,8 @@ def status(folder: Dir, as_json: Json = False) -> None:
         print_json(asdict(facts))
         return
     print_line(
-        f"{'running' if facts.running else 'not running'}; listens on {facts.listen}; "
-        f"the certificate is valid for {facts.certificate_days_left:.0f} days"
+        f"{'running' if facts.running else 'not running'}; listens on {facts.listen}; {facts.disk}; "
+        f"{'; '.join(facts.certificates)}"
     )
     for name, text in facts.admitted.items():
         print_line(f"site {name}: {text}")
@@ -222,3 +255,5 @@ def status(folder: Dir, as_json: Json = False) -> None:
         print_line(f"study {name}: round {study.round} of {study.rounds}, {state}")
         for reason in study.left_out.values():
             print_line(f"  left out: {reason}")
+        for warning in study.outliers:
+            print_line(f"  warning: {warning}")

@@ -7,7 +7,7 @@ import typer
 
 from fedtl.cli import silo_consent, silo_record
 from fedtl.cli.options import Dir, Json, open_home
-from fedtl.cli.screen import print_json, print_line, progress_bar, say
+from fedtl.cli.screen import print_json, print_line, print_report_path, progress_bar, say
 
 
 def init(
@@ -21,10 +21,13 @@ def init(
     Example: fedtl silo init clinic --name clinic --server fl.example.org:8443
     """
     from fedtl.deployment.site.home import Home
+    from fedtl.deployment.site.keys import fingerprint, read_public_key
 
     home = Home.create(folder, name, server)
     say(f"created {home.path}")
-    say(f"1. send {home.path / 'node.key.pub'} to the coordinator; keep node.key here")
+    public = home.path / "node.key.pub"
+    say(f"1. send {public} to the coordinator; keep node.key here")
+    say(f"   its fingerprint, to compare by telephone: {fingerprint(read_public_key(public))}")
     say(f"2. copy the coordinator's ca.crt into {home.path}")
     say(f"3. fill in [data] and [policy] in {home.path / 'silo.toml'}, then run: fedtl silo check {folder}")
 
@@ -47,6 +50,36 @@ def check(folder: Dir, as_json: Json = False) -> None:
             print_line(f"{'ok  ' if check.ok else 'DO  '} {check.name}: {check.text}")
     if not all(check.ok for check in checks):
         raise typer.Exit(2)
+
+
+def data(
+    folder: Dir,
+    out: Annotated[
+        Path | None, typer.Option(help="new or empty folder for the page (report.html) and data.json")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """
+    Print what the institution's own rows hold: counts, labels, missing cells, copies, and recommendations.
+
+    No plan is needed, and nothing of it leaves the site. Text columns count as missing here, because a plan declares their categories.
+
+    Example: fedtl silo data clinic --out clinic-data
+    """
+    from fedtl.cli.inspect import print_data
+    from fedtl.deployment.site.own_rows import own_report, sharing, write_own_report
+    from fedtl.experiment.onboard_folder import check_new
+
+    home = open_home(folder)
+    if out is not None:
+        check_new(out)
+    report = own_report(home)
+    page = write_own_report(home, report, out) if out else None
+    print_data(report, as_json)
+    for line in [] if as_json else sharing(home):
+        print_line(line)
+    if page:
+        print_report_path(page, as_json)
 
 
 def run(
@@ -107,7 +140,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 for command in (
-    *(init, check, silo_consent.rehearse, silo_consent.audit, silo_consent.approve, run),
+    *(init, check, data, silo_consent.rehearse, silo_consent.audit, silo_consent.approve, run),
     *(silo_record.status, silo_record.ledger, silo_record.verify, silo_consent.confirm, adopt),
 ):
     app.command()(command)

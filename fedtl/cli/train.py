@@ -1,6 +1,7 @@
 """``fedtl run`` and ``fedtl compare``."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from fedtl.cli.options import (
     Device,
     Json,
+    MoreRounds,
     OptionalExp,
     Out,
     Quiet,
@@ -20,6 +22,7 @@ from fedtl.cli.options import (
 )
 from fedtl.cli.run_folder import begin
 from fedtl.cli.screen import out_console, print_json, print_report_path, say, training_progress, warn
+from fedtl.errors import ConfigError
 
 if TYPE_CHECKING:
     from fedtl.results.comparison import Comparison
@@ -31,6 +34,7 @@ def run(
     out: Out = None,
     set_: Set = None,
     resume: Resume = None,
+    more_rounds: MoreRounds = None,
     workers: Workers = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -49,6 +53,8 @@ def run(
     from fedtl.experiment.run import run as run_experiment
 
     device = device_for(device)
+    if more_rounds is not None:
+        _add_rounds(resume, more_rounds)
     settings, folder = begin("run", experiment, set_, out, resume, workers)
     title = f"{settings.method.name}: round"
     with training_progress(title, settings.rounds, folder, quiet or as_json, pause=0) as show:
@@ -61,6 +67,15 @@ def run(
     elif not quiet:
         _print_run(result)
     print_report_path(page, quiet or as_json)
+
+
+def _add_rounds(resume: Path | None, rounds: int) -> None:
+    from fedtl.experiment.more_rounds import add_rounds
+    from fedtl.experiment.run_folder import RunFolder
+
+    if resume is None:
+        raise ConfigError(f"--more-rounds {rounds}: name the run that gets them with --resume DIR")
+    say(f"{resume}: {add_rounds(RunFolder.open(resume), rounds)} rounds in all")
 
 
 def _print_run(result: "RunResult") -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from fedtl.data.hidden import used_fraction
 from fedtl.data.labels import label_texts, merge_labels
+from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import MAX_FLOAT32, Array, Raw, finite_numbers, parts_of
 from fedtl.errors import DataError
@@ -37,9 +38,14 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
             )
         _check_inputs(raw.target, raw.train.x, settings, f"silo {silo}: target", missing_values)
     if len(raw.train.y) < MIN_TRAINING_ROWS:
+        rule = (
+            ""
+            if settings.by_record
+            else f", or set data.min_rows = {MIN_TRAINING_ROWS} to leave out all such silos"
+        )
         raise DataError(
-            f"silo {silo}: {len(raw.train.y)} training rows; a silo needs at least {MIN_TRAINING_ROWS}; remove it "
-            "from data.silos"
+            f"silo {silo}: {len(raw.train.y)} training rows; a silo needs at least {MIN_TRAINING_ROWS}; list it in "
+            f"data.silos_except{rule}"
         )
     return raw
 
@@ -57,7 +63,7 @@ def check_classes(raw: Raw, silo: str, classes: Sequence[str], trained: frozense
     if len(every := own | trained) < 2:
         raise DataError(
             f"silo {silo}: all {len(raw.train.y)} training rows have the same label {''.join(every)!r}; "
-            "remove the silo from data.silos"
+            "list the silo in data.silos_except, or set data.min_labels = 2 to leave out all such silos"
         )
     for part in (raw.val, raw.test, raw.target_test):
         if part is not None and (unknown := set(label_texts(part.y)) - trained):
@@ -76,18 +82,20 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
         raise DataError(
             f"{where} inputs have shape {shape}, but training inputs {expected}; all rows of a silo need one shape"
         )
-    if (x.dtype == np.uint8) != (train.dtype == np.uint8) and x.ndim > 2:
+    if is_pixels(x) != is_pixels(train):
         raise DataError(f"{where} images are {x.dtype}, training images are {train.dtype}; use one type")
     if settings.by_record or x.dtype.kind != "f":
         return
     invalid = ~(np.abs(x) <= MAX_FLOAT32)
-    if missing_values and x.ndim == 2:
+    series = settings.sequence is not None
+    if series or (missing_values and x.ndim == 2):
         invalid &= ~np.isnan(x)
     if not invalid.any():
         return
     if x.ndim > 2:
+        what = "series" if series else "images"
         raise DataError(
-            f"{where} images hold {int(invalid.sum())} values that are not finite; correct or remove them"
+            f"{where} {what} hold {int(invalid.sum())} values that are not finite; correct or remove them"
         )
     row, column = np.argwhere(invalid)[0]
     raise DataError(
@@ -98,8 +106,10 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
 
 def _common_shape(x: Array, settings: DataSettings) -> tuple[int, ...]:
     """Return the part of a row's shape in which all rows of a silo must agree: what the settings do not change anyway."""
-    if x.ndim == 2:
+    if x.ndim == 2 or settings.sequence is not None:
         return x.shape[1:]
+    if settings.kind == "volumes":
+        return x.shape[1:] if settings.size == "native" else ()
     height_width = x.shape[1:3] if settings.size == "native" else ()
     return height_width + ((x.shape[3:] or (1,)) if settings.channels == "native" else ())
 

@@ -4,6 +4,7 @@ Reads a CSV file as it is written: every row has the fields that the header name
 pandas alone would shift the columns of rows that are longer than the header, and fill up those that are shorter.
 """
 
+import codecs
 import csv
 import io
 import sys
@@ -27,13 +28,15 @@ MISSING_WORDS = frozenset(
 class Dialect:
     """
     How a file is written. ``literal``: the columns in which a word such as "None" is kept as it is; in all others it is a
-    missing value. ``as_text``: keep every cell as text, and let no row decide whether the others can be read.
+    missing value. ``texts``: the columns whose cells stay text, such as "007". ``as_text``: those of all columns do, and no row
+    decides whether the others can be read.
     """
 
     delimiter: str = ","
     decimal: str = "."
     encoding: str = "utf-8"
     literal: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
     as_text: bool = False
 
 
@@ -52,6 +55,10 @@ def check_csv(path: str, dialect: Dialect) -> CheckedFile:
     """
     try:
         names, odd = _check_rows(path, dialect)
+        if not dialect.as_text and _is_really_utf8(path, dialect.encoding):
+            raise DataError(
+                f"{path} is UTF-8 text, and data.encoding is {dialect.encoding!r}, which would change its letters; remove data.encoding"
+            )
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not {dialect.encoding} text (byte {error.object[error.start]:#x}); set data.encoding, such as "
@@ -61,6 +68,17 @@ def check_csv(path: str, dialect: Dialect) -> CheckedFile:
         raise DataError(f"{path} cannot be read as CSV: {error}") from error
     missing = {name: [""] if name in dialect.literal else ["", *MISSING_WORDS] for name in names}
     return CheckedFile(_without_odd_rows(path, dialect, len(names)) if odd else path, missing)
+
+
+def _is_really_utf8(path: str, encoding: str) -> bool:
+    """Return whether a file that is said to be of another encoding has letters beyond ASCII that are valid UTF-8: by chance none are."""
+    if codecs.lookup(encoding).name.startswith("utf"):
+        return False
+    content = Path(path).read_bytes()
+    try:
+        return not content.isascii() and bool(content.decode("utf-8"))
+    except UnicodeDecodeError:
+        return False
 
 
 def _rows(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
@@ -133,12 +151,3 @@ def _without_odd_rows(path: str, dialect: Dialect, width: int) -> io.StringIO:
     writer.writerows(fields if len(fields) == width else [""] * width for _, fields in _rows(path, dialect))
     text.seek(0)
     return text
-
-
-def is_number(cell: object) -> bool:
-    """Return whether a cell can be read as a number."""
-    try:
-        float(str(cell))
-    except ValueError:
-        return False
-    return True

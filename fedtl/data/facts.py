@@ -1,17 +1,22 @@
 """
 What a reader of a result should know of one silo's stored rows: copies, running numbers, columns that give the answer away.
 
-Nothing here decides anything. Rows are compared by hashes, which are kept in memory alone.
+Nothing here decides anything. Rows are compared by hashes with a key that is drawn for each process. Both are kept in memory alone.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
+from secrets import token_bytes
 
 import numpy as np
 
 from fedtl.data.labels import label_texts
+from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw, finite_numbers
+
+KEY = token_bytes(32)  # of the hashes; never written
 
 SENTINELS = (
     -999.0,
@@ -36,7 +41,7 @@ class RowFacts:
     that have those of a training row. By column: ``constant``; ``counting`` (each value one more than the last); ``running``
     (whole numbers, all different); ``copies`` (columns that another one determines, with its name); ``sentinels`` (the value
     that may stand for a missing one, and how often); ``decisive`` (the AUC or rank correlation with the label). ``brightest``:
-    the largest pixel, of uint8 images.
+    the largest pixel, of images of uint8 or uint16, and ``white``: the largest value of their type.
     """
 
     repeated: int = 0
@@ -48,6 +53,7 @@ class RowFacts:
     sentinels: tuple[tuple[str, float, int], ...] = ()
     decisive: tuple[tuple[str, float], ...] = ()
     brightest: int | None = None
+    white: int | None = None
 
 
 NO_FACTS = RowFacts()
@@ -64,7 +70,8 @@ def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts,
     facts = RowFacts(
         repeated=len(train) - len(seen) if telling else 0,
         leaked=sum(row in seen for part in others for row in row_hashes(part.x)) if telling else 0,
-        brightest=int(raw.train.x.max()) if raw.train.x.dtype == np.uint8 and raw.train.x.ndim > 2 else None,
+        brightest=int(raw.train.x.max()) if is_pixels(raw.train.x) else None,
+        white=int(np.iinfo(raw.train.x.dtype).max) if is_pixels(raw.train.x) else None,
     )
     if raw.train.x.ndim == 2 and len(raw.columns) <= COLUMNS_LOOKED_AT:
         facts = _with_columns(facts, raw, settings, hidden)
@@ -72,9 +79,12 @@ def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts,
 
 
 def row_hashes(x: Array) -> list[int]:
-    """Return a hash of the inputs of each row. Hashes of two processes cannot be compared."""
+    """Return a keyed 64-bit hash of the inputs of each row. Hashes of two processes cannot be compared."""
     flat = np.ascontiguousarray(x).reshape(len(x), -1)
-    return [hash(row.tobytes()) for row in flat]
+    return [
+        int.from_bytes(blake2b(row.tobytes(), digest_size=8, key=KEY).digest(), "big", signed=True)
+        for row in flat
+    ]
 
 
 def can_tell_rows_apart(x: Array) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from fedtl.data import frame, npz
 from fedtl.data.checks import check_rows
 from fedtl.data.columns import in_order
+from fedtl.data.series import series_of_frame
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw
 from fedtl.errors import ConfigError, DataError
@@ -61,8 +62,9 @@ def rows_in_memory(silos: Mapping[str, Any], settings: DataSettings) -> tuple[Da
 def _stored(rows: Any, settings: DataSettings, name: str) -> Raw:
     where = f"silo {name}"
     if frame.is_frame(rows):
-        rows = frame.rows_of_frame(rows.rename(columns=str), settings, where)
-        return check_rows(rows, settings, name, missing_values=True)
+        of_frame = frame.rows_of_frame if settings.sequence is None else series_of_frame
+        raw = of_frame(rows.rename(columns=str), settings, where)
+        return check_rows(raw, settings, name, missing_values=True)
     if isinstance(rows, tuple) and len(rows) == 2:
         rows = {"train_x": rows[0], "train_y": rows[1]}
     if not isinstance(rows, Mapping):

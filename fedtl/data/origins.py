@@ -51,7 +51,7 @@ REASONS = {
     "columns": "the columns are learned from the private rows; use a source that reads each row by itself",
     "classes": "the list of classes is learned from the private rows; declare every label that can occur: "
     'data.classes = ["...", "..."]',
-    "scale": "missing values and the scale of the inputs are learned from the private rows; set data.scale to a TOML file of "
+    "scale": "missing values and the scale of the inputs are learned from the private rows; set data.pixel_range (images), or data.scale to a TOML file of "
     'constants, to "dp" with data.bounds, or to "none"',
     "label_scale": "the scale of the labels is learned from the private rows; set data.scale to a TOML file of constants, or "
     'to "none"',

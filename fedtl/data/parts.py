@@ -57,7 +57,13 @@ def _deal_test_rows(
     part, folds = raw.train, settings.folds
     count = len(part.y) if part.units is None else len(np.unique(part.units))
     if count < folds:
-        what = "rows" if part.units is None else f"different values of {settings.unit_column}"
+        what = (
+            "rows"
+            if part.units is None
+            else f"different values of {settings.unit_column}"
+            if settings.unit_column
+            else "files"
+        )
         raise DataError(f"silo {silo} has {count} {what}, too few for {folds} folds; lower compare.folds")
     if settings.by_record:
         positions = _positions(part)
@@ -77,7 +83,7 @@ def _draw_test_rows(
     if part.units is not None and count and not len(drawn):
         largest = np.unique(part.units, return_counts=True)[1].max()
         raise DataError(
-            f"silo {silo}: every {settings.unit_column} has more than the {count} rows that data.test gives "
+            f"silo {silo}: every {settings.unit_column or 'file'} has more than the {count} rows that data.test gives "
             f"(the largest has {largest} of {len(part.y)}), so none can be tested on; increase data.test"
         )
     return drawn, rest

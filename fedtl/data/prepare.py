@@ -1,9 +1,8 @@
 """Prepares the stored rows of one silo: its training data and, separate from it, its test set."""
 
-import re
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,14 +16,15 @@ from fedtl.data.hidden import Hidden, hide_labels, used_fraction
 from fedtl.data.labels import has_label, label_numbers, labels_in, merge_labels
 from fedtl.data.origins import Origin, Origins
 from fedtl.data.parts import split_rows
+from fedtl.data.plain_names import names_in_source, plain_name
 from fedtl.data.preprocess import Inputs, fit_inputs
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
+from fedtl.data.small_silos import file_stamps, has_rule, small_silos
 from fedtl.data.source import Array, Part, Raw
+from fedtl.data.target_encoding import TargetTable, fit_tables
 from fedtl.data.wrong_labels import with_wrong_labels
 from fedtl.errors import ConfigError, DataError
-
-SILO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,39 @@ class Prepared:
 
 
 def silo_names(settings: DataSettings) -> list[str]:
-    """Return the silos that the experiment uses, late ones included, public ones not. Raises ConfigError or DataError."""
+    """
+    Return the silos that the experiment uses, late ones included, public ones and those of ``left_out`` not. Raises ConfigError or
+    DataError.
+    """
+    small = left_out(settings)
+    names = [name for name in _chosen(settings) if name not in small]
+    if small and not names:
+        raise ConfigError(
+            f"data.min_rows = {settings.min_rows} and data.min_labels = {settings.min_labels} leave out all {len(small)} silos; lower them"
+        )
+    return names
+
+
+def left_out(settings: DataSettings) -> Mapping[str, str]:
+    """
+    Return the silos that ``data.min_rows`` or ``data.min_labels`` leaves out, and for each what it has; those of ``data.late`` are
+    never left out. Reads the rows, and again only after a file changed. Raises ConfigError or DataError.
+    """
+    return _left_out(settings.model_dump_json(), file_stamps(settings.path)) if has_rule(settings) else {}
+
+
+@lru_cache(maxsize=16)
+def _left_out(plain: str, stamps: tuple[tuple[str, int, int], ...]) -> Mapping[str, str]:
+    settings = DataSettings.model_validate_json(plain)
+    read = DATA[settings.source].read
+    names = [name for name in _chosen(settings) if name not in settings.late]
+    return small_silos(
+        ((name, read(settings, stored_name(settings, name)).train.y) for name in names), settings
+    )
+
+
+def _chosen(settings: DataSettings) -> list[str]:
+    """Return the silos that the lists of the settings choose. Raises ConfigError or DataError."""
     available = _available(settings)
     fractions = settings.label_fraction if isinstance(settings.label_fraction, dict) else {}
     public = [name for name in settings.public if ":" not in name]
@@ -78,44 +110,17 @@ def _available(settings: DataSettings) -> list[str]:
     if settings.deal is not None:
         _dealt_set(settings)
         return dealt_names(settings.deal)
-    return list(names_in_source(DATA[settings.source].silos(settings), settings))
+    source = DATA[settings.source]
+    return list(names_in_source(source.silos(settings), source.needs_path))
 
 
-def names_in_source(stored: Sequence[str], settings: DataSettings) -> dict[str, str]:
-    """
-    Return by the name of each silo its name in the source, which may have blanks and accents: "Zürich West" is the silo
-    Zurich_West. Raises DataError for a name that cannot be changed so, and for two that become the same.
-    """
-    names: dict[str, str] = {}
-    for one in stored:
-        name = _plain_name(one) if DATA[settings.source].needs_path else one
-        if not SILO_NAME.fullmatch(name):
-            raise DataError(
-                f"silo {one!r}: a name has at most 64 characters: letters, digits and . _ + -; rename it in the data"
-            )
-        if name in names:
-            raise DataError(
-                f"the silos {names[name]!r} and {one!r} would both be named {name}; rename one in the data"
-            )
-        names[name] = one
-    return names
-
-
-def _plain_name(stored: str) -> str:
-    """Return a silo's name without accents, and with _ in the place of what a name cannot have."""
-    if SILO_NAME.fullmatch(stored):
-        return stored
-    ascii_text = unicodedata.normalize("NFKD", stored).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", ascii_text).strip("_")
-
-
-def _stored_name(settings: DataSettings, name: str) -> str:
+def stored_name(settings: DataSettings, name: str) -> str:
     """Return the silo's name in the source. A site's own file need not list silos: its name is as it is."""
     try:
         stored = DATA[settings.source].silos(settings)
     except DataError:  # the source says what is wrong when it reads the rows
         return name
-    return {_plain_name(one): one for one in stored}.get(name, name)
+    return {plain_name(one): one for one in stored}.get(name, name)
 
 
 def _dealt_set(settings: DataSettings) -> str:
@@ -133,7 +138,7 @@ def read_silo(settings: DataSettings, name: str) -> Raw:
     """Return one silo's stored rows, checked. Raises DataError."""
     source = DATA[settings.source]
     if settings.deal is None:
-        stored = _stored_name(settings, name) if source.needs_path else name
+        stored = stored_name(settings, name) if source.needs_path else name
         return check_rows(source.read(settings, stored), settings, name, source.missing_values)
     whole = _dealt_set(settings)
     raw = check_rows(source.read(settings, whole), settings, whole, source.missing_values)
@@ -155,8 +160,11 @@ def silo_classes(raw: Raw, settings: DataSettings) -> tuple[str, ...]:
 
 
 def input_shape(raw: Raw, settings: DataSettings) -> tuple[int, ...]:
-    """Return the shape of one input of the model: (columns,) or (channels, height, width)."""
-    return Inputs(settings.size, settings.channels, raw.columns).apply(raw.train.x[:1]).shape[1:]
+    """
+    Return the shape of one input of the model: (columns,), (channels, steps), (channels, height, width) or (1, depth, height,
+    width).
+    """
+    return Inputs.unscaled(settings, raw.columns).apply(raw.train.x[:1]).shape[1:]
 
 
 def prepare_silo(
@@ -170,30 +178,26 @@ def prepare_silo(
     is kept without a label and does not train. Labels that are not used become inputs without labels. Raises DataError.
     """
     stored = raw.train if raw.test is None else raw.test
-    raw, ids = split_rows(raw, settings, name, seed)
-    if len(raw.train.y) < 2:
-        raise DataError(
-            f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows; decrease them"
-        )
-    if not used_fraction(settings, name):
-        raw, ids = _with_judged_test_rows(raw, ids, settings, name)
+    raw, ids = _split(raw, settings, name, seed)
     x = raw.train.x
     raw = with_wrong_labels(raw, settings, name, seed)
     raw, hidden = hide_labels(raw, settings, name, seed)
     if settings.predicted.has_classes and not settings.by_record:
         check_classes(raw, name, classes, trained)
+    raw, tables = _with_encoded_rows(raw, settings, name, seed, classes)
     assert raw.val is not None
     assert raw.test is not None
-    inputs = fit_inputs(x, raw.train.y, raw.columns, settings, name)
+    scaled = fit_inputs(raw.train.x if tables else x, raw.train.y, raw.columns, settings, name)
+    inputs = replace(scaled, tables=tables)
 
-    def prepared(part: Part) -> Dataset:
+    def prepared(part: Part, by: Inputs = inputs) -> Dataset:
         return Dataset(
-            torch.from_numpy(inputs.apply(part.x)),
+            torch.from_numpy(by.apply(part.x)),
             label_numbers(part.y, classes, settings),
             None if part.units is None else _unit_numbers(part.units),
         )
 
-    train = prepared(raw.train)
+    train = prepared(raw.train, scaled)  # which is encoded already
     data = SiloDataset(
         train,
         prepared(raw.val),
@@ -210,6 +214,27 @@ def prepare_silo(
     units = None if stored.units is None else _unit_numbers(stored.units)[torch.from_numpy(ids)]
     tested = _evaluation_set(prepared(raw.test), torch.from_numpy(ids), target_test, units)
     return Prepared(data, tested, inputs)
+
+
+def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw, Array]:
+    """Return the rows with a test and a validation part, and the numbers of the test rows. Raises DataError."""
+    raw, ids = split_rows(raw, settings, name, seed)
+    if len(raw.train.y) < 2:
+        raise DataError(
+            f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows; decrease them"
+        )
+    return (raw, ids) if used_fraction(settings, name) else _with_judged_test_rows(raw, ids, settings, name)
+
+
+def _with_encoded_rows(
+    raw: Raw, settings: DataSettings, name: str, seed: int, classes: tuple[str, ...]
+) -> tuple[Raw, tuple[TargetTable, ...]]:
+    """Return a silo with target-encoded training rows, and what encodes all other rows; () without such columns. Raises DataError."""
+    if not settings.target_encoded:
+        return raw, ()
+    y = label_numbers(raw.train.y, classes, settings).numpy()
+    tables, x = fit_tables(raw.train.x, y, raw.columns, settings, seed, name)
+    return replace(raw, train=replace(raw.train, x=x)), tables
 
 
 def _evaluation_set(
@@ -250,6 +275,8 @@ def _origins(settings: DataSettings, inputs: Inputs) -> Origins:
     )
     if settings.deal is not None and settings.deal.by in LEARNING:
         learned.add("split")
+    if inputs.tables:
+        learned.add("columns")
 
     def origin(key: str) -> Origin:
         return Origin.LEARNED if key in learned else Origin.DECLARED

@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from fedtl.data.constants import bounds_for, read_constants
+from fedtl.data.columns import Kind, columns_with_a_kind
+from fedtl.data.constants import Constants, bounds_for, read_constants
 from fedtl.data.origins import Origin
-from fedtl.data.settings import DataSettings
+from fedtl.data.pixels import ROWS_AT_ONCE, is_pixels, resize, to_range, with_channels
+from fedtl.data.settings import DataSettings, declared_range
 from fedtl.data.source import Array, finite_numbers
+from fedtl.data.target_encoding import TargetTable, encoded_rows
 from fedtl.errors import DataError
 
-LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-ROWS_AT_ONCE = 1024
+AS_IT_IS = Constants(0.0, 0.0, 1.0)
+UINT16_RANGE = (0.0, 65535.0)
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,11 @@ class Inputs:
     """
     How one silo's inputs are prepared.
 
-    ``fill``, ``mean`` and ``std`` have one number for each column (for each channel of float images); (): not scaled.
-    ``low`` and ``high``: declared bounds, to which values are clipped. Pixels of uint8 stay as they are, 0..255.
+    ``fill``, ``mean`` and ``std`` have one number for each column (for each channel of float images and series); (): not scaled.
+    ``low`` and ``high``: declared bounds, to which values are clipped. Pixels of uint8 stay as they are, 0..255, which a
+    model sees as -1..1; those of uint16 are mapped from 0..65535 to -1..1. ``pixel_range``: the declared range that is mapped
+    so instead, of pixels or other numbers; (): none. ``pixels``: whether the training rows were pixels of uint8 or uint16;
+    None: not known. ``kind``: as in the settings. ``tables``: of target-encoded columns, which are encoded before they are scaled.
     ``origin`` and ``label_origin``: where the constants of the inputs and of the labels come from.
     """
 
@@ -44,25 +48,64 @@ class Inputs:
     high: tuple[float, ...] = ()
     origin: Origin = Origin.DECLARED
     label_origin: Origin = Origin.DECLARED
+    kind: str = "auto"
+    pixel_range: tuple[float, ...] = ()
+    pixels: bool | None = None
+    sequence: bool = False
+    tables: tuple[TargetTable, ...] = ()
+
+    @classmethod
+    def unscaled(cls, settings: DataSettings, columns: tuple[str, ...]) -> "Inputs":
+        """Return how inputs are prepared before any constant is learned."""
+        return cls(
+            *(settings.size, settings.channels, columns),
+            kind=settings.kind,
+            pixel_range=declared_range(settings),
+            sequence=settings.sequence is not None,
+        )
 
     def apply(self, x: Array) -> Array:
-        """Return uint8 [N, C, H, W] for pixels, float32 [N, C, H, W] or [N, columns] for anything else."""
-        if x.ndim > 2:
-            x = _with_channels(x, self.channels)
-            x = x if self.size == "native" else _resize(x, int(self.size))
-        if is_pixels(x):
+        """
+        Return uint8 [N, C, H, W] for pixels of uint8 without a declared range, float32 [N, C, H, W] for other images,
+        [N, 1, D, H, W] for volumes, [N, columns] for a table, and [N, C, T] for series [N, T, C].
+        """
+        if self.sequence:
+            x = np.moveaxis(x, 1, 2)
+        elif x.ndim > 2:
+            x = with_channels(x, self.channels, self.kind)
+            x = x if self.size == "native" else resize(x, int(self.size))
+        if is_pixels(x) and not self.pixel_range and x.dtype == np.uint8:
             return x
         scaled = np.empty(x.shape, np.float32)
         for start in range(0, len(x), ROWS_AT_ONCE):  # float64 needs twice the memory
             rows = slice(start, start + ROWS_AT_ONCE)
-            scaled[rows] = self._scaled(finite_numbers(x[rows]))
+            scaled[rows] = self._scaled(x[rows])
         return scaled
 
+    @property
+    def signed(self) -> bool:
+        """Whether a model sees the images as -1..1: pixels of uint8 or uint16, or a declared range."""
+        return bool(self.pixel_range) or (self.pixels is True and not self.mean)
+
+    def unit_problem(self, x: Array) -> str:
+        """Return why new rows have another unit than the training rows; "" where that is not known."""
+        if x.ndim <= 2 or self.pixels is None or self.pixel_range:
+            return ""
+        in_own_unit = bool(self.mean) or not self.pixels
+        if not in_own_unit and not is_pixels(x):
+            return "pixels of 0..255 (uint8) or 0..65535 (uint16)"
+        if in_own_unit and is_pixels(x) and (x.dtype == np.uint8 or not self.mean):
+            return "numbers in a unit of their own, such as float32"
+        return ""
+
     def _scaled(self, x: Array) -> Array:
-        """Return float32 for rows of float64, NaN where a value is missing."""
+        """Return float32 for images with channels, or rows of a table."""
+        if x.ndim > 2 and (self.pixel_range or (is_pixels(x) and not self.mean)):
+            return to_range(x, *(self.pixel_range or UINT16_RANGE))
+        x = encoded_rows(finite_numbers(x), self.tables)
 
         def by_column(constants: Sequence[float]) -> Array:
-            return np.array(constants, np.float64).reshape((1, -1, 1, 1) if x.ndim == 4 else (1, -1))
+            return np.array(constants, np.float64).reshape((1, -1) + (1,) * (x.ndim - 2))
 
         if self.mean:
             x = np.where(np.isnan(x), by_column(self.fill), x)
@@ -79,7 +122,8 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
     Return how the inputs of one silo are prepared, from declared constants or bounds, or learned from its own training
     rows ``x`` and ``y``. Raises ConfigError or DataError.
     """
-    inputs = Inputs(settings.size, settings.channels, columns)
+    inputs = Inputs.unscaled(settings, columns)
+    inputs = replace(inputs, pixels=None if x.ndim == 2 or inputs.sequence else is_pixels(x))
     if settings.scale == "none":
         return inputs
     if settings.scale == "dp":
@@ -91,10 +135,40 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
         labels = labels[~np.isnan(labels)]
         (y_mean,), (y_std,) = _mean_and_std(labels[:, None]) if len(labels) else ((0.0,), (1.0,))
         inputs = replace(inputs, y_mean=y_mean, y_std=y_std, label_origin=Origin.LEARNED)
-    if is_pixels(x):
+    if x.ndim > 2 and (settings.pixel_range or is_pixels(x)):
         return inputs
     fill, mean, std = _fit_columns(_values_by_column(x, settings))
-    return replace(inputs, fill=fill, mean=mean, std=std, origin=Origin.LEARNED)
+    learned = [Constants(*each) for each in zip(fill, mean, std, strict=True)]
+    return _with_constants(replace(inputs, origin=Origin.LEARNED), learned, settings)
+
+
+def _with_constants(inputs: Inputs, constants: Sequence[Constants], settings: DataSettings) -> Inputs:
+    """Return the inputs with the constants of each column or channel. The words of texts have a scale of their own, which stays."""
+    words = _words(settings)
+    if words:
+        constants = [
+            AS_IT_IS if name in words else own for name, own in zip(inputs.columns, constants, strict=True)
+        ]
+    return replace(
+        inputs,
+        fill=tuple(column.fill for column in constants),
+        mean=tuple(column.mean for column in constants),
+        std=tuple(column.std for column in constants),
+    )
+
+
+def _words(settings: DataSettings) -> frozenset[str]:
+    """Return the names of the inputs that words are hashed to."""
+    texts = [column for column in columns_with_a_kind(settings) if column.kind is Kind.TEXT]
+    return frozenset(name for column in texts for name in column.inputs)
+
+
+def seen_as_signed(x: Array, settings: DataSettings) -> bool:
+    """Return whether a model will see these rows as -1..1, before any constant is learned: see ``Inputs.signed``."""
+    if x.ndim == 2 or settings.sequence is not None:
+        return False
+    by_constants = x.dtype != np.uint8 and settings.scale not in ("silo", "none")
+    return bool(settings.pixel_range) or (is_pixels(x) and not by_constants)
 
 
 def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> Inputs:
@@ -104,12 +178,10 @@ def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> I
         raise DataError(
             f"data.scale: silo {silo} has pixels of 0..255, which are not scaled by constants; remove data.scale"
         )
-    constants = read_constants(settings.scale, names)
-    inputs = replace(
-        inputs,
-        fill=tuple(column.fill for column in constants),
-        mean=tuple(column.mean for column in constants),
-        std=tuple(column.std for column in constants),
+    words = _words(settings)
+    declared = iter(read_constants(settings.scale, [name for name in names if name not in words]))
+    inputs = _with_constants(
+        inputs, [AS_IT_IS if name in words else next(declared) for name in names], settings
     )
     if not of_labels:
         return inputs
@@ -136,19 +208,22 @@ def _from_bounds(inputs: Inputs, x: Array, settings: DataSettings) -> Inputs:
 
 
 def _column_names(x: Array, columns: tuple[str, ...], settings: DataSettings) -> tuple[str, ...]:
-    """Return the names of what is scaled: columns, or channels by number; () for pixels."""
-    if is_pixels(x):
+    """
+    Return the names of what is scaled: columns, channels of series, or channels of images by number; () for pixels of uint8 and a
+    declared range.
+    """
+    if x.ndim == 2 or settings.sequence is not None:
+        return columns or tuple(map(str, range(x.shape[-1])))
+    if x.dtype == np.uint8 or settings.pixel_range:
         return ()
-    if x.ndim == 2:
-        return columns or tuple(map(str, range(x.shape[1])))
-    return tuple(map(str, range(_with_channels(x[:1], settings.channels).shape[1])))
+    return tuple(map(str, range(with_channels(x[:1], settings.channels, settings.kind).shape[1])))
 
 
 def _values_by_column(x: Array, settings: DataSettings) -> Array:
-    """Return the values of each column, or of each channel of float images: [values, columns], NaN where missing."""
-    if x.ndim == 2:
-        return finite_numbers(x)
-    channels = _with_channels(x, settings.channels).swapaxes(0, 1)
+    """Return the values of each column, or of each channel of float images and series: [values, columns], NaN where missing."""
+    if x.ndim == 2 or settings.sequence is not None:
+        return finite_numbers(x.reshape(-1, x.shape[-1]))
+    channels = with_channels(x, settings.channels, settings.kind).swapaxes(0, 1)
     return finite_numbers(channels.reshape(len(channels), -1).T)
 
 
@@ -178,37 +253,3 @@ def _mean_and_std(values: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
     scaler = StandardScaler().fit(np.asfortranarray(np.ldexp(values, -sizes), np.float64))
     std = np.where(scaler.scale_ == 1.0, 1.0, np.ldexp(np.sqrt(scaler.var_), sizes))
     return tuple(np.ldexp(scaler.mean_, sizes).tolist()), tuple(std.tolist())
-
-
-def is_pixels(x: Array) -> bool:
-    """Whether rows are images of 0..255, which stay as they are."""
-    return x.dtype == np.uint8 and x.ndim > 2
-
-
-def _with_channels(x: Array, channels: int | str) -> Array:
-    """Return images [N, H, W] or [N, H, W, C] as [N, C, H, W] with this number of channels."""
-    x = x[:, None] if x.ndim == 3 else np.moveaxis(x, 3, 1)
-    if channels != "native" and x.shape[1] not in (1, 3):
-        raise DataError(
-            f"data.channels = {channels}: images of {x.shape[1]} channels are neither grey nor RGB"
-        )
-    if channels == 3 and x.shape[1] == 1:
-        return np.repeat(x, 3, axis=1)
-    if channels == 1 and x.shape[1] == 3:
-        grey = np.tensordot(LUMINANCE, x, axes=(0, 1))[:, None]
-        return grey.round().astype(np.uint8) if x.dtype == np.uint8 else grey.astype(np.float32)
-    return x
-
-
-def _resize(x: Array, size: int) -> Array:
-    """Resize images [N, C, H, W] with bilinear interpolation, 1,024 at a time."""
-    if x.shape[2:] == (size, size):
-        return x
-    chunks = [
-        F.interpolate(
-            torch.from_numpy(part.astype(np.float32)), (size, size), mode="bilinear", antialias=True
-        ).numpy()
-        for part in np.array_split(x, max(1, len(x) // 1024))
-    ]
-    resized = np.concatenate(chunks)
-    return resized.round().clip(0, 255).astype(np.uint8) if x.dtype == np.uint8 else resized

@@ -16,7 +16,8 @@ class Part:
     """
     Training, validation or test rows.
 
-    ``x``: images [N, H, W] or [N, H, W, C] of uint8 or floats, or a table [N, columns] of floats. ``y`` [N]: integers or
+    ``x``: images [N, H, W] or [N, H, W, C] of uint8 or floats, a table [N, columns] of floats, or series [N, T, C] of floats with T
+    steps of C channels. ``y`` [N]: integers or
     texts to classify, floats to regress. ``units`` [N]: whose row each is, such as a patient's number; None: not known.
     """
 
@@ -33,7 +34,7 @@ class Part:
 class Raw:
     """
     The stored rows of one silo. Parts that the source does not give are split off the training rows later. ``target``:
-    inputs of the second domain, without labels. ``columns``: names of a table's columns, () for images.
+    inputs of the second domain, without labels. ``columns``: names of a table's columns or a series' channels, () for images.
     ``unread``: a line for each thing that lies beside the rows and was not read.
     """
 

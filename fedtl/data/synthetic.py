@@ -15,11 +15,11 @@ from fedtl.tasks.regression import REGRESSION
 
 def noise(count: int, shape: Sequence[int]) -> Tensor:
     """
-    Return ``count`` random inputs, always the same ones, which depend on no data: uniform in -1..1 for images [C, H, W], normal
-    for rows of a table.
+    Return ``count`` random inputs, always the same ones, which depend on no data: uniform in -1..1 for images [C, H, W] and
+    volumes, normal for rows of a table.
     """
     generator = torch.Generator().manual_seed(0)
-    images = len(shape) == 3
+    images = len(shape) > 2
     x = (torch.rand if images else torch.randn)(count, *shape, generator=generator)
     return x * 2 - 1 if images else x
 

@@ -1,24 +1,27 @@
-"""CSV or Parquet files: one file per silo, or one file with a column that names the silo."""
+"""CSV, Parquet or Excel files: one file per silo, or one file with a column that names the silo."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedtl.data import frame
-from fedtl.data.columns import Column, in_order
+from fedtl.data.columns import column_named, in_order
 from fedtl.data.csv_files import MISSING_WORDS, Dialect, check_csv
+from fedtl.data.excel_files import read_sheet
 from fedtl.data.formats import advice_on
 from fedtl.data.frame import column_of, rows_of_frame
-from fedtl.data.settings import DataSettings
+from fedtl.data.series import series_of_frame
+from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Raw
 from fedtl.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".csv", ".parquet")
-ABOUT = "CSV or Parquet: one file per silo, or one file with a silo column; missing values imputed, columns scaled"
+SUFFIXES = (".csv", ".parquet", ".xlsx")
+ABOUT = "CSV, Parquet or Excel: one file per silo, or one file with a silo column; missing values imputed, columns scaled"
 
 
 def silos(settings: DataSettings) -> Sequence[str]:
@@ -48,14 +51,20 @@ def silos(settings: DataSettings) -> Sequence[str]:
     if not names:
         raise DataError(f"data.path: no {' or '.join(SUFFIXES)} file in {path}{advice_on(path)}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"data.path: {path} has silo {twice[0]} both as .csv and as .parquet; remove one")
+        raise DataError(
+            f"data.path: {path} has two files of silo {twice[0]} ({', '.join(SUFFIXES)}); remove one"
+        )
     return names
 
 
 def read(settings: DataSettings, name: str) -> Raw:
     """Return one silo's rows. Raises DataError."""
-    rows, where = _rows_of(settings, name)
-    raw = rows_of_frame(_with_missing_words(rows, settings, where), settings, where)
+    rows, where = rows_of(settings, name)
+    rows = with_missing_words(rows, settings, where)
+    if settings.sequence is not None:
+        raw = series_of_frame(rows, settings, where)
+    else:
+        raw = rows_of_frame(rows, settings, where)
     return raw if settings.columns or settings.silo_column else in_order(raw, _first_inputs(settings, raw))
 
 
@@ -64,33 +73,32 @@ def _first_inputs(settings: DataSettings, raw: Raw) -> Sequence[str]:
     path = Path(settings.path)
     if not path.is_dir():
         return raw.columns
-    first = frame.input_columns(_rows_of(settings, silos(settings)[0])[0], settings)
-    return [
-        name for column in first for name in Column(column, tuple(settings.categories.get(column, ()))).inputs
-    ]
+    first = frame.input_columns(rows_of(settings, silos(settings)[0])[0], settings)
+    return [name for column in first for name in column_named(column, settings).inputs]
 
 
 def input_columns(settings: DataSettings, name: str) -> list[str]:
     """Return the columns of one silo that become inputs, in the order of its file. Raises DataError."""
-    return frame.input_columns(_rows_of(settings, name)[0], settings)
+    return frame.input_columns(rows_of(settings, name)[0], settings)
 
 
 def unused_columns(settings: DataSettings, name: str) -> list[str]:
     """Return the columns of one silo that neither are inputs nor have another use. Raises DataError."""
-    rows = _rows_of(settings, name)[0]
-    used = {*frame.input_columns(rows, settings), *frame.columns_with_a_use(settings)}
+    rows = rows_of(settings, name)[0]
+    used = {*frame.input_columns(rows, settings), *frame.used_columns(settings)}
     return [str(column) for column in rows.columns if column not in used]
 
 
 def learns(settings: DataSettings) -> frozenset[str]:
     """
-    A row's domain, or its cell of the split column, decides whether it is trained on; everything else is declared or in
-    the file's header.
+    A row's domain, or its cell of the split column, decides whether it is trained on, and its id, to which series it belongs;
+    everything else is declared or in the file's header.
     """
-    return frozenset({"split"}) if settings.target_domain or settings.split_column else frozenset()
+    deciding = settings.target_domain or settings.split_column or settings.sequence is not None
+    return frozenset({"split"}) if deciding else frozenset()
 
 
-def _rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
+def rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
     """Return one silo's rows, and where they are, for messages."""
     path = Path(settings.path)
     if settings.silo_column:
@@ -119,17 +127,23 @@ def load_frame(path: str, settings: DataSettings) -> "pd.DataFrame":
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     literal = frozenset(_declared_words(settings))
-    dialect = Dialect(settings.delimiter, settings.decimal, settings.encoding, literal, settings.by_record)
-    return _parse(path, stat.st_mtime_ns, stat.st_size, dialect)
+    texts = frozenset(name for key in KINDS if key != "categories" for name in getattr(settings, key))
+    dialect = Dialect(
+        settings.delimiter, settings.decimal, settings.encoding, literal, texts, settings.by_record
+    )
+    return _parse(path, stat.st_mtime_ns, stat.st_size, dialect, settings.sheet)
 
 
 @lru_cache(maxsize=4)
-def _parse(path: str, changed: int, size: int, dialect: Dialect) -> "pd.DataFrame":
+def _parse(path: str, changed: int, size: int, dialect: Dialect, sheet: str) -> "pd.DataFrame":
     import pandas as pd
 
     try:
         if path.lower().endswith(".parquet"):
-            return pd.read_parquet(path)
+            return _with_plain_numbers(pd.read_parquet(path))
+        if path.lower().endswith(".xlsx"):
+            names, rows = read_sheet(path, sheet, dialect.as_text)
+            return pd.DataFrame(rows, columns=names, dtype=object if dialect.as_text else None)
         checked = check_csv(path, dialect)
         return pd.read_csv(
             checked.source,
@@ -138,7 +152,7 @@ def _parse(path: str, changed: int, size: int, dialect: Dialect) -> "pd.DataFram
             encoding=dialect.encoding,
             low_memory=False,
             index_col=False,
-            dtype=str if dialect.as_text else None,
+            dtype=str if dialect.as_text else dict.fromkeys(dialect.texts, str),
             keep_default_na=False,
             na_values=checked.missing,
         )
@@ -149,12 +163,21 @@ def _parse(path: str, changed: int, size: int, dialect: Dialect) -> "pd.DataFram
         raise DataError(f"{path} cannot be read: {reason}") from error
 
 
+def _with_plain_numbers(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the rows of a Parquet file with decimals, as databases export them, as floats. All cells of its columns are of one type."""
+    first = {
+        name: next(iter(frame[name].dropna()), None) for name in frame.columns if frame[name].dtype == object
+    }
+    decimals = [name for name, cell in first.items() if isinstance(cell, Decimal)]
+    return frame.astype(dict.fromkeys(decimals, float)) if decimals else frame
+
+
 def _declared_words(settings: DataSettings) -> dict[str, Sequence[str]]:
     """
     Return by column the words that the settings declare as its values. In these columns a word such as "None" is one of them
     if it is declared, and a missing value otherwise.
     """
-    words: dict[str, Sequence[str]] = dict(settings.categories)
+    words: dict[str, Sequence[str]] = {**settings.categories, **settings.ordered}
     if settings.predicted.has_classes and settings.positive_above is None:
         words[settings.label] = settings.classes
     if settings.silo_column:
@@ -162,7 +185,7 @@ def _declared_words(settings: DataSettings) -> dict[str, Sequence[str]]:
     return words
 
 
-def _with_missing_words(frame: "pd.DataFrame", settings: DataSettings, where: str) -> "pd.DataFrame":
+def with_missing_words(frame: "pd.DataFrame", settings: DataSettings, where: str) -> "pd.DataFrame":
     """
     Return the rows of a CSV, with a missing value for each word such as "None" that is not declared. Raises DataError for
     one in the place of a label, where it could be either.

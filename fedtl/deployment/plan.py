@@ -15,11 +15,13 @@ from pydantic import Field
 
 from fedtl._util.settings import Settings
 from fedtl.data import table
+from fedtl.data.columns import columns_of_inputs
 from fedtl.data.settings import AGREED, DataSettings, Name
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.config.settings_file import read_toml, validate
 from fedtl.experiment.config.task_checks import check_every_task
+from fedtl.experiment.pixels import with_pixels
 from fedtl.federation.policy import Code
 
 MAX_AGREEMENT_BYTES = 1 << 20  # typical: a few thousand
@@ -35,7 +37,7 @@ class Agreement(Settings):
     """
 
     experiment: Experiment
-    shape: list[int] = Field(min_length=1, max_length=3)
+    shape: list[int] = Field(min_length=1, max_length=4)
     classes: list[Name] = Field([], max_length=100_000)
     base: str = Field("", pattern=r"^([0-9a-f]{64})?$")
     dp_ready: bool = False
@@ -53,22 +55,31 @@ def with_column_names(
     experiment: Experiment, silo: str, shape: tuple[int, ...], inputs: tuple[str, ...]
 ) -> Experiment:
     """
-    Return the experiment of a table with ``data.columns`` set. Where it was not set, the columns are those of ``silo``,
+    Return the experiment of a table, or of series, with ``data.columns`` set. Where it was not set, the columns are those of ``silo``,
     whose ``inputs`` have these names. Columns that only have positions as names are not listed.
     """
     data = experiment.data
-    if len(shape) != 1 or data.columns or inputs == tuple(map(str, range(shape[0]))):
+    if len(shape) > 2 or data.columns or inputs == tuple(map(str, range(shape[0]))):
         return experiment
-    names = table.input_columns(data, silo) if data.source == "table" else list(inputs)
+    names = table.input_columns(data, silo) if data.source == "table" else columns_of_inputs(inputs, data)
     return experiment.model_copy(update={"data": data.model_copy(update={"columns": names})})
 
 
 def make_agreement(
     experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], base: str, dp_ready: bool
 ) -> Agreement:
-    """Return the agreement on an experiment, without its data, engine and silos, which concern the coordinator alone."""
+    """
+    Return the agreement on an experiment, without its data, engine and silos, which concern the coordinator alone. Raises
+    ConfigError for what only a simulation can do.
+    """
+    if experiment.train.patience:
+        raise ConfigError(
+            f"train.patience = {experiment.train.patience}: the losses on a site's validation rows stay at the site, so a federation of "
+            "institutions cannot stop by them; remove train.patience"
+        )
     data = DataSettings(**{key: getattr(experiment.data, key) for key in AGREED})
-    model = experiment.model.model_copy(update={"weights": "", "pretrain_on": []})
+    model = with_pixels(experiment.model, shape, None)
+    model = model.model_copy(update={"weights": "", "pretrain_on": []})
     keys = (
         "seed",
         "rounds",
@@ -78,6 +89,7 @@ def make_agreement(
         "train",
         "method",
         "wire",
+        "updates",
         "privacy",
     )
     common = Experiment(**{key: getattr(experiment, key) for key in keys}, data=data, model=model)

@@ -115,7 +115,13 @@ def _of_export(path: Path, folder: Path) -> Backbone:
         raise ConfigError(f"{path} is a mix of several models; give the file of one of them: {files}")
     inputs, shape = about["inputs"], tuple(about["shape"])
     model = {"name": about["model"], "settings": about.get("settings", {})}
-    data = {"size": inputs["size"], "channels": inputs["channels"]}
+    if "pixel_scale" in about:
+        model["pixels"] = about["pixel_scale"]
+    data = {key: inputs[key] for key in ("size", "channels")}
+    data |= {
+        key: inputs[key] for key in ("kind", "pixel_range") if inputs.get(key, "auto") not in ("auto", [])
+    }
+    data |= {"source": "memory"} if len(data) > 2 else {}  # which can have images and volumes
     experiment = parse_experiment({"data": data, "model": model, "method": {"name": "fedavg"}})
     trainer = run_trainer(experiment, shape)
     file = path if path.is_file() else folder / "model.safetensors"
@@ -143,7 +149,7 @@ def _read_description(path: Path) -> Mapping[str, Any]:
 
 def _check_sizes(shape: Any, classes: Any) -> None:
     """Raise ValueError for a shape that no model of a few dimensions and MAX_INPUTS numbers has, and for labels that are no texts."""
-    dimensions = isinstance(shape, list) and 1 <= len(shape) <= 3
+    dimensions = isinstance(shape, list) and 1 <= len(shape) <= 4
     if (
         not dimensions
         or not all(type(size) is int and size > 0 for size in shape)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedtl._util.records import from_plain, to_plain
+from fedtl.experiment.best_round import BestRound
 from fedtl.experiment.result import Totals
 from fedtl.federation.round_log import RoundLog
 from fedtl.federation.rounds import ServerState
@@ -14,21 +15,32 @@ from fedtl.training.silo import Silo
 
 @dataclass(frozen=True)
 class RunState:
-    """What a run continues from. ``local`` and ``labels``: by silo, its local tensors and their provenance labels."""
+    """
+    What a run continues from. ``local`` and ``labels``: by silo, its local tensors and their provenance labels. ``best``: the best
+    round, where ``train.patience`` looks for one.
+    """
 
     server: ServerState
     local: Mapping[str, State]
     labels: Mapping[str, Labels]
     totals: Totals
+    best: BestRound | None = None
 
 
-def save_run_state(log: RoundLog, server: ServerState, silos: Mapping[str, Silo], totals: Totals) -> None:
+def save_run_state(
+    log: RoundLog,
+    server: ServerState,
+    silos: Mapping[str, Silo],
+    totals: Totals,
+    best: BestRound | None = None,
+) -> None:
     """Write the checkpoint of a round."""
     log.save(
         server,
         locals={name: silo.local for name, silo in silos.items()},
-        labels={name: {k: str(v) for k, v in silo.labels.items()} for name, silo in silos.items()},
+        labels=_as_text({name: silo.labels for name, silo in silos.items()}),
         so_far=to_plain(totals),
+        **({} if best is None else {"best": {**vars(best), "labels": _as_text(best.labels)}}),
     )
 
 
@@ -37,8 +49,16 @@ def load_run_state(log: RoundLog) -> RunState | None:
     checkpoint = log.resume()
     if checkpoint is None:
         return None
-    labels: dict[str, Labels] = {
-        name: {k: Label(v) for k, v in own.items()} for name, own in checkpoint.extra["labels"].items()
-    }
+    labels = _from_text(checkpoint.extra["labels"])
     totals = from_plain(Totals, checkpoint.extra["so_far"])
-    return RunState(checkpoint.server, checkpoint.extra["locals"], labels, totals)
+    found = checkpoint.extra.get("best")
+    best = None if found is None else BestRound(**{**found, "labels": _from_text(found["labels"])})
+    return RunState(checkpoint.server, checkpoint.extra["locals"], labels, totals, best)
+
+
+def _as_text(labels: Mapping[str, Labels]) -> dict[str, dict[str, str]]:
+    return {name: {tensor: str(label) for tensor, label in own.items()} for name, own in labels.items()}
+
+
+def _from_text(labels: Mapping[str, Mapping[str, str]]) -> dict[str, Labels]:
+    return {name: {tensor: Label(text) for tensor, text in own.items()} for name, own in labels.items()}

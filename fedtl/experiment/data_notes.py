@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fedtl.data.labels import merge_labels
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import DataSchema
-from fedtl.experiment.row_notes import by_silo, row_notes
+from fedtl.experiment.row_notes import by_silo, first_of, row_notes
 from fedtl.methods.base import Method, own_labels
 
 
@@ -23,6 +23,15 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
             "unit": f"so that each has whole units of {experiment.data.unit_column}",
         }[deal.by]
         yield f"the {deal.silos} silos are simulated: one set of rows, dealt {how} (data.deal, seed = {deal.seed})"
+    if schema.stored:
+        pairs = [f"{name} is {stored!r} in the data" for name, stored in schema.stored.items()]
+        yield f"silos have plain names: {first_of(pairs, 6, ', ')}"
+    if schema.left_out:
+        rule = (
+            f"data.min_rows = {experiment.data.min_rows} and data.min_labels = {experiment.data.min_labels}"
+        )
+        small = [f"{name}: {has}" for name, has in schema.left_out.items()]
+        yield f"{rule} leave out {len(small)} of {len(small) + len(schema.silos)} silos ({'; '.join(small)})"
     yield from row_notes(experiment, schema)
     if experiment.privacy is not None:
         return
@@ -30,7 +39,10 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
     silos = {name: silo for name, silo in schema.silos.items() if name not in others}
     single = {name: sorted(silo.trained) for name, silo in silos.items() if len(silo.trained) == 1}
     if experiment.data.predicted.has_classes and (listed := by_silo(single)):
-        yield f"all training rows of some silos have one label ({listed}); trained on them alone, a model gives it to every row"
+        yield (
+            f"all training rows of some silos have one label ({listed}); trained on them alone, a model gives it to every row; "
+            "data.min_labels = 2 leaves them out, and data.unlabelled lets them receive the shared model and be scored"
+        )
     if own_labels(method) and experiment.data.predicted.has_classes:
         every = frozenset[str]().union(*(silo.trained for silo in silos.values()))
         lacking = {name: merge_labels([sorted(every - silo.trained)]) for name, silo in silos.items()}

@@ -1,106 +1,69 @@
 """What was read of an experiment's data and what was not, without a model and without training: ``fedtl data EXP``."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-
-import numpy as np
+from collections.abc import Iterator
+from dataclasses import replace
 
 from fedtl.data import table
-from fedtl.data.checks import without_label
-from fedtl.data.facts import can_tell_rows_apart, row_hashes
+from fedtl.data.columns import columns_with_a_kind
+from fedtl.data.dataset import SiloDataset
 from fedtl.data.hidden import hides_labels
-from fedtl.data.labels import has_label, label_texts
-from fedtl.data.source import Array, Raw, finite_numbers, parts_of
+from fedtl.data.labels import has_label
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.data_advice import recommendations
+from fedtl.experiment.data_between import ShowProgress, between_silos
 from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import read_data_schema
+from fedtl.experiment.data_silo import UsedRows, kind_of_inputs, silo_rows, tested_on_training_rows
 from fedtl.experiment.study import study_data
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.results.data_report import DataReport, SiloRows
 from fedtl.simulation.shared_store import SharedStore
 
-GREY, RGB = 1, 3
 
-
-def data_report(experiment: Experiment, store: SharedStore) -> DataReport:
+def data_report(
+    experiment: Experiment, store: SharedStore, show: ShowProgress = lambda done, total, detail: None
+) -> DataReport:
     """
-    Return the report, for a person who may see the rows: under ``[privacy]``, too, it says what they hold. Raises ConfigError
-    or DataError as training would.
+    Return the report, for a person who may see the rows: under ``[privacy]``, too, it says what they hold. ``show``: is called
+    with the silos that are done, their number, and what is being done. Raises ConfigError or DataError as training would.
     """
     stores = RowStores(store, store)
     schema = read_data_schema(experiment, lambda name: stores.stored(experiment.data, name), look=True)
     data = study_data(experiment, stores, schema)
     open_rows = experiment.model_copy(update={"privacy": None})
     notes = tuple(data_notes(open_rows, method_of(experiment.method), schema))
-    return DataReport(
-        {name: _silo_rows(experiment, data, name) for name in schema.silos},
-        {f"{one}, {other}": count for one, other, count in schema.common},
-        notes,
-    )
+    silos = {name: _silo_rows(experiment, data, name) for name in schema.silos}
+    between = between_silos(experiment.data, experiment.split_seed, data.stored, schema, show)
+    common = {f"{one}, {other}": count for one, other, count in schema.common}
+    report = DataReport(silos, common, between, notes=notes)
+    return replace(report, recommendations=recommendations(report))
 
 
 def _silo_rows(experiment: Experiment, data: StudyData, name: str) -> SiloRows:
     settings, raw, silo = experiment.data, data.stored(name), data.schema.silos[name]
     made, test = data.dataset(name), data.evaluation_set(name).test
-    facts = silo.facts
     labelled = [part for part in (made.train, made.val) if len(part)]
-    named = settings.predicted.has_classes
-    unlabelled = sum(int((~has_label(part)).sum()) for part in labelled) + made.hidden
-    return SiloRows(
-        stored=sum(len(part.y) for part in parts_of(raw).values()),
+    used = UsedRows(
         train=len(made.inputs),
         val=len(made.val),
         test=len(test),
-        inputs=_kind(raw, silo.shape),
-        without_label=unlabelled,
+        without_label=sum(int((~has_label(part)).sum()) for part in labelled) + made.hidden,
         units=made.train.unit_count if made.train.units is not None else None,
-        labels=_counted(raw.train.y) if named and not hides_labels(settings, name) else {},
-        values=_range(raw.train.y) if not named and made.has_labels else {},
-        columns=raw.columns,
-        ignored=tuple(_ignored(experiment, name)),
-        unread=silo.unread,
-        missing=_missing(raw),
-        constant=facts.constant,
-        counting=facts.counting,
-        running=facts.running,
-        copies=dict(facts.copies),
-        sentinels={column: value for column, value, _ in facts.sentinels},
-        decisive=dict(facts.decisive),
-        repeated=facts.repeated,
-        tested_on_training_rows=_tested_on_training_rows(made.train.x.numpy(), test.x.numpy()),
+        trained=_rows_of_each(made),
+        tested_on_training_rows=tested_on_training_rows(made.train.x.numpy(), test.x.numpy()),
     )
+    known = made.has_labels if not settings.predicted.has_classes else not hides_labels(settings, name)
+    kind = kind_of_inputs(raw, silo.shape, settings)
+    rows = silo_rows(raw, used, silo.facts, kind, settings.task if known else None)
+    kinds = tuple(map(str, columns_with_a_kind(settings)))
+    return replace(rows, kinds=kinds, ignored=tuple(_ignored(experiment, name)))
 
 
-def _kind(raw: Raw, shape: tuple[int, ...]) -> str:
-    """Return how the model sees an input: "12 columns", or "RGB images of 64 x 64 px, 0..255"."""
-    if len(shape) != 3:
-        return f"{shape[0]} columns"
-    channels, height, width = shape
-    kind = {GREY: "grey images", RGB: "RGB images"}.get(channels, f"images of {channels} channels")
-    values = "0..255" if raw.train.x.dtype == np.uint8 else "numbers, scaled by channel"
-    return f"{kind} of {height} x {width} px, {values}"
-
-
-def _counted(y: Array) -> dict[str, int]:
-    return dict(sorted(Counter(label_texts(y[~without_label(y)])).items()))
-
-
-def _range(y: Array) -> Mapping[str, float]:
-    values = finite_numbers(y)
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return {}
-    figures = {"low": values.min(), "high": values.max(), "mean": values.mean(), "std": values.std()}
-    return {key: float(value) for key, value in figures.items()}
-
-
-def _missing(raw: Raw) -> dict[str, int]:
-    """Return the number of missing cells of the training rows by column, of those that have any."""
-    if raw.train.x.ndim != 2:
-        return {}
-    counts = np.isnan(finite_numbers(raw.train.x)).sum(0)
-    return {name: int(count) for name, count in zip(raw.columns, counts, strict=True) if count}
+def _rows_of_each(data: SiloDataset) -> dict[str, int]:
+    """Return the number of training rows of each class that has any."""
+    counts = {label: int((data.train.y == number).sum()) for number, label in enumerate(data.classes)}
+    return {label: count for label, count in counts.items() if count}
 
 
 def _ignored(experiment: Experiment, name: str) -> Iterator[str]:
@@ -108,10 +71,3 @@ def _ignored(experiment: Experiment, name: str) -> Iterator[str]:
     settings = experiment.data
     if settings.source == "table" and settings.deal is None:
         yield from table.unused_columns(settings, name)
-
-
-def _tested_on_training_rows(train: Array, test: Array) -> int:
-    if not len(train) or not can_tell_rows_apart(train):
-        return 0
-    seen = frozenset(row_hashes(train))
-    return sum(row in seen for row in row_hashes(test))

@@ -1,7 +1,7 @@
 """Shapes, columns and labels of all silos, read before anything is trained, and whether they fit one model."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 
@@ -11,11 +11,14 @@ from fedtl.data import prepare
 from fedtl.data.facts import NO_FACTS, RowFacts, row_facts
 from fedtl.data.hidden import hides_labels
 from fedtl.data.labels import label_texts, merge_labels
-from fedtl.data.preprocess import is_pixels
+from fedtl.data.pixels import is_pixels
+from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.source import Raw
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
 from fedtl.tasks.base import LearningTask
+
+MIN_SIDE, MAX_ASPECT = 4, 8  # of what is surely an image, in pixels
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class SiloSchema:
     """
     The shape of one input, the columns, the labels, the labels in training rows, and the number of training rows. ``empty``:
     the columns without any value in these rows, and ``facts`` about them; neither is looked up where rows must be prepared
-    independently of each other. ``unread``: what lies beside the rows and was not read. ``pixels``: images of 0..255.
+    independently of each other. ``unread``: what lies beside the rows and was not read. ``pixels``: whether a model
+    sees them as pixels of -1..1, and ``eight_bits``: whether they are prepared as uint8 of 0..255; None: not known.
     """
 
     shape: tuple[int, ...]
@@ -34,19 +38,23 @@ class SiloSchema:
     empty: tuple[str, ...] = ()
     facts: RowFacts = NO_FACTS
     unread: tuple[str, ...] = ()
-    pixels: bool = False
+    pixels: bool | None = None
+    eight_bits: bool | None = None
 
 
 @dataclass(frozen=True)
 class DataSchema:
     """
     The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many. ``task``: what is
-    predicted; None: classification where there are labels, otherwise regression.
+    predicted; None: classification where there are labels, otherwise regression. ``left_out``: the silos that ``data.min_rows`` or
+    ``data.min_labels`` leaves out, and what each has. ``stored``: the name in the data of each silo whose name had to be changed.
     """
 
     silos: Mapping[str, SiloSchema]
     common: tuple[tuple[str, str, int], ...] = ()
     task: LearningTask | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -59,9 +67,14 @@ class DataSchema:
         return merge_labels([silo.classes for silo in self.silos.values()])
 
     @property
-    def pixels(self) -> bool:
-        """Whether the inputs of all silos are images of 0..255."""
-        return all(silo.pixels for silo in self.silos.values())
+    def pixels(self) -> bool | None:
+        """Whether a model sees the inputs of all silos as pixels of -1..1; None: not known."""
+        return _all({silo.pixels for silo in self.silos.values()})
+
+    @property
+    def eight_bits(self) -> bool | None:
+        """Whether the inputs of all silos are prepared as uint8 of 0..255; None: not known."""
+        return _all({silo.eight_bits for silo in self.silos.values()})
 
     @property
     def width(self) -> int:
@@ -89,6 +102,8 @@ def read_data_schema(
     named = settings.predicted.has_classes
     for name in names:
         raw = read(name) if read else prepare.read_silo(settings, name)
+        if settings.sequence is None:
+            _check_is_picture(raw, name)
         unlabelled = name in settings.unlabelled  # its test labels only judge
         facts = NO_FACTS
         if look or not settings.by_record:
@@ -102,10 +117,29 @@ def read_data_schema(
             () if settings.by_record else _empty_columns(raw),
             facts,
             raw.unread,
-            is_pixels(raw.train.x),
+            seen_as_signed(raw.train.x, settings),
+            is_pixels(raw.train.x) and raw.train.x.dtype == np.uint8 and not settings.pixel_range,
         )
         _check_same_inputs(names[0], name, silos)
-    return DataSchema(silos, tuple(common_rows(hashes)), settings.predicted)
+    stored = {name: prepare.stored_name(settings, name) for name in names}
+    changed = {name: one for name, one in stored.items() if one != name}
+    return DataSchema(
+        silos, tuple(common_rows(hashes)), settings.predicted, prepare.left_out(settings), changed
+    )
+
+
+def _check_is_picture(raw: Raw, name: str) -> None:
+    """Raise DataError for numbers [N, H, W] that are no picture by their shape, but may be series of measurements."""
+    x = raw.train.x
+    if x.ndim != 3 or x.dtype == np.uint8:
+        return
+    _, steps, channels = x.shape
+    small, large = sorted((steps, channels))
+    if small < MIN_SIDE or large > MAX_ASPECT * small:
+        raise DataError(
+            f"silo {name}: inputs of shape {steps} x {channels} look like series of measurements, not like grey images; set "
+            f"data.sequence = {{}} to read them as {steps} steps with {channels} channels, or save images as [N, H, W, 1]"
+        )
 
 
 def common_rows(hashes: Mapping[str, frozenset[int]]) -> Iterator[tuple[str, str, int]]:
@@ -144,6 +178,10 @@ def _check_silo_counts(experiment: Experiment, names: list[str]) -> None:
         )
 
 
+def _all(known: set[bool | None]) -> bool | None:
+    return False if False in known else None if None in known else True
+
+
 def _check_same_inputs(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None:
     """Raise DataError where two silos have inputs of different shape, after resizing, or different columns."""
     reference, other = silos[first], silos[name]
@@ -154,8 +192,10 @@ def _check_same_inputs(first: str, name: str, silos: Mapping[str, SiloSchema]) -
             f"silo {lacks} has no column {key!r}, silo {has} has one; list the columns of all silos in data.columns"
         )
     if other.shape != reference.shape:
-        images = len(other.shape) == 3
-        advice = "set data.size and data.channels" if images else "list common columns in data.columns"
+        advice = {
+            1: "list common columns in data.columns",
+            2: "set data.sequence.length, and list common channels in data.columns",
+        }.get(len(other.shape), "set data.size and data.channels")
         raise DataError(
             f"silo {name} has inputs of shape {other.shape}, silo {first} of {reference.shape}; {advice}"
         )

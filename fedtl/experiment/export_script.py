@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fedtl._util.torchvision_import import import_torchvision
 from fedtl.errors import ModelError
-from fedtl.models.compat import import_torchvision
-from fedtl.models.libraries import import_timm, is_timm
-from fedtl.models.registry import MODELS, TORCHVISION
+from fedtl.experiment.export_columns import columns_code, columns_in
+from fedtl.models.libraries import TORCHVISION, is_hub_name, is_timm, timm_config
+from fedtl.models.pixels import pixel_scale
+from fedtl.models.registry import MODELS
 
 if TYPE_CHECKING:
     from fedtl.experiment.predict import SiloModel
@@ -33,31 +35,41 @@ from torch import nn
 
 HERE = Path(__file__).parent
 ABOUT = json.loads((HERE / "model.json").read_text())
-INPUTS, SHAPE = ABOUT["inputs"], ABOUT["shape"]
+INPUTS, SHAPE, TABLE = ABOUT["inputs"], ABOUT["shape"], ABOUT.get("table")
 
 def network():
 {network}
 
 def read(path):
+    if len(SHAPE) == 2 and not path.endswith(".npy"):
+        sys.exit(f"predict.py: pass series of measurements as an .npy [N, {{SHAPE[1]}} steps, {{SHAPE[0]}} channels]")
     if path.endswith(".csv"):
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        return np.array([[cell(row, column) for column in INPUTS["columns"]] for row in rows], np.float32)
+        return table(path)
     if path.endswith(".npy"):
         return np.load(path)
-    from PIL import Image
-    image = Image.open(path).convert("RGB" if SHAPE[0] == 3 else "L")
+    from PIL import Image, ImageOps
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode.startswith(("I", "F")):  # 16 bits
+        if [*image.size[::-1]] != SHAPE[1:]:
+            sys.exit(f"{{path}} is {{image.size}}; pass it as an .npy of {{SHAPE[1:]}}")
+        return np.asarray(image).astype(np.uint16 if image.mode.startswith("I;16") else np.float32)[None]
+    image = image.convert("RGB" if SHAPE[0] == 3 else "L")
     return np.asarray(image if INPUTS["size"] == "native" else image.resize(SHAPE[:0:-1], Image.Resampling.BILINEAR))[None]
 
-def cell(row, column):  # "sex=f" is 1 where the column sex holds f
-    name, _, category = column.rpartition("=")
-    return float(row[column] or "nan") if column in row else float(row[name] == category)
-
+{table}
 def prepare(x):
-    if len(SHAPE) == 3:  # images [N, H, W] or [N, H, W, C]
-        x = x[:, None] if x.ndim == 3 else np.moveaxis(x, 3, 1)
-        if x.dtype == np.uint8:
-            return torch.tensor(x / 127.5 - 1, dtype=torch.float32)
+    if len(SHAPE) > 2:  # images [N, H, W] or [N, H, W, C], or volumes [N, D, H, W]
+        x = x[:, None] if x.ndim == 3 or len(SHAPE) == 4 else np.moveaxis(x, 3, 1)
+        low, high = INPUTS["pixel_range"] or (0, 65535 if x.dtype == np.uint16 else 255)
+        if INPUTS["pixel_range"] or (x.dtype in (np.uint8, np.uint16) and not INPUTS["mean"]):
+            mean, std = (np.reshape(one, (-1, *[1] * (x.ndim - 2))) for one in ABOUT.get("pixel_scale", [[0.5], [0.5]]))
+            return torch.tensor(((np.clip(x.astype(np.float64), low, high) - low) / (high - low) - mean) / std, dtype=torch.float32)
+    elif len(SHAPE) == 2:  # series [N, steps, channels]
+        x = np.moveaxis(x, 1, 2)
+    for each in INPUTS["tables"]:  # of target-encoded columns
+        means, column = dict(zip(each["codes"], each["values"])), each["column"]
+        x = x.astype(np.float64)
+        x[:, column] = [means.get(-1.0 if np.isnan(code) else code, each["other"]) for code in x[:, column]]
     if INPUTS["mean"]:
         fill, mean, std = (np.reshape(INPUTS[key], (1, -1) + (1,) * (x.ndim - 2)) for key in ("fill", "mean", "std"))
         x = (np.where(np.isfinite(x), x, fill) - mean) / std
@@ -95,7 +107,9 @@ def write_script(model: "SiloModel", out: Path, files: Mapping[str, int]) -> str
     except Exception as error:  # code that is made of names and sizes may be wrong in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return f"no {FILE}: {reason}; build {model.settings.name} and load the weights into it"
-    (out / FILE).write_text(SCRIPT.format(network=indent(lines, "    "), task=model.task.script))
+    columns = columns_in(model.experiment.data, model.inputs)
+    code = columns_code(columns) if columns else ""
+    (out / FILE).write_text(SCRIPT.format(network=indent(lines, "    "), table=code, task=model.task.script))
     return f"{out / FILE}: predictions without fedtl"
 
 
@@ -113,9 +127,9 @@ def network_code(model: "SiloModel") -> str:
         return (
             f"from torchvision.models import get_model\nreturn get_model({own!r}, num_classes={width}{size})"
         )
-    if not is_timm(name):
+    if not (is_timm(name) or is_hub_name(name)):
         raise ModelError("the network is code of a Python program")
-    config = import_timm().get_pretrained_cfg(name, allow_unregistered=False)
+    config = timm_config(name)
     size = f", img_size={tuple(shape[1:])}" if getattr(config, "fixed_input_size", False) else ""
     return f"import timm\nreturn timm.create_model({name!r}, num_classes={width}, in_chans={shape[0]}{size})"
 
@@ -147,9 +161,11 @@ def _check(model: "SiloModel", out: Path, files: Mapping[str, int], lines: str) 
         names,
     )
     x = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
+    pixels = model.settings.pixels
+    scaled = x if isinstance(pixels, str) else pixel_scale(pixels).from_signed(x)
     for file, net in zip(files, model.nets().values(), strict=True):
         rebuilt: nn.Module = names["network"]()  # type: ignore[operator]
         rebuilt.load_state_dict(load_file(out / file))
         with torch.no_grad():
-            if not torch.allclose(rebuilt.eval()(x), net(x), atol=TOLERANCE):
+            if not torch.allclose(rebuilt.eval()(scaled), net(x), atol=TOLERANCE):
                 raise ModelError("the rebuilt network gives other scores")

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.scores import SOURCE_ONLY
 from fedtl.methods.choose import mixed_scores
 from fedtl.tasks.classification import CLASSIFICATION
 from fedtl.tasks.regression import REGRESSION
 from fedtl.training.finish import Unlabelled
 
+ENOUGH = 0.5  # of agreement of the shared model with clusters, to trust what a method makes of them
 FILE = "silos/{silo}/unlabelled.safetensors"  # of the rows whose labels are not used
 
 
@@ -47,12 +49,17 @@ def best_without_labels(found: Mapping[str, Unlabelled]) -> str:
     """
     Return the method that a silo takes without any label; of several, the first.
 
-    Of classes: the one whose answers agree most with clusters of its features (``cluster_agreement``). Of values, where there are
-    no clusters, or with fewer rows than classes: the one whose scores are nearest to the mean of all methods (``nearest_to_mean``).
+    Of classes: the one whose answers agree most with clusters of its features (``cluster_agreement``), if those of the shared model
+    (``SOURCE_ONLY``) already agree with clusters of its own by ``ENOUGH``, and otherwise the shared model. A method can make features
+    fall into clusters and give each the wrong name, which the agreement does not show: the names come from the shared model, and
+    are right where its answers follow the clusters. Of values, without the shared model, and with fewer rows than classes: the
+    method nearest to the mean of all (``nearest_to_mean``).
     """
     agreement = {label: one.cluster_agreement for label, one in found.items()}
-    if all(map(isnan, agreement.values())):
+    if isnan(agreement.get(SOURCE_ONLY, float("nan"))):
         return nearest_to_mean({label: one.scores for label, one in found.items()})
+    if agreement[SOURCE_ONLY] < ENOUGH:
+        return SOURCE_ONLY
     return max(agreement, key=lambda label: -1.0 if isnan(agreement[label]) else agreement[label])
 
 

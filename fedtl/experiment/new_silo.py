@@ -19,8 +19,17 @@ def new_silo_experiment(backbone: Backbone, file: str) -> Experiment:
     data = read_experiment(file).get("data", {})
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: [data] is not a table")
-    agreed = {key: getattr(backbone.experiment.data, key) for key in InputSettings.model_fields}
-    known = {key: value for key, value in agreed.items() if value is not None}
+    keys = (
+        *InputSettings.model_fields,
+        "pixel_range",
+        *(["slices"] if data.get("source") == "images" else []),
+    )
+    agreed = {key: getattr(backbone.experiment.data, key) for key in keys}
+    if backbone.experiment.data.target_encoded:
+        raise ConfigError(
+            "data.target_encoded takes the labels of all training rows, and a silo that is onboarded has few; train with data.hashed"
+        )
+    known = {key: value for key, value in agreed.items() if value not in (None, [])}
     return parse_experiment({"seed": backbone.experiment.split_seed, "data": {**known, **data, "late": []}})
 
 

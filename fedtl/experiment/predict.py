@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,6 +16,7 @@ from fedtl.data.source import Array
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.resolve import silo_model
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.export_columns import described_columns
 from fedtl.experiment.export_script import write_script
 from fedtl.experiment.final_models import common_labels, load_final_model
 from fedtl.experiment.run_folder import RunFolder
@@ -25,6 +27,7 @@ from fedtl.models.adapters import merged, merged_into
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.mixed import MixedNet
 from fedtl.models.net import ModelSpec, tied_names
+from fedtl.models.pixels import pixel_scale
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label, combined_labels
 from fedtl.training.at_home import FinalModel, alone_trainer, trainer_of
@@ -70,13 +73,17 @@ class SiloModel:
 
     def prepared(self, x: Array) -> Tensor:
         """Return rows as a source stores them as the silo's training inputs were prepared [N, ...]. Raises DataError."""
-        wanted = len(self.inputs.columns)
-        if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
+        columns = self.inputs.columns
+        of_columns = (x.ndim, *x.shape[-1:]) == (3 if self.inputs.sequence else 2, len(columns))
+        if x.dtype.kind not in "uif" or not 2 <= x.ndim <= 4 or (columns and not of_columns):
             shape = f"{x.dtype} of shape {list(x.shape)}"
-            expected = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else "images"
+            kind = "series of steps with {} channels" if self.inputs.sequence else "rows of {} columns"
+            expected = f"{kind.format(len(columns))}: {', '.join(columns)}" if columns else self._kind
             raise DataError(
                 f"the input is {shape}, but the model was trained on {expected}; pass inputs of this kind"
             )
+        if problem := self.inputs.unit_problem(x):
+            raise DataError(f"the input holds {x.dtype}, but the model was trained on {problem}; convert it")
         if not len(x):
             raise DataError("the input has no rows")
         inputs = torch.from_numpy(self.inputs.apply(x))
@@ -85,6 +92,10 @@ class SiloModel:
                 f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
             )
         return inputs
+
+    @property
+    def _kind(self) -> str:
+        return "volumes [N, D, H, W]" if self.inputs.kind == "volumes" else "images"
 
     def _adapting_scores(self, inputs: Tensor) -> Tensor:
         if not self.classes:
@@ -129,10 +140,12 @@ Prediction = dict[
 ]  # the row or file, the predicted value or label, and each label's probability
 
 
-def prediction_rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[Prediction]:
-    """Yield one dict for each prediction: row or file, and what the task answers."""
+def prediction_rows(
+    model: SiloModel, scores: Tensor, files: Sequence[str], column: str = "file"
+) -> Iterator[Prediction]:
+    """Yield one dict for each prediction: row or file, and what the task answers. ``column``: the name of what ``files`` hold."""
     for number, answer in enumerate(model.task.answers(scores, model.classes)):
-        which: Prediction = {"file": files[number]} if files else {"row": number}
+        which: Prediction = {column: files[number]} if files else {"row": number}
         yield which | dict(answer)
 
 
@@ -172,9 +185,12 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         "task": model.task.name,
         "outputs": model.task.outputs(model.classes),
         "shape": model.shape,
-        "pixels": "x / 127.5 - 1 for 0..255",
-        "inputs": dict(vars(model.inputs).items()),
+        "pixels": _range_in_words(model),
+        "inputs": asdict(model.inputs),
+        **_pixel_scale(model),
     }
+    if model.inputs.columns:
+        description["table"] = described_columns(model.experiment.data, model.inputs)
     if model.experiment.data.scale == "dp":
         description["input_scale"] = (
             "first layer: (x - running_mean) / sqrt(running_var + 1e-5) by column or channel"
@@ -182,10 +198,10 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
     adapters = model.settings.adapters
     if adapters is not None and adapters.kind == "bottleneck":  # others are part of the weights
         description["adapters"] = adapters.model_dump()
-    if len(model.final.members) > 1:
-        description["mix"] = {
-            file: member.weight for file, member in zip(written, model.final.members, strict=True)
-        }
+    members = model.final.members
+    description["main"] = list(written)[[one.name for one in members].index(model.final.main.name)]
+    if len(members) > 1:
+        description["mix"] = {file: member.weight for file, member in zip(written, members, strict=True)}
     description |= about or {}
     (out / "model.json").write_text(json.dumps(description, indent=1) + "\n")
     return [
@@ -194,6 +210,22 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         write_script(model, out, written),
         _onnx(model, out),
     ]
+
+
+def _range_in_words(model: SiloModel) -> str:
+    """Return how pixels become inputs of the network."""
+    if model.inputs.pixel_range:
+        low, high = model.inputs.pixel_range
+        return f"clipped to {low:g}..{high:g}, (x - {low:g}) / {high - low:g} * 2 - 1"
+    return "x / 127.5 - 1 for 0..255"
+
+
+def _pixel_scale(model: SiloModel) -> dict[str, Any]:
+    """Return the keys of a model that was trained on pixels of another scale than -1..1."""
+    if isinstance(scale := model.settings.pixels, str) or not pixel_scale(scale).changes:
+        return {}
+    about = "(x / 255 - mean) / std for 0..255, by pixel_scale; model.onnx does this itself, and takes x / 127.5 - 1"
+    return {"pixels": about, "pixel_scale": scale}
 
 
 def _save_weights(model: SiloModel, out: Path) -> dict[str, int]:

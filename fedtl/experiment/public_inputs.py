@@ -45,7 +45,7 @@ def _inputs_of(experiment: Experiment, schema: DataSchema, entry: str) -> Tensor
         return noise(int(rest), schema.shape)
     settings, columns = experiment.data, next(iter(schema.silos.values())).columns
     if rest:
-        known = Inputs(settings.size, settings.channels, columns)
+        known = Inputs.unscaled(settings, columns)
         x = read_inputs(Path(rest), settings, known, schema.shape, "data.public").x
     else:
         raw = prepare.read_silo(settings, entry)

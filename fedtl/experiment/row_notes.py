@@ -1,14 +1,16 @@
 """Notes about what was read and what was not, and about rows that make a result look better than it is."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
+from fedtl.data.facts import NO_FACTS
 from fedtl.data.labels import spelled_alike
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.data_schema import DataSchema, SiloSchema
+from fedtl.experiment.data_schema import MAX_ASPECT, DataSchema, SiloSchema
 
 MIN_SHARE = 0.05  # of the rows of a silo; fewer repeated ones do not change a result much
-DARK = 16  # images of uint8 whose brightest pixel is below, of 255
-MAX_CHANNELS, MAX_ASPECT = 4, 8  # of what is surely an image
+DARK = 16  # an image whose brightest pixel is below this share of the range, 1/16, is nearly black
+MAX_CHANNELS = 4  # of what is surely an image
 NAMELESS = "Unnamed: "  # how pandas names a column without a name
 
 
@@ -16,15 +18,10 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     """Yield the notes. Under ``[privacy]`` only those that follow from the header of the files and the shape of an input."""
     yield from _of_shape(schema.shape)
     silos = schema.silos
-    counting = {column for silo in silos.values() for column in silo.facts.counting}
-    nameless = {
-        name: [column for column in silo.columns if column.startswith(NAMELESS) and column not in counting]
-        for name, silo in silos.items()
-    }
-    if listed := by_silo(nameless):
-        yield f"a column has no name in the header and is an input ({listed}); name it, or list it in data.drop"
     if experiment.privacy is not None:
+        yield from index_notes({name: replace(silo, facts=NO_FACTS) for name, silo in silos.items()})
         return
+    yield from index_notes(silos)
     if listed := by_silo({name: silo.unread for name, silo in silos.items()}, quoted=False):
         yield f"not everything was read ({listed})"
     hidden = {*experiment.data.unlabelled, *experiment.model.pretrain_on}
@@ -32,7 +29,8 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
         yield from _of_labels({name: silo.trained for name, silo in silos.items() if name not in hidden})
     yield from _of_columns(silos)
     yield from _of_copies(schema)
-    yield from _of_pixels(silos)
+    if not experiment.data.pixel_range:
+        yield from _of_pixels(silos)
 
 
 def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:
@@ -40,11 +38,18 @@ def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:
         return
     channels, height, width = shape
     if channels > MAX_CHANNELS:
-        yield f"each input is read as an image of {height} x {width} px with {channels} channels; fedtl has no model for volumes"
+        yield (
+            f"each input is read as an image of {height} x {width} px with {channels} channels; if it is a volume [D, H, W], set "
+            'data.kind = "volumes"'
+        )
     elif max(height, width) > MAX_ASPECT * min(height, width):
         yield (
-            f"each input is read as an image of {height} x {width} px with {channels} channels; fedtl has no model for series of "
-            "measurements: their neighbouring columns are treated as neighbouring pixels"
+            f"each input is read as an image of {height} x {width} px with {channels} channels, whose neighbouring columns are "
+            "neighbouring pixels; if it is a series of measurements, set data.sequence"
+        )
+    elif channels == 1 and height != width:
+        yield (
+            f"each input is read as a grey image of {height} x {width} px; if it is a series of measurements, set data.sequence"
         )
 
 
@@ -64,8 +69,19 @@ def _of_labels(trained: Mapping[str, frozenset[str]]) -> Iterator[str]:
         yield f"no other silo has a label of {', '.join(alone[:6])}"
 
 
-def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+def index_notes(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    """
+    Yield a note for inputs without a name in the header and, where facts about rows were looked up, for inputs that count or name
+    the rows.
+    """
     facts = {name: silo.facts for name, silo in silos.items()}
+    counting = {column for own in facts.values() for column in own.counting}
+    nameless = {
+        name: [column for column in silo.columns if column.startswith(NAMELESS) and column not in counting]
+        for name, silo in silos.items()
+    }
+    if listed := by_silo(nameless):
+        yield f"a column has no name in the header and is an input ({listed}); name it, or list it in data.drop"
     if listed := by_silo({name: own.counting for name, own in facts.items()}):
         yield f"a column counts the rows ({listed}); if the number means nothing, list it in data.drop"
     running = {
@@ -73,6 +89,10 @@ def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
     }
     if listed := by_silo(running):
         yield f"a column of whole numbers has as many values as rows ({listed}); if it names the rows, list it in data.drop"
+
+
+def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    facts = {name: silo.facts for name, silo in silos.items()}
     decisive = {
         name: [f"{column!r} ({value:.3f})" for column, value in own.decisive] for name, own in facts.items()
     }
@@ -110,23 +130,30 @@ def _of_copies(schema: DataSchema) -> Iterator[str]:
         if count > MIN_SHARE * min(silos[one].rows, silos[other].rows)
     ]
     if pairs:
-        yield f"silos have rows in common ({_first(pairs, 3, '; ')}); they are then tested on what others trained on"
+        yield f"silos have rows in common ({first_of(pairs, 3, '; ')}); they are then tested on what others trained on"
 
 
 def _of_pixels(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
-    if not any(len(silo.shape) == 3 for silo in silos.values()):
+    if not any(len(silo.shape) > 2 for silo in silos.values()):
         return
-    brightest = {name: silo.facts.brightest for name, silo in silos.items()}
-    dark = {name: [f"{top}"] for name, top in brightest.items() if top is not None and top < DARK}
+    facts = {name: silo.facts for name, silo in silos.items()}
+    dark = {
+        name: [f"{own.brightest} of 0..{own.white}"]
+        for name, own in facts.items()
+        if own.brightest is not None and own.white is not None and own.brightest < (own.white + 1) // DARK
+    }
     if listed := by_silo(dark, quoted=False):
+        proposed = max((facts[name].brightest or 0).bit_length() for name in dark)
         yield (
-            f"the brightest pixel of 0..255 is low ({listed}), so a model sees nearly black images; multiply the pixels, such as "
-            "0 and 1 by 255, or store them as floats, which are scaled"
+            f"the brightest pixel is low ({listed}), so a model sees nearly black images; if all silos have this range, set "
+            f"data.pixel_range = [0, {(1 << max(proposed, 1)) - 1}]; otherwise multiply the pixels, or store them as floats, which are scaled"
         )
-    numbers = [name for name, top in brightest.items() if top is None]
-    if numbers and len(numbers) < len(brightest):
-        pixels = next(name for name, top in brightest.items() if top is not None)
-        yield f"{pixels} has pixels of 0..255 (uint8), {numbers[0]} other numbers, which are scaled by channel; store all in one way"
+    numbers = [name for name, own in facts.items() if own.brightest is None]
+    if numbers and len(numbers) < len(facts):
+        pixels = next(name for name, own in facts.items() if own.brightest is not None)
+        yield (
+            f"{pixels} has pixels of 0..{facts[pixels].white}, {numbers[0]} other numbers, which are scaled by channel; store all in one way"
+        )
 
 
 def by_silo(values_of: Mapping[str, Sequence[str]], most: int = 3, quoted: bool = True) -> str:
@@ -136,10 +163,11 @@ def by_silo(values_of: Mapping[str, Sequence[str]], most: int = 3, quoted: bool 
         for name, values in values_of.items()
         if values
     }
-    silos = [f"{name}: {_first(values, most, ', ')}" for name, values in texts.items()]
-    return _first(silos, most, "; ")
+    silos = [f"{name}: {first_of(values, most, ', ')}" for name, values in texts.items()]
+    return first_of(silos, most, "; ")
 
 
-def _first(texts: Sequence[str], most: int, separator: str) -> str:
+def first_of(texts: Sequence[str], most: int, separator: str) -> str:
+    """Return the first texts, and how many more there are."""
     rest = len(texts) - most
     return separator.join([*texts[:most], *([f"{rest} more"] if rest > 0 else [])])

@@ -10,7 +10,6 @@ from typing import Any
 from fedtl.data import origins
 from fedtl.data.dataset import SiloDataset, pool
 from fedtl.errors import SiloFailed
-from fedtl.experiment.checkpoint import load_run_state, save_run_state
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.final_models import save_frozen
@@ -19,8 +18,8 @@ from fedtl.experiment.own_models import own_models_of_run, remove_own_models
 from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.provenance import silo_provenance
 from fedtl.experiment.result import Totals, run_result, save_outcome
-from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
-from fedtl.experiment.server_step import server_step
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.run_rounds import Progress, do_rounds, resumed, task_after
 from fedtl.experiment.study import (
     Study,
     build,
@@ -30,9 +29,6 @@ from fedtl.experiment.study import (
     training_silos,
 )
 from fedtl.experiment.study_data import RowStores, StudyData
-from fedtl.federation.recorder import RecordingFederation, rounds_to_record
-from fedtl.federation.round_log import history_line
-from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerState, run_rounds
 from fedtl.messages import Task
 from fedtl.models.state import State
 from fedtl.privacy import taint
@@ -40,7 +36,7 @@ from fedtl.privacy.ledger_reading import check_study_fits
 from fedtl.results.metrics import Measured
 from fedtl.results.run import RunResult
 from fedtl.simulation import choose
-from fedtl.simulation.engine import Engine, Job, Simulation
+from fedtl.simulation.engine import Engine, Job
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
 from fedtl.training.at_home import OwnModel, tuned_model
@@ -49,7 +45,6 @@ from fedtl.training.finish import Examine, Onboard, Outcome
 from fedtl.training.silo import Silo
 
 POOLED = "pooled"
-Progress = Callable[[Round], None]
 Finishing = Callable[[int, int], None]  # how many silos have finished their model, and of how many
 
 
@@ -80,8 +75,7 @@ class Trained:
     @property
     def task(self) -> Task:
         """What each silo receives to finish its model."""
-        experiment = self.study.experiment
-        return Task(self.name, experiment.rounds + 1, experiment.rounds, experiment.seed, self.shared)
+        return task_after(self.study, self.name, self.shared)
 
     @property
     def silos(self) -> list[Silo]:
@@ -137,7 +131,7 @@ def run(
             outcomes, late = _evaluate(done, folder, own, finishing)
             workers = done.engine.workers
         totals = replace(done.totals, seconds=done.totals.seconds + time.perf_counter() - clock)
-        result = run_result(study, folder, outcomes, late, done.data, totals, (device, workers))
+        result = run_result(done.study, folder, outcomes, late, done.data, totals, (device, workers))
     remove_own_models(folder.path)
     folder.write_json("result.json", result)
     return result
@@ -160,7 +154,12 @@ def ready_study(
         if experiment.model.pretrain_on and start is None:
             central = build(central_experiment(experiment), stores.raw, prepared, on.device, None, schema)
             start = pretrain(experiment, folder, central.trainer, schema)
-        study = with_guarantees(build(experiment, stores.raw, prepared, on.device, start, schema), folder)
+        study = build(experiment, stores.raw, prepared, on.device, start, schema)
+        if (
+            study.experiment.model != experiment.model
+        ):  # with what was looked up, the folder alone repeats the run
+            folder.save_experiment(folder.experiment().model_copy(update={"model": study.experiment.model}))
+        study = with_guarantees(study, folder)
         for guarantee in study.guarantees.values():
             check_study_fits(guarantee.account, guarantee.plan(), folder.path.name)
         for name in (*study.training, *experiment.data.late):
@@ -177,12 +176,15 @@ def trained(
     """Do the rounds that are left, write the shared tensors, and yield what there is then."""
     data = {name: study.data(name) for name in (*study.training, *study.experiment.data.late)}
     members = _members(study, {name: data[name] for name in study.training})
-    server, totals = _resume(study, folder, members)
+    reached = resumed(study, folder, members)
     clock = time.perf_counter()
     context = partial(make_worker_context, study.source, on.device, on.start)
     with choose.make_engine(study.experiment.engine, study.trainer, context, len(members)) as engine:
-        server, totals, training_seconds = _train(study, folder, members, (server, totals), engine, progress)
-        shared = _final_shared(study, members, server.shared)
+        reached, training_seconds = do_rounds(study, folder, members, reached, engine, progress)
+        if reached.best is not None:
+            reached.best.restore(members)
+            study = replace(study, notes=(*study.notes, reached.note))
+        shared, totals = _final_shared(study, members, reached.final), reached.totals
         provenance = taint.combined_labels(silo_provenance(study, name) for name in study.training)
         folder.save_tensors("shared.safetensors", shared, provenance)
         frozen = save_frozen(folder, study.trainer, study.first)
@@ -227,66 +229,10 @@ def _members(study: Study, data: Mapping[str, SiloDataset]) -> dict[str, Silo]:
     }
 
 
-def _resume(study: Study, folder: RunFolder, members: Mapping[str, Silo]) -> tuple[ServerState, Totals]:
-    """Return the last checkpoint's server state and totals, or the first ones; restore the silos' local tensors."""
-    if saved := load_run_state(folder.log):
-        for name, local in saved.local.items():
-            members[name].local, members[name].labels = local, saved.labels[name]
-        return saved.server, saved.totals
-    width = next(iter(members.values())).data.width
-    shared, _ = study.trainer.partition.split(study.trainer.initial(width))
-    return ServerState(0, shared), Totals()
-
-
 def _final_shared(study: Study, members: Mapping[str, Silo], shared: State) -> State:
     """Return the shared tensors; of a pooled run, tuned on the pooled rows, with their exact statistics."""
     if not study.method.pool:
         return shared
-    experiment, pooled, trainer = study.experiment, members[POOLED], study.trainer
-    task = Task(POOLED, experiment.rounds + 1, experiment.rounds, experiment.seed, shared)
+    pooled, trainer, task = members[POOLED], study.trainer, task_after(study, POOLED, shared)
     state = trainer.adapt(tuned_model(trainer, pooled, task), pooled.data.inputs, pooled.data.width)
     return trainer.partition.split(state)[0]
-
-
-def _train(
-    study: Study,
-    folder: RunFolder,
-    members: Mapping[str, Silo],
-    begin: tuple[ServerState, Totals],
-    engine: Engine,
-    progress: Progress | None,
-) -> tuple[ServerState, Totals, float]:
-    """Do the rounds that are left. Returns the server's state, the totals, and the seconds that this took."""
-    server, totals = begin
-    clock = started = time.perf_counter()
-    federation = _federation(study, folder, members, engine)
-    for finished in run_rounds(federation, _config(study, folder), server, study.trainer.partition.roles):
-        server, now = finished.after, time.perf_counter()
-        line = history_line(finished, now - clock)
-        totals, clock = totals.plus(line), now
-        folder.log.append(line)
-        save_run_state(folder.log, server, members, totals)
-        if progress:
-            progress(finished)
-    return server, totals, clock - started
-
-
-def _federation(study: Study, folder: RunFolder, members: Mapping[str, Silo], engine: Engine) -> Federation:
-    experiment = study.experiment
-    recorded = rounds_to_record(experiment.rounds, experiment.audit.transcript)
-    federation = Simulation(engine, members)
-    return RecordingFederation(federation, folder.path / TRANSCRIPT, recorded) if recorded else federation
-
-
-def _config(study: Study, folder: RunFolder) -> FederationConfig:
-    experiment, pooled = study.experiment, study.method.pool
-    everyone = experiment.silos_per_round == "all" or pooled
-    return FederationConfig(
-        folder.path.name,
-        experiment.seed,
-        experiment.rounds,
-        server_step(study),
-        None if everyone else int(experiment.silos_per_round),
-        1 if pooled else experiment.minimum_silos,
-        study.method.wire,
-    )

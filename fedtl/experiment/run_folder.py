@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from fedtl._util.files import write_file, write_json
 from fedtl._util.records import Record, from_plain
 from fedtl.data.preprocess import Inputs
+from fedtl.data.target_encoding import TargetTable
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.custom import NO_VALUES, CustomValues, passed_values
 from fedtl.experiment.config.load import load_experiment, to_toml
@@ -54,11 +55,9 @@ class RunFolder:
                 f"{path} is not empty; choose another folder (--out), or continue the run: fedtl run --resume {path}"
             )
         path.mkdir(parents=True, exist_ok=True)
-        passed = passed_values(experiment)
-        comment = f"# A Python program passed {', '.join(passed)}: this file alone does not repeat what used that.\n"
-        text = (comment if passed else "") + to_toml(experiment)
-        write_file(path / "experiment.toml", lambda file: file.write_text(text))
-        return cls(path)
+        folder = cls(path)
+        folder.save_experiment(experiment)
+        return folder
 
     @classmethod
     def open(cls, path: Path, values: CustomValues = NO_VALUES) -> "RunFolder":
@@ -85,6 +84,12 @@ class RunFolder:
     def experiment(self) -> Experiment:
         """The experiment, with the values that were passed to ``open``. Raises ConfigError where the run had others."""
         return self.values.put_back(load_experiment(str(self.path / "experiment.toml")))
+
+    def save_experiment(self, experiment: Experiment) -> None:
+        """Write ``experiment.toml``."""
+        passed = passed_values(experiment)
+        comment = f"# A Python program passed {', '.join(passed)}: this file alone does not repeat what used that.\n"
+        self.write_text("experiment.toml", (comment if passed else "") + to_toml(experiment))
 
     def result(self) -> RunResult:
         """The result of the run. Raises ConfigError where the run did not end, or the file is damaged."""
@@ -193,8 +198,9 @@ class RunFolder:
             )
         content = self.read_json(f"silos/{silo}/inputs.json")
         classes, shape = tuple(content.pop("classes")), tuple(content.pop("shape"))
+        tables = tuple(from_plain(TargetTable, table) for table in content.pop("tables", []))
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        return Inputs(**fields), classes, shape
+        return Inputs(**fields, tables=tables), classes, shape
 
 
 def _damaged(path: Path, error: Exception) -> ConfigError:

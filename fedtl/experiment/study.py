@@ -19,6 +19,7 @@ from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.few_labels import check_unlabelled, label_notes
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
 from fedtl.experiment.notes import sampling_notes, sharing_notes, training_notes, wire_notes
+from fedtl.experiment.pixels import pixel_notes, with_pixels
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.public_inputs import check_server, public_inputs, public_notes
 from fedtl.experiment.silo_models import check_silo_models, silo_model_notes, with_silo_models
@@ -145,6 +146,8 @@ def build(
     """
     stores = RowStores(raws, prepared)
     schema = schema or read_data_schema(experiment, lambda name: stores.stored(experiment.data, name))
+    asked, model = experiment.model, with_pixels(experiment.model, schema.shape, schema.pixels)
+    experiment = experiment.model_copy(update={"model": model})
     spec, first, alone = _model_and_start(experiment, schema, start)
     training = training_of(experiment.train, experiment.model.freeze)
     method, on, dtype = _method(experiment), torch.device(device), experiment.model.dtype
@@ -152,7 +155,7 @@ def build(
     trainer = Trainer(spec, method, training, on, first.state, dtype, alone, public)
     trainer = with_silo_models(experiment, schema.shape, trainer)
     check_silo_models(experiment, schema)
-    check_augmentation(training.augment, schema.shape, schema.pixels)
+    check_augmentation(training.augment, schema.shape, schema.eight_bits is not False)
     check_unlabelled(experiment, method)
     check_server(experiment, trainer)
     _check_roles(experiment, trainer)
@@ -163,9 +166,8 @@ def build(
     choose.check_engine(experiment.engine, trainer)
     provenance = {**taint.untrained_labels(trainer.partition.roles), **(first.labels or {})}
     data = study_data(experiment, stores, schema)
-    return Study(
-        experiment, trainer, data, (*first.notes, *_notes(experiment, trainer, schema)), first=provenance
-    )
+    notes = (*first.notes, *pixel_notes(asked, model, schema.shape), *_notes(experiment, trainer, schema))
+    return Study(experiment, trainer, data, notes, first=provenance)
 
 
 def _notes(experiment: Experiment, trainer: Trainer, schema: DataSchema) -> Iterator[str]:

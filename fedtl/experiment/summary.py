@@ -48,6 +48,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
     gains = {label: gains_of(own, margins) for label, own in scores.over_local.items()}
     chosen_gains = gains_of(scores.chosen, margins)
     methods = estimates(scores)
+    below = _below_constant(methods, metric, how.task.constant)
     return Comparison(
         fedtl=fedtl.__version__,
         task=experiment.data.task,
@@ -63,11 +64,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
         over_local=gains,
         over_source={label: gains_of(own, margins) for label, own in scores.over_source.items()},
         label_free=_label_free(experiment, scores, taken, margins),
-        warnings=(
-            *_losses(gains, metric),
-            *_below_constant(methods, metric, how.task.constant),
-            *statistics_warnings(results),
-        ),
+        warnings=(*_losses(gains, metric), *below, *statistics_warnings(results)),
         absent=_absent(absent_reasons(results, how.metrics), methods),
         received=received_averages(results),
         refitted=refitted_averages(results),

@@ -7,7 +7,7 @@ is unpickled, and reading it never takes more memory than the message itself has
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -149,32 +149,56 @@ def answer_message(message: Message, act: Callable[[Callable[[], Task]], Update 
 class FlowerFederation:
     """
     The silos behind a grid. ``nodes`` returns the Flower node of each admitted silo, anew each round; ``deadline``: seconds
-    for a round, and for ``minimum`` silos to connect. A later reply is dropped: the message's time to live ends too.
+    for a round, and for ``minimum`` silos to connect. A later reply is dropped: the message's time to live ends too. ``former``: the
+    silos of the last round, for which a round waits up to ``grace`` seconds, so that after a partition the first one to
+    reconnect does not train alone.
     """
 
     def __init__(
-        self, grid: Grid, nodes: Callable[[], Mapping[str, int]], minimum: int, deadline: float
+        self,
+        grid: Grid,
+        nodes: Callable[[], Mapping[str, int]],
+        minimum: int,
+        deadline: float,
+        former: Iterable[str] = (),
+        grace: float = 0.0,
     ) -> None:
         self.grid, self.nodes, self.minimum, self.deadline = grid, nodes, minimum, deadline
+        self.former, self.grace = frozenset(former), grace
+        self._away: frozenset[str] = frozenset()
 
     def silos(self) -> Sequence[str]:
-        """The connected silos, once there are ``minimum``. Raises NotEnoughSilos after the deadline."""
-        end, logged = time.monotonic() + self.deadline, False
+        """
+        The connected silos, once there are ``minimum``, and once those of the last round are there or ``grace`` is over. Raises
+        NotEnoughSilos after the deadline.
+        """
+        begun, logged = time.monotonic(), False
         while True:
             online, admitted = set(self.grid.get_node_ids()), self.nodes()
             connected = sorted(name for name, node in admitted.items() if node in online)
-            if len(connected) >= self.minimum:
+            self._away = frozenset(admitted.keys() - set(connected))
+            waited = time.monotonic() - begun
+            if len(connected) >= self.minimum and (not self.former & self._away or waited >= self.grace):
+                self.former = frozenset(connected)
                 return connected
-            if time.monotonic() > end:
-                away = ", ".join(sorted(admitted.keys() - set(connected))) or "no other silo is admitted"
+            if waited > self.deadline and len(connected) < self.minimum:
+                away = ", ".join(sorted(self._away)) or "no other silo is admitted"
                 raise NotEnoughSilos(
                     f"{len(connected)} of {self.minimum} silos are connected after {self.deadline:g} s; not connected: "
                     f"{away}; start these silos, or wait longer"
                 )
             if not logged:
-                log.info("waiting for %d silos; connected: %s", self.minimum, ", ".join(connected) or "none")
+                log.info("waiting for %s; connected: %s", self._awaited(), ", ".join(connected) or "none")
                 logged = True
             time.sleep(POLL_SECONDS)
+
+    def _awaited(self) -> str:
+        former = ", ".join(sorted(self.former & self._away))
+        return f"{self.minimum} silos" + (f", and {self.grace:g} s for {former}" if former else "")
+
+    def away(self) -> Mapping[str, str]:
+        """The admitted silos that were not connected when ``silos`` returned, each with a sentence."""
+        return {name: f"{name}: is not connected" for name in sorted(self._away)}
 
     def ask(self, task: Task, silos: Sequence[str]) -> Iterator[Update | Refusal]:
         """Send the task to these silos and yield their replies as they come, one for each silo."""

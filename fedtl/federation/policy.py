@@ -156,6 +156,8 @@ def check_update(
     with noise and charged to the ledger; None for an update without differential privacy. That the update itself was
     charged is checked against the ledger (``deployment.site.paid``).
     """
+    from fedtl.models.state import euclidean_norm
+
     if update.silo != silo or update.round != task.round:
         raise Denied(
             Code.FAILED,
@@ -164,7 +166,7 @@ def check_update(
     check_manifest(terms.manifest, policy)
     _check_tensors(update.delta, terms.manifest, "the update has")
     delta = _decoded(update, task, terms)
-    norm = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in delta.values()))
+    norm = euclidean_norm(delta)
     if norm > policy.max_update_norm:
         raise Denied(
             Code.DECLINED,

@@ -30,6 +30,8 @@ def history_line(finished: Round, seconds: float) -> HistoryLine:
         bytes_up=finished.bytes_up,
         bytes_down=finished.bytes_down,
         bytes_full=finished.bytes_full,
+        weights={name: reply.weight for name, reply in finished.replies.items()},
+        norms={name: float(f"{reply.norm:.6g}") for name, reply in finished.replies.items()},
     )
 
 

@@ -7,14 +7,13 @@ from typing import Protocol
 
 from fedtl._util.randomness import numpy_generator
 from fedtl.errors import NotEnoughSilos
+from fedtl.federation.limits import NO_LIMITS, UpdateLimits
 from fedtl.federation.soup import next_soup, soup_rounds
 from fedtl.messages import Refusal, Task, Update
 from fedtl.methods.base import Memory, Server
 from fedtl.methods.wire import FLOAT32, Encoding, Wire
 from fedtl.models.roles import Role
-from fedtl.models.state import State, size_in_bytes
-
-MAX_WEIGHT = 1e12  # rows; a larger weight would outweigh all others or overflow their sum
+from fedtl.models.state import State, euclidean_norm, size_in_bytes
 
 
 class Federation(Protocol):
@@ -31,7 +30,10 @@ class Federation(Protocol):
 
 @dataclass(frozen=True)
 class FederationConfig:
-    """The coordinator's settings of a study. ``silos_per_round`` None: all silos. ``wire``: how silos send their weights."""
+    """
+    The coordinator's settings of a study. ``silos_per_round`` None: all silos. ``wire``: how silos send their weights.
+    ``limits``: how much one update may count.
+    """
 
     study: str
     seed: int
@@ -40,6 +42,7 @@ class FederationConfig:
     silos_per_round: int | None = None
     minimum_silos: int = 1
     wire: Wire = FLOAT32
+    limits: UpdateLimits = NO_LIMITS
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,10 @@ class ServerState:
 
 @dataclass(frozen=True)
 class Reply:
-    """The part of an update that the history keeps."""
+    """The part of an update that the history keeps. ``weight``: as the silo stated it. ``norm``: Euclidean, of all its tensors."""
 
     weight: float
+    norm: float
     metrics: Mapping[str, float]
 
 
@@ -94,7 +98,7 @@ def run_rounds(
         task = Task(config.study, number, config.rounds, config.seed, state.shared)
         log = _RoundLog()
         replies = federation.ask(task, chosen)
-        updates = _valid_updates(replies, task, chosen, config.minimum_silos, encoding, log)
+        updates = _valid_updates(replies, task, chosen, config, encoding, log)
         shared, memory = config.server(state.shared, updates, roles, state.memory)
         soup = next_soup(state.soup, shared, soup_rounds(config.server), number, config.rounds)
         state = ServerState(number, soup if soup and number == config.rounds else shared, memory, soup)
@@ -121,28 +125,37 @@ def _valid_updates(
     replies: Iterable[Update | Refusal],
     task: Task,
     asked: Sequence[str],
-    minimum: int,
+    config: FederationConfig,
     encoding: Encoding,
     log: _RoundLog,
 ) -> Iterator[Update]:
     """
     Yield the updates that count, decoded, one at a time. Raises NotEnoughSilos after the last one if there were fewer than
-    ``minimum``, so that a server step over them gives no result.
+    ``config.minimum_silos``, so that a server step over them gives no result.
     """
     for reply in _by_name(replies, asked, log.faults):
         decoded = _decoded(reply, task, encoding)
         if isinstance(reply, Refusal) or isinstance(decoded, str):
             log.faults[reply.silo] = str(decoded)
-        else:
-            log.replies[reply.silo] = Reply(reply.weight, reply.metrics)
-            log.bytes += size_in_bytes(reply.delta)
-            yield decoded
-    if len(log.replies) < minimum:
-        reasons = "; ".join(log.faults[name] for name in sorted(log.faults)) or "no reply came"
-        raise NotEnoughSilos(
-            f"round {task.round}: {len(log.replies)} of {len(asked)} replies are valid, "
-            f"minimum_silos = {minimum}: {reasons}"
-        )
+            continue
+        norm = euclidean_norm(decoded.delta)
+        if fault := config.limits.fault(reply.weight, norm):
+            log.faults[reply.silo] = f"{reply.silo}: {fault}"
+            continue
+        log.replies[reply.silo] = Reply(reply.weight, norm, reply.metrics)
+        log.bytes += size_in_bytes(reply.delta)
+        yield replace(decoded, weight=config.limits.weight(reply.weight))
+    if len(log.replies) < config.minimum_silos:
+        raise NotEnoughSilos(_too_few(task, asked, config.minimum_silos, log), tuple(log.replies))
+
+
+def _too_few(task: Task, asked: Sequence[str], minimum: int, log: _RoundLog) -> str:
+    reasons = "; ".join(log.faults[name] for name in sorted(log.faults)) or "no reply came"
+    unused = f"; not used: the updates of {', '.join(log.replies)}" if log.replies else ""
+    return (
+        f"round {task.round}: {len(log.replies)} of {len(asked)} replies are valid, "
+        f"minimum_silos = {minimum}: {reasons}{unused}"
+    )
 
 
 def _by_name(
@@ -185,6 +198,4 @@ def _decoded(reply: Update | Refusal, task: Task, encoding: Encoding) -> Update 
         delta = encoding.decode(reply.delta, task.shared)
     except ValueError as error:
         return f"{reply.silo}: {error}"
-    if not 0 < reply.weight <= MAX_WEIGHT:
-        return f"{reply.silo}: its weight is {reply.weight}; it must be above 0 and at most {MAX_WEIGHT:g}"
     return replace(reply, delta=delta) if encoding.compressed else reply

@@ -31,6 +31,7 @@ class DomainAdversarial(PerExample):
     weight: Weight = 1.0
     condition: bool = False
     needs_target = True
+    follows_progress = True
 
     @property
     def needs_classes(self) -> bool:  # type: ignore[override]

@@ -7,6 +7,7 @@ the keys of ``[model.settings]``.
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -27,8 +28,10 @@ GROUPS = 8  # the number of groups of a GroupNorm
 def convnet(
     shape: Shape, widths: tuple[Width, Width, Width] = (32, 64, 64), grid: Grid = 1
 ) -> tuple[nn.Module, str]:
-    """Three 3x3 convolutions (32, 64, 64) with BatchNorm, two poolings, averages over a grid of 1 x 1; images from 4 px."""
-    return _convnet(shape, widths, grid, nn.BatchNorm2d)
+    """
+    Three 3x3 convolutions (32, 64, 64) with BatchNorm, two poolings, averages over a grid of 1 x 1; images and volumes from 4 px.
+    """
+    return _convnet(shape, widths, grid, lambda width, layers: layers.batch_norm(width))
 
 
 def convnet_gn(
@@ -40,20 +43,37 @@ def convnet_gn(
             raise ModelError(
                 f"takes widths that are multiples of {GROUPS}, not {width}; set model.settings.widths"
             )
-    return _convnet(shape, widths, grid, lambda width: nn.GroupNorm(GROUPS, width))
+    return _convnet(shape, widths, grid, lambda width, _: nn.GroupNorm(GROUPS, width))
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """The layers for inputs of one number of axes."""
+
+    convolution: Callable[..., nn.Module]
+    batch_norm: Callable[[int], nn.Module]
+    pooling: Callable[[int], nn.Module]
+    averages: Callable[[int], nn.Module]
+
+
+LAYERS = {
+    3: _Layers(nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d),
+    4: _Layers(nn.Conv3d, nn.BatchNorm3d, nn.MaxPool3d, nn.AdaptiveAvgPool3d),
+}
 
 
 def _convnet(
-    shape: Shape, widths: tuple[int, int, int], grid: int, norm: Callable[[int], nn.Module]
+    shape: Shape, widths: tuple[int, int, int], grid: int, norm: Callable[[int, _Layers], nn.Module]
 ) -> tuple[nn.Module, str]:
-    channels, *_ = _image(shape, at_least=4)
+    channels, sides = shape[0], _sides(shape, at_least=4, axes=tuple(LAYERS))
+    of = LAYERS[len(shape)]
     layers: list[nn.Module] = []
     for width, pooled in zip(widths, (True, True, False), strict=True):
-        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), norm(width), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)] if pooled else []
+        layers += [of.convolution(channels, width, 3, padding=1, bias=False), norm(width, of), nn.ReLU()]
+        layers += [of.pooling(2)] if pooled else []
         channels = width
-    body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
-    classifier = nn.Linear(channels * grid * grid, 1)
+    body = nn.Sequential(*layers, of.averages(grid), nn.Flatten())
+    classifier = nn.Linear(channels * grid ** len(sides), 1)
     return nn.Sequential(OrderedDict(features=body, classifier=classifier)), "classifier"
 
 
@@ -139,9 +159,23 @@ class _ResNet20(nn.Module):
 
 
 def _image(shape: Shape, at_least: int) -> tuple[int, int, int]:
-    if len(shape) != 3:
+    height, width = _sides(shape, at_least, axes=(3,))
+    return shape[0], height, width
+
+
+def _sides(shape: Shape, at_least: int, axes: tuple[int, ...]) -> Shape:
+    """Return the sides of an image or volume of ``shape``. ``axes``: how many an input may have. Raises ModelError."""
+    if len(shape) == 2:
+        raise ModelError(
+            f'takes images, not series of {shape[1]} steps; model.name = "convnet1d" and "gru" take series'
+        )
+    if len(shape) == 1:
         raise ModelError(f'takes images, not rows of {shape[0]} columns; model.name = "mlp" takes both')
-    channels, height, width = shape
-    if min(height, width) < at_least:
-        raise ModelError(f"takes images of {at_least} px or more, not {height} x {width}; set data.size")
-    return channels, height, width
+    sides = tuple(shape[1:])
+    if len(shape) not in axes:
+        text = " x ".join(map(str, sides))
+        raise ModelError(f'takes images, not volumes of {text}; model.name = "convnet" takes both')
+    if min(sides) < at_least:
+        text = " x ".join(map(str, sides))
+        raise ModelError(f"takes images of {at_least} px or more, not {text}; set data.size")
+    return sides

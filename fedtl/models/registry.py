@@ -10,9 +10,10 @@ from torch import nn
 
 from fedtl._util.registry import Registry
 from fedtl.errors import ModelError
-from fedtl.models import builtin, libraries
+from fedtl.models import builtin, libraries, sequences
 from fedtl.models.custom import Build
 from fedtl.models.dp_norm import convert_norms
+from fedtl.models.libraries import TORCHVISION, LibraryOptions
 from fedtl.models.net import ModelSpec, Shape, seeded_build
 from fedtl.models.split import split_at_classifier
 
@@ -23,16 +24,21 @@ MODELS: Registry[Build] = Registry(
         for f in (
             *(builtin.convnet, builtin.convnet_gn, builtin.mlp, builtin.linear),
             *(builtin.digitmodel, builtin.resnet20),
+            *(sequences.convnet1d, sequences.gru),
         )
     },
 )
-TORCHVISION = "torchvision/"
 NO_SETTINGS: Mapping[str, Any] = {}
 
 
 def check_model_name(name: str) -> None:
     """Raise ModelError unless the name is in the table, or the name of a model of timm or torchvision."""
-    if name in MODELS or name.startswith(TORCHVISION) or libraries.is_timm(name):
+    if (
+        name in MODELS
+        or name.startswith(TORCHVISION)
+        or libraries.is_hub_name(name)
+        or libraries.is_timm(name)
+    ):
         return
     near = [*get_close_matches(name, list(MODELS), 1), *libraries.near_timm(name)[:2]]
     raise ModelError(
@@ -47,20 +53,30 @@ def with_private_norms(spec: ModelSpec) -> ModelSpec:
 
 
 def model_spec(
-    name: str, shape: Shape, seed: int, pretrained: bool = False, settings: Mapping[str, Any] = NO_SETTINGS
+    name: str,
+    shape: Shape,
+    seed: int,
+    pretrained: bool = False,
+    settings: Mapping[str, Any] = NO_SETTINGS,
+    options: LibraryOptions | None = None,
 ) -> ModelSpec:
     """
     Return the model of this name for inputs of ``shape``. Its initial weights depend only on ``seed``; with
-    ``pretrained`` they are the library's. ``settings``: parameters of the model's function in the table, checked. Raises
+    ``pretrained`` they are the library's. ``options``: how a library's model is built. ``settings``: parameters of the model's function in the table, checked. Raises
     ModelError.
     """
     check_model_name(name)
+    options = replace(options or LibraryOptions(), pretrained=pretrained)
     if name in MODELS:
+        if options.checkpointing:
+            raise ModelError(
+                f"model.checkpointing: {name} does not offer it, and models of timm do; remove it"
+            )
         make = partial(MODELS[name], **settings)
     elif name.startswith(TORCHVISION):
-        make = partial(libraries.torchvision_model, name.removeprefix(TORCHVISION), pretrained=pretrained)
+        make = partial(libraries.torchvision_model, name.removeprefix(TORCHVISION), options=options)
     else:
-        make = partial(libraries.timm_model, name, pretrained=pretrained)
+        make = partial(libraries.timm_model, name, options=options)
     return custom_spec(make, name, shape, seed)
 
 

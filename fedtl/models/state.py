@@ -1,5 +1,6 @@
 """Arithmetic on states. A state maps names to tensors: those of a whole model, or of a part of it."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -61,6 +62,11 @@ def weighted_mean(parts: Iterable[tuple[float, State]]) -> State:
 def size_in_bytes(state: State) -> int:
     """Return the number of bytes of all tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
+
+def euclidean_norm(state: State) -> float:
+    """Return the Euclidean norm over the values of all tensors, summed in float64."""
+    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in state.values()))
 
 
 def first_not_finite(state: State) -> str | None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedtl.errors import ModelError
+from fedtl.models.efficientnet_names import timm_names
 from fedtl.models.net import ModelSpec, tied_names
 from fedtl.models.roles import Role
 from fedtl.models.state import State
@@ -108,10 +109,12 @@ def file_names(file: Iterable[str], net: Iterable[str], spec: ModelSpec) -> tupl
     """
     Return the file's name of each tensor by its name in the net, and whether the file has the net's names, as a file of
     fedtl's has, not the library's. Prefixes that torch.compile and parallel training write, and one before every name, are
-    taken off where the model then has more of the names.
+    taken off, and names of efficientnet-pytorch are replaced by timm's, where the model then has more of the names.
     """
     known, best, most = frozenset(net), (dict[str, str](), False), -1
-    for plain in _without_prefixes(file):
+    plains = list(_without_prefixes(file))
+    plains += [named for plain in plains if (named := timm_names(plain, map(spec.library_name, known)))]
+    for plain in plains:
         for by_fedtl in (False, True):
             names = plain if by_fedtl else {spec.net_name(name): own for name, own in plain.items()}
             if (count := len(names.keys() & known)) > most:

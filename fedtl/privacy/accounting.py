@@ -8,8 +8,9 @@ is replaced by nothing, and the number of records is public; replace-one adjacen
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from operator import le
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +26,7 @@ MAX_NOISE, MIN_NOISE = (
     0.01,
 )  # noise multipliers above which nothing is learned, below which nothing is hidden
 CALIBRATION_TOLERANCE = 1e-3  # relative, between the calibrated and the smallest sufficient noise
+GUESSES = 4  # of the calibrated noise, before it is searched for without guessing
 # The grid of privacy losses. A coarser grid gives a larger epsilon, never a smaller one.
 GRID_WIDTH = 1e-3
 GRID_STEPS = 1000  # errors add up to steps * width^2, so from this many steps on the grid is finer
@@ -76,11 +78,11 @@ def calibrate(
             "raise privacy.epsilon, or release less"
         )
 
-    def too_much(noise: float) -> bool:
-        return epsilon([*fixed, SpendEvent(noise, sample_rate, steps)], delta) > target_epsilon
+    def cost(noise: float) -> float:
+        return epsilon([*fixed, SpendEvent(noise, sample_rate, steps)], delta)
 
     high = 1.0
-    while too_much(high):
+    while cost(high) > target_epsilon:
         high *= 2
         if high > MAX_NOISE:
             raise ConfigError(
@@ -88,12 +90,36 @@ def calibrate(
                 f"above {MAX_NOISE:g}; plan fewer rounds, or a larger epsilon"
             )
     low = high / 2
-    while low > MIN_NOISE and not too_much(low):
+    while low > MIN_NOISE and cost(low) <= target_epsilon:
         low, high = low / 2, low
+    known = {noise: cost(noise) for noise in (low, high)}
+    for _ in range(GUESSES):
+        guess = _likely_noise(known, target_epsilon)
+        below, above = _halved(low, high, partial(le, guess))
+        known |= {noise: cost(noise) for noise in (below, above)}
+        if known[below] > target_epsilon >= known[above]:
+            return above
+    return _halved(low, high, lambda noise: cost(noise) <= target_epsilon)[1]
+
+
+def _halved(low: float, high: float, enough: Callable[[float], bool]) -> tuple[float, float]:
+    """Return the bounds of the smallest noise that is ``enough``, to the tolerance, by halving between these two."""
     while high / low > 1 + CALIBRATION_TOLERANCE:
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if too_much(middle) else (low, middle)
-    return high
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return low, high
+
+
+def _likely_noise(costs: Mapping[float, float], target: float) -> float:
+    """
+    Return about the noise that costs the target, from costs that are known: inverse interpolation of the logarithms. Composing
+    takes most of the time of a calibration, and this saves half of it; the result is that of halving.
+    """
+    known = [(noise, cost) for noise, cost in costs.items() if 0 < cost < math.inf]
+    noises, ratios = np.log([noise for noise, _ in known]), np.log([cost / target for _, cost in known])
+    if len(known) < 2:
+        return math.sqrt(min(costs) * max(costs))
+    return math.exp(np.polynomial.polynomial.polyfit(ratios, noises, len(known) - 1)[0])
 
 
 def statistics_noise(target_epsilon: float, delta: float, share: float = 0.15) -> float:

@@ -45,9 +45,9 @@ QUANTITIES = (
     ),
     Quantity(
         "columns and categories",
-        "the header of the file, data.columns, data.categories",
+        "the header of the file, data.columns, data.categories, data.ordered, data.dates with its reference date, data.hashed, data.text",
         "declared; each cell is read separately, so no cell affects how another is read; a cell that cannot be read is missing, "
-        "and an undeclared category is treated as no category",
+        "and an undeclared category is treated as no category; what is learned from labels (data.target_encoded) is refused",
     ),
     Quantity(
         "input shape",
@@ -56,7 +56,7 @@ QUANTITIES = (
     ),
     Quantity(
         "scale of the inputs",
-        'a file of constants (data.scale), data.bounds, or none for data.scale = "none" and for pixels',
+        'a file of constants (data.scale), data.bounds, data.pixel_range, or none for data.scale = "none" and for pixels',
         "declared; a fill value, mean or spread learned from rows is refused for every source",
     ),
     Quantity(

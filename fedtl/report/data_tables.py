@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedtl.report.tables import titled_table
-from fedtl.results.data_report import DataReport, SiloRows
+from fedtl.results.data_report import DataReport, Separation, SiloRows
 
 MOST = 6  # labels or columns that a line lists
 
@@ -21,8 +21,23 @@ def data_table(report: DataReport) -> Table:
     table.add_column("labels", overflow="fold")
     for name, silo in report.silos.items():
         counts = (str(count) for count in (silo.stored, silo.train, silo.val, silo.test))
-        table.add_row(Text(name), *counts, Text(silo.inputs), Text(_labels(silo)))
+        table.add_row(Text(name), *counts, Text(silo.inputs), Text(label_text(silo)))
     return table
+
+
+def between_table(report: DataReport) -> Table:
+    """One row for each silo: how its inputs and labels differ from those of all others."""
+    between = report.between
+    table = titled_table("how silos differ", "silo", "inputs: AUC, 0.5 is chance", "labels: distance of 1")
+    for name in dict.fromkeys([*between.inputs, *between.labels]):
+        labels = between.labels.get(name)
+        distance = f"{labels.distance:.2f} (p {labels.p:.2g})" if labels else "-"
+        table.add_row(Text(name), _auc(between.inputs.get(name)), distance)
+    return table
+
+
+def _auc(found: Separation | None) -> str:
+    return f"{found.auc:.2f} [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]" if found else "-"
 
 
 def silo_lines(report: DataReport) -> Iterator[str]:
@@ -36,6 +51,8 @@ def silo_lines(report: DataReport) -> Iterator[str]:
 
 def _not_read(silo: SiloRows) -> Iterator[str]:
     yield from silo.unread
+    if silo.kinds:
+        yield f"columns that are no numbers: {_listed(silo.kinds)}"
     unused = silo.stored - silo.train - silo.val - silo.test
     if unused > 0:
         yield f"{unused} of {silo.stored} rows are not used (data.limit, or test rows without a label)"
@@ -70,7 +87,8 @@ def _to_look_at(silo: SiloRows) -> Iterator[str]:
         yield f"{silo.tested_on_training_rows} of {silo.test} test rows have the inputs of a training row"
 
 
-def _labels(silo: SiloRows) -> str:
+def label_text(silo: SiloRows) -> str:
+    """Return the labels with their numbers of rows, or the range of the values."""
     if silo.values:
         return f"{silo.values['low']:.6g} to {silo.values['high']:.6g}"
     return _counts(silo.labels) or "not used"

@@ -84,7 +84,7 @@ class Benefit:
 @dataclass(frozen=True)
 class LabelFreeChoice:
     """
-    The method that a silo without labels takes, chosen by the agreement of all methods on its rows (EnsV; Hu et al., 2024), and
+    The method that a silo without labels takes, chosen as ``experiment.label_free_choice`` says, and
     its ``gain`` over the shared model with the silo's own statistics, which needs no rows without labels in training; None
     where this method is not compared. In each run the silo takes a method; ``best`` is the one taken most often, and
     ``chosen`` tells how often each was taken, where it is not always the same.

@@ -12,7 +12,9 @@ from fedtl.results.privacy import PrivacyReport
 class HistoryLine:
     """
     One round: the metrics of each silo that replied, why others were left out, and how many bytes crossed. ``seconds``: of
-    the round; ``bytes_full``: what the silos would have sent without compression; 0 where it was not recorded.
+    the round; ``bytes_full``: what the silos would have sent without compression; 0 where it was not recorded. ``weights``: of
+    each update as its silo stated it; ``norms``: Euclidean, of each update over all its tensors, in 6 digits. ``validation_loss``:
+    the mean over all silos after the round, where ``train.patience`` asks for it.
     """
 
     round: int
@@ -22,6 +24,9 @@ class HistoryLine:
     bytes_up: int
     bytes_down: int
     bytes_full: int = 0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    norms: Mapping[str, float] = field(default_factory=dict)
+    validation_loss: float | None = None
 
 
 @dataclass(frozen=True)

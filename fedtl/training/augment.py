@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fedtl._util.randomness import address
 from fedtl._util.settings import Fraction
-from fedtl.errors import ConfigError
-from fedtl.models.compat import import_transforms
+from fedtl._util.torchvision_import import import_transforms
+from fedtl.errors import ConfigError, ModelError
 from fedtl.models.net import Shape
 
 Pixels = Annotated[int, Ge(1), Le(64)]
@@ -172,6 +172,9 @@ def augmenter(
     if not changes:
         return None
     check_augmentation(changes, tuple(x.shape[1:]), x.dtype == torch.uint8)
-    v2 = import_transforms()
+    try:
+        v2 = import_transforms()
+    except ImportError as error:
+        raise ModelError("train.augment needs a package: pip install 'fedtl[vision]'") from error
     height, width = x.shape[2:]
     return Augmenter(v2.Compose([change.transform(v2, (height, width)) for change in changes]), at, key)

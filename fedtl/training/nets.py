@@ -70,8 +70,16 @@ class Cache:
             if shared not in self.bodies:
                 self.bodies[shared] = replace(key.spec, body=deepcopy(key.spec.body))
             net = new_net(self.bodies[shared], key.terms, key.width).to(key.device)
-            self.nets[key] = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.nets[key] = in_channels_last(net)
         return self.nets[key]
+
+
+def in_channels_last(net: Net) -> Net:
+    """Return the net with the weights of convolutions of images in the fast memory format; others, of volumes too, as they are."""
+    for weight in net.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.to(memory_format=torch.channels_last)
+    return net
 
 
 def new_net(spec: ModelSpec, terms: tuple[Term, ...], width: int) -> Net:

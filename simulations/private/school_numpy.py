@@ -1,9 +1,9 @@
 """
-The same training as school.py in plain numpy, for all 139 schools at once: without the library's rounds, models and ledger, of which
-it takes only the noise multipliers. Each run takes a second.
+The same training as published/school-private.toml in plain numpy, for all 139 schools at once: without the library's rounds, models
+and ledger, of which it takes only the noise multipliers. Each run takes a second.
 
 "silo" standardises each school's columns by its own rows, as published; this is not private, and fedtl refuses it. "public" uses
-the constants of school-constants.toml. Prints the full squared error of marks from 0 to 1, over all test rows.
+the constants of published/school-constants.toml. Prints the full squared error of marks from 0 to 1, over all test rows.
 
 Run: python school_numpy.py FOLDER [--seeds 0,1,2] [--silos 139] [--lr 0.01]. FOLDER: with one .npz a school.
 """
@@ -20,7 +20,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 EPSILON, DELTA, CLIP, ROUNDS, BATCH = 6.0, 1e-3, 1.0, 200, 32
 METHODS = {"MR-MTL": 1.0, "FedAvg": None, "alone": 0.0}  # the strength of the pull; None: one model
-PERCENT = (3, 4)  # columns that school-constants.toml divides by 100
+PERCENT = (3, 4)  # columns that published/school-constants.toml divides by 100
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ comparison that FOLDER already holds finished is not run again: its table is wri
 import argparse
 import json
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,23 +47,40 @@ class Origin:
     cpu_seconds: int = 0
 
 
-def run(name: str, folder: Path) -> Origin:
-    """Run the comparison into ``folder``, or return the origin of the one that is there."""
+def finished(folder: Path) -> Origin | None:
+    """Return the origin of the comparison in ``folder``; None where it is not finished."""
     stamp = folder.with_name(f"{folder.name}.origin.json")
     if (folder / "comparison.json").exists() and stamp.exists():
         return Origin(**json.loads(stamp.read_text()))
-    words = ["compare", f"simulations/{name}.toml"]
-    commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if _git("status", "--porcelain") else "")
+    return None
+
+
+def run(name: str, folder: Path, changes: Sequence[str] = ()) -> Origin:
+    """
+    Run the comparison into ``folder``, or return the origin of the one that is there. ``changes``: settings that differ from those
+    of the file, as --set takes them.
+    """
+    if (origin := finished(folder)) is not None:
+        return origin
+    words = [
+        "compare",
+        f"simulations/{name}.toml",
+        *(word for change in changes for word in ("--set", change)),
+    ]
+    changed = _git(
+        "status", "--porcelain", "--", ":/fedtl", ":/simulations/*.toml"
+    )  # not what earlier runs wrote
+    commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
     about = f"{machine.cpu()}, {machine.cores()} cores, load {machine.description(None)['load_before']}"
     clock, before = time.perf_counter(), _cpu_of_children()
     subprocess.run(
         [sys.executable, "-m", "fedtl", *words, "--out", str(folder)], cwd=HERE.parents[1], check=True
     )
     origin = Origin(
-        *(" ".join(["fedtl", *words]), commit, about),
+        *(shlex.join(["fedtl", *words]), commit, about),
         *(round(time.perf_counter() - clock), round(_cpu_of_children() - before)),
     )
-    stamp.write_text(json.dumps(asdict(origin)))
+    folder.with_name(f"{folder.name}.origin.json").write_text(json.dumps(asdict(origin)))
     return origin
 
 
@@ -97,6 +115,27 @@ def table(comparison: Comparison) -> Iterator[str]:
             line(metric, comparison.overall[name]) if name in comparison.overall else "" for name in methods
         ]
         yield f"| {title} | " + " | ".join(found) + " |"
+    yield from without_labels(comparison)
+
+
+def without_labels(comparison: Comparison) -> Iterator[str]:
+    """Yield for each silo without labels what the methods gain over silobn there, and which ones it takes in how many runs."""
+    metric = comparison.metric
+    for silo, choice in comparison.label_free.items():
+        gains = {name: by_silo.get(silo) for name, by_silo in comparison.over_source.items()}
+        found = [
+            format_difference(metric, gain.mean, gain.ci95) if (gain := gains.get(name)) else ""
+            for name in comparison.methods
+        ]
+        yield f"| {silo}, gain over silobn | " + " | ".join(found) + " |"
+        taken = choice.chosen or {choice.best: len(comparison.seeds)}
+        cells = [
+            f"{taken[name]} of {sum(taken.values())} runs" if name in taken else ""
+            for name in comparison.methods
+        ]
+        yield f"| {silo}, taken without labels | " + " | ".join(cells) + " |"
+        gain = format_difference(metric, choice.gain.mean, choice.gain.ci95)
+        yield f"| {silo}, gain of what is taken over silobn | {gain} |" + " |" * (len(comparison.methods) - 1)
 
 
 # What is said of a method over all silos, against training alone.
@@ -120,14 +159,24 @@ def mean_by_method(
     Return by method the mean of ``of_silo`` over silos and seeds, from the stored scores of test rows; ``by_rows``: each silo
     counts by its number of rows, as if all rows were one set.
     """
-    means: dict[str, float] = {}
+    by_seed = by_method_and_seed(folder, comparison, of_silo, by_rows)
+    return {name: float(np.mean(values)) for name, values in by_seed.items()}
+
+
+def by_method_and_seed(
+    folder: Path, comparison: Comparison, of_silo: Callable[[Rows], float], by_rows: bool = False
+) -> dict[str, tuple[float, ...]]:
+    """Return by method the mean over silos of each seed; a method without stored scores is left out."""
+    means: dict[str, tuple[float, ...]] = {}
     for name in comparison.methods:
-        found = [
-            load_file(file) for file in sorted(folder.glob(f"runs/{name}-seed*/silos/*/test.safetensors"))
-        ]
-        if found:
+        values = []
+        for seed in comparison.seeds:
+            files = sorted(folder.glob(f"runs/{name}-seed{seed}/silos/*/test.safetensors"))
+            found = [load_file(file) for file in files]
             weights = [len(one["y"]) if by_rows else 1 for one in found]
-            means[name] = float(np.average([of_silo(one) for one in found], weights=weights))
+            values += [float(np.average([of_silo(one) for one in found], weights=weights))] if found else []
+        if values:
+            means[name] = tuple(values)
     return means
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fedtl.data.columns import Column, order_columns, parse_columns
+from fedtl.data.columns import Column, Kind, order_columns, parse_columns
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Part, Raw
 from fedtl.deployment.coordinator.bundle import build_bundle, read_agreement
@@ -182,10 +182,11 @@ def test_columns_are_put_in_order_in_every_part():
 
 
 def test_a_coordinator_without_rows_gives_the_columns_on_the_command_line(tmp_path):
-    assert parse_columns("age,chol,sex=f|m") == [Column("age"), Column("chol"), Column("sex", ("f", "m"))]
+    sex = Column("sex", ("f", "m"), Kind.CATEGORY)
+    assert parse_columns("age,chol,sex=f|m", DataSettings()) == [Column("age"), Column("chol"), sex]
     for text in ("age,,chol", "sex=", "=f", "sex=f||m"):
         with pytest.raises(ConfigError, match="--columns"):
-            parse_columns(text)
+            parse_columns(text, DataSettings())
     create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
     words = ("server", "bundle", tmp_path / "srv", "digits", "--set", "model.name=mlp")
     said = fedtl_command(*words, "--shape", "4", code=2).stderr

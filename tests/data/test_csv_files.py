@@ -121,7 +121,7 @@ def test_dropped_columns_are_not_read(tmp_path):
     refused(folder(tmp_path, text, drop=["x"]), "data.drop", "no column 'x'")
 
 
-@pytest.mark.parametrize(("suffix", "advice"), [(".arff", "scipy.io.arff"), (".xlsx", "read_excel")])
+@pytest.mark.parametrize(("suffix", "advice"), [(".arff", "scipy.io.arff"), (".xls", "saved as .xlsx")])
 def test_formats_that_are_not_read_are_named(tmp_path, suffix, advice):
     (tmp_path / f"a{suffix}").touch()
     refused(DataSettings(source="table", path=str(tmp_path)), f"1 {suffix}", advice, act=silos, name=())

@@ -68,12 +68,14 @@ def test_no_prepared_value_depends_on_the_labels_of_an_unlabelled_silo(parts, ta
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5])
 def test_a_fraction_keeps_each_class_and_its_proportion(fraction):
     y = rows().y
-    kept = labelled_rows(y, fraction, False, 2, np.random.default_rng(0))
+    kept = labelled_rows(y, fraction, True, 2, np.random.default_rng(0))
     counts = np.bincount(y[kept], minlength=3)
     assert counts.min() >= 1
     assert np.abs(counts - fraction * np.array([160, 30, 10])).max() <= 1
     assert kept.tolist() == sorted(set(kept.tolist()))
-    assert len(labelled_rows(y, fraction, True, 2, np.random.default_rng(0))) == max(2, round(fraction * 200))
+    assert len(labelled_rows(y, fraction, False, 2, np.random.default_rng(0))) == max(
+        2, round(fraction * 200)
+    )
 
 
 def test_the_labels_that_are_used_depend_on_the_seed_and_the_silo_alone():

@@ -96,10 +96,11 @@ def drawn_with_noise():
         (
             RNG.integers(0, 2, (20, 8, 8)).astype(np.uint8),
             RNG.integers(0, 256, (20, 8, 8)).astype(np.uint8),
-            "(a: 1)",
+            "(a: 1 of 0..255)",
         ),
         (RNG.random((20, 8, 8)), RNG.integers(0, 256, (20, 8, 8)).astype(np.uint8), "a other numbers"),
-        (RNG.random((20, 64, 3)), RNG.random((20, 64, 3)), "64 x 3 px"),
+        (*RNG.integers(0, 256, (2, 20, 64, 3)).astype(np.uint8), "64 x 3 px"),
+        (*RNG.random((2, 20, 9, 8)), "grey image of 9 x 8 px"),
         (RNG.random((20, 8, 8, 8)), RNG.random((20, 8, 8, 8)), "8 channels"),
     ],
 )
@@ -144,12 +145,12 @@ def test_the_command_prints_files_that_are_not_read(tmp_path):
             for number in range(8):
                 pixels = RNG.integers(0, 256, (8, 8)).astype(np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "rows" / silo / kind / f"{number}.png")
-    (tmp_path / "rows" / "a" / "cat" / "scan.dcm").touch()
+    (tmp_path / "rows" / "a" / "cat" / "scan.mha").touch()
     (tmp_path / "e.toml").write_text(f'[data]\nsource = "images"\npath = "{tmp_path / "rows"}"\n')
     done = CliRunner().invoke(main.app, ["data", str(tmp_path / "e.toml"), "--json"])
     assert (done.exit_code, done.stderr) == (0, "")
     report = json.loads(done.stdout)
-    assert report["silos"]["a"]["unread"] == ["1 files of a/cat are not read (1 .dcm)"]
+    assert report["silos"]["a"]["unread"] == ["1 files of a/cat are not read (1 .mha)"]
     assert report["silos"]["b"]["labels"] == {"cat": 8, "dog": 8}
     assert report["silos"]["b"]["inputs"] == "grey images of 8 x 8 px, 0..255"
     assert any("not everything was read" in note for note in report["notes"])

@@ -58,7 +58,10 @@ OTHERS = [
 )
 def test_flipping_all_labels_of_an_unlabelled_silo_changes_no_bit(method, tmp_path, monkeypatch):
     more = [ALL_TERMS] if method == "jan" else ["method.head=shared"] if method in SELF_SUPERVISED else []
-    experiment = small(f"method.name={method}", UNLABELLED, *MIXED, *more)
+    more += ["method.sources=3"] if method == "kd3a" else []
+    experiment = small(
+        f"method.name={method}", UNLABELLED, 'data.silos=["plain", "inverted", "faint"]', *MIXED, *more
+    )
     first = do(tmp_path / "a", experiment)
     flip_unused_labels(monkeypatch, experiment.data, experiment.split_seed)
     second = do(tmp_path / "b", experiment)
@@ -183,7 +186,10 @@ def test_a_comparison_leaves_out_what_an_unlabelled_silo_has_not(tmp_path):
     taken = found.label_free["faint"]
     folders = {name: RunFolder(tmp_path / "runs" / f"{name}-seed0") for name in ("silobn", "fedavg")}
     kept = {name: one.tensors("silos/faint/unlabelled.safetensors") for name, one in folders.items()}
-    assert taken.best == max(kept, key=lambda name: kept[name]["cluster_agreement"])
+    found_again = {
+        name: Unlabelled(one["scores"], float(one["cluster_agreement"])) for name, one in kept.items()
+    }
+    assert taken.best == best_without_labels(found_again)
     assert taken.gain.mean == pytest.approx(own[taken.best] - own["silobn"])
     assert all(len(one["scores"]) == 44 for one in kept.values())
     written = RunFolder(tmp_path).comparison()
@@ -216,17 +222,19 @@ def test_regression_needs_declared_scales():
 
 
 def test_a_silo_without_labels_takes_the_method_that_agrees_most_with_its_clusters():
-    scores = {
-        name: torch.tensor([[value], [value + 1]]) for name, value in (("a", 0.0), ("b", 1.0), ("c", 5.0))
-    }
+    values = {"silobn": 0.0, "b": 1.0, "c": 5.0}
+    scores = {name: torch.tensor([[value], [value + 1]]) for name, value in values.items()}
 
     def best(*agreement):
         given = zip(scores, agreement, strict=True)
         return best_without_labels({name: Unlabelled(scores[name], one) for name, one in given})
 
-    assert best(0.2, 0.7, 0.6) == "b"
-    assert best(0.5, float("nan"), 0.5) == "a"
-    assert best(*[float("nan")] * 3) == nearest_to_mean(scores) == "b"  # the mean is 2
+    assert best(0.5, 0.7, 0.6) == "b"
+    assert best(0.6, float("nan"), 0.5) == "silobn"
+    assert best(0.49, 0.9, 0.6) == "silobn"  # clusters with wrong names agree too
+    assert best(float("nan"), 0.7, 0.9) == nearest_to_mean(scores) == "b"  # the mean is 2
+    found = {name: Unlabelled(one, 0.9) for name, one in scores.items() if name != "silobn"}
+    assert best_without_labels(found) == nearest_to_mean({name: scores[name] for name in found})
 
 
 def test_of_classes_too_the_method_nearest_to_the_mean_of_all():

@@ -12,6 +12,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedtl.errors import Denied, NotEnoughSilos
+from fedtl.federation import flower
 from fedtl.federation.flower import (
     KIND,
     FlowerFederation,
@@ -248,6 +249,25 @@ def test_only_connected_silos_are_asked():
     assert over.silos() == ["a"]
     grid.online.add(NODES["b"])
     assert over.silos() == ["a", "b"]
+
+
+def test_silos_of_the_last_round_have_a_grace_period(monkeypatch):
+    """The clock moves a second with each question who is connected."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(flower.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(flower.time, "sleep", lambda seconds: None)
+    over, grid = federation({"a": moving("a", 1.0), "b": moving("b", 1.0)}, online={"a"}, deadline=50)
+    over.former, over.grace = frozenset({"a", "b", "expelled"}), 5.0
+    assert over.silos() == ["a"]  # after the grace period
+    assert next(clock) == 6
+    assert over.away() == {"b": "b: is not connected", "c": "c: is not connected"}
+    assert over.silos() == ["a"]  # b is not of the last round any more
+    assert next(clock) == 9
+    over.former = frozenset({"b"})
+    monkeypatch.setattr(flower.time, "sleep", lambda seconds: grid.online.add(NODES["b"]))
+    assert over.silos() == ["a", "b"]
+    assert next(clock) == 13
+    assert over.away() == {"c": "c: is not connected"}
 
 
 def test_a_node_that_was_not_admitted_is_not_asked():

@@ -10,8 +10,9 @@ import torch
 
 from fedtl._util.randomness import torch_generator
 from fedtl.errors import NotEnoughSilos
+from fedtl.federation.limits import UpdateLimits
 from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
-from fedtl.messages import Refusal, Update
+from fedtl.messages import Refusal, Task, Update
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
 
@@ -142,6 +143,28 @@ def test_an_invalid_reply_is_left_out_with_its_reason(what):
     assert silent.left_out == {}
     assert one.bytes_up == silent.bytes_up
     assert one.bytes_down == silent.bytes_down
+
+
+def test_the_plan_fixes_how_much_an_update_counts():
+    """An update with a weight of a million million, and one with a large norm, against numpy."""
+    lies = {
+        "bob": lambda update: replace(update, weight=1e12),
+        "eve": changed("body.w", torch.full((2, 3), 1e6)),
+    }
+    replies = {u.silo: u for u in Toys().ask(Task("toys", 1, 1, 0, start().shared), WEIGHTS)}
+    for limits, weights in (
+        (UpdateLimits("equal", max_norm=100.0), [1, 1, 1, 1]),
+        (UpdateLimits("rows", 4.0, 100.0), [3, 4, 0.1, 4]),
+    ):
+        (one,) = run(Toys(lies=lies), rounds=1, limits=limits)
+        assert one.left_out["eve"].startswith("eve: its update has norm 2.449e+06; the plan allows 100")
+        deltas = [replies[name].delta["body.w"].double().numpy() for name in ("ada", "bob", "cleo", "dan")]
+        mean = start().shared["body.w"].numpy() + np.average(deltas, axis=0, weights=weights)
+        np.testing.assert_allclose(one.after.shared["body.w"], mean, atol=1e-6)
+        assert one.replies["bob"].weight == 1e12
+        for name, reply in one.replies.items():
+            values = np.concatenate([tensor.numpy().ravel() for tensor in replies[name].delta.values()])
+            assert reply.norm == pytest.approx(np.linalg.norm(values.astype(float)))
 
 
 def test_a_silo_that_was_left_out_is_asked_again():

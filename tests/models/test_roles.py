@@ -21,20 +21,23 @@ ZOO = {
     "convnext_tiny": 23,
     "vit_tiny_patch16_224": 25,
     "torchvision/mobilenet_v2": 52,
-    "torchvision/vgg16_bn": 13,
     "convnet": 3,
     "mlp": 2,
     "linear": 0,
     "digitmodel": 5,
     "resnet20": 19,
+    "convnet1d": 3,
+    "gru": 1,
+    "torchvision/vgg16_bn": 13,  # last, because it takes seconds to make, and the next test needs it too
 }
+SHAPES = {"resnet20": (3, 32, 32), "convnet1d": (3, 16), "gru": (3, 16)}
 TORCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 @lru_cache(maxsize=1)  # tests run model by model, and one at a time is in memory
 def net_of(name):
     with torch.random.fork_rng(devices=[]):
-        return model_spec(name, (3, 32, 32) if name == "resnet20" else (3, 64, 64), 0).net(5)
+        return model_spec(name, SHAPES.get(name, (3, 64, 64)), 0).net(5)
 
 
 @pytest.fixture(params=ZOO, scope="module")

@@ -53,6 +53,8 @@ SHAPES = {
     "convnet_gn": (2, 8, 8),
     "digitmodel": (1, 8, 8),
     "resnet20": (3, 16, 16),
+    "convnet1d": (2, 8),
+    "gru": (2, 8),
 }
 
 

@@ -16,7 +16,7 @@ from fedtl._util.randomness import numpy_generator
 from fedtl.audit import units
 from fedtl.audit.attacks.membership import Bools, Evidence, Floats
 from fedtl.data.dataset import Dataset, SiloDataset
-from fedtl.experiment.config.resolve import privacy_of
+from fedtl.experiment.config.resolve import limits_of, privacy_of
 from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
 from fedtl.experiment.server_step import server_step
 from fedtl.experiment.study import Study
@@ -167,6 +167,7 @@ def train_reference(study: Study, number: int, transcript: int) -> ObservedFeder
                 *(f"reference {number}", experiment.seed, experiment.rounds),
                 *(server_step(study), per_round),
                 wire=study.method.wire,
+                limits=limits_of(experiment.updates),
             )
             width = next(iter(silos.values())).data.width
             state = ServerState(0, trainer.partition.split(trainer.initial(width))[0])

@@ -85,7 +85,11 @@ def _record_rows(net: Net, rows: Mapping[bytes, int]) -> Iterator[list[set[int]]
         steps.append(set(current))
         current.clear()
 
-    handles = [net.body.register_forward_pre_hook(record), register_optimizer_step_pre_hook(end_step)]
+    # Before a scale of pixels, which is a hook too.
+    handles = [
+        net.body.register_forward_pre_hook(record, prepend=True),
+        register_optimizer_step_pre_hook(end_step),
+    ]
     try:
         yield steps
     finally:

@@ -1,4 +1,7 @@
-"""``admitted.json``: the sites that may connect, each with its public key and the id of its Flower node."""
+"""
+``admitted.json``: the sites that may connect, each with its public key and the id of its Flower node. ``expelled.json``: the keys
+that were expelled, which Flower accepts never again.
+"""
 
 import json
 from collections.abc import Mapping
@@ -11,10 +14,22 @@ from fedtl.errors import ConfigError
 
 @dataclass(frozen=True)
 class AdmittedSite:
-    """``node``: Flower's node id; 0 until the key is registered with the SuperLink."""
+    """
+    ``node``: Flower's node id; 0 until the key is registered with the SuperLink. ``suspended``: the site is not asked for updates.
+    ``problem``: why the SuperLink refuses its key, or "".
+    """
 
     key: str
     node: int = 0
+    suspended: bool = False
+    problem: str = ""
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"not registered: {self.problem}"
+        if not self.node:
+            return "waits for the server to run"
+        return "suspended" if self.suspended else "registered"
 
 
 def read_admitted(folder: Path) -> dict[str, AdmittedSite]:
@@ -32,8 +47,23 @@ def write_admitted(folder: Path, sites: Mapping[str, AdmittedSite]) -> None:
     write_json(folder / "admitted.json", dict(sorted(sites.items())), private=True)
 
 
-def add_site(folder: Path, name: str, key: str) -> None:
-    """Admit a site. Raises ConfigError where the name or the key is admitted already."""
+def read_expelled(folder: Path) -> dict[str, str]:
+    """Return the expelled keys, each with the name that its site had. Raises ConfigError."""
+    path = folder / "expelled.json"
+    try:
+        return {str(key): str(name) for key, name in json.loads(path.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; restore it from a backup") from error
+
+
+def note_expelled(folder: Path, key: str, name: str) -> None:
+    write_json(folder / "expelled.json", {**read_expelled(folder), key: name}, private=True)
+
+
+def check_new(folder: Path, name: str, key: str) -> None:
+    """Raise ConfigError where the name or the key is admitted already, or where the key was expelled."""
     sites = read_admitted(folder)
     if name in sites:
         raise ConfigError(
@@ -44,9 +74,19 @@ def add_site(folder: Path, name: str, key: str) -> None:
             raise ConfigError(
                 f"this key is admitted already, as {other!r}; every site needs a key of its own"
             )
-    write_admitted(folder, {**sites, name: AdmittedSite(key)})
+    if former := read_expelled(folder).get(key):
+        raise ConfigError(expelled_message(former))
+
+
+def expelled_message(name: str) -> str:
+    return (
+        f"the key of {name!r} was expelled, and Flower accepts an expelled key never again; the site needs a new key: "
+        "fedtl silo init in another folder (next time, pause a site with: fedtl server suspend)"
+    )
 
 
 def node_ids(folder: Path) -> dict[str, int]:
-    """Return Flower's node id of each site whose key is registered."""
-    return {name: site.node for name, site in read_admitted(folder).items() if site.node}
+    """Return Flower's node id of each site that may be asked: its key is registered, and it is not suspended."""
+    return {
+        name: site.node for name, site in read_admitted(folder).items() if site.node and not site.suspended
+    }

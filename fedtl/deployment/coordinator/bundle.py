@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tomllib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -21,6 +21,8 @@ from safetensors.torch import save_file
 import fedtl
 from fedtl._util.files import write_bytes, write_file, write_json
 from fedtl.data.columns import declared_columns
+from fedtl.data.registry import DATA
+from fedtl.data.settings import DataSettings
 from fedtl.deployment.bundle_contents import check_bundle_contents
 from fedtl.deployment.coordinator.study_files import BundleInfo
 from fedtl.deployment.flower_commands import find_command, flower_environment
@@ -34,8 +36,9 @@ from fedtl.deployment.plan import (
 from fedtl.deployment.site.site_experiment import DP_READY
 from fedtl.deployment.site.site_plan import NO_SHARED_STORE
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.resolve import method_of, server_of
-from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.load import parse_experiment, read_experiment
+from fedtl.experiment.config.resolve import limits_of, method_of, server_of
+from fedtl.experiment.config.schema import Experiment, UpdateSettings
 from fedtl.experiment.config.settings_file import validate
 from fedtl.experiment.config.task_checks import check_every_task
 from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
@@ -44,6 +47,8 @@ from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.base import own_labels
 from fedtl.methods.server import ServerStep
 
+MAX_WEIGHT = 10_000.0  # rows, where the experiment sets no limit
+MAX_NORM = 1000.0  # as max_update_norm of a new silo.toml
 APP_FILES = ("server/__init__.py", "server/app.py", "clients/__init__.py", "clients/app.py")
 
 
@@ -97,6 +102,7 @@ def build_bundle(
     base = _base_hash(experiment)
     silo, schema = next(iter(study.schema.silos.items()))
     experiment = with_column_names(experiment, silo, schema.shape, schema.columns)
+    experiment = experiment.model_copy(update={"updates": _limited(experiment)})
     agreement = make_agreement(experiment, study.schema.shape, labels, base, dp_ready)
     bundle = Bundle(folder.absolute() / name)
     if bundle.folder.exists():
@@ -146,6 +152,32 @@ def _declared_schema(experiment: Experiment, shape: tuple[int, ...], classes: tu
     return DataSchema({"schema": SiloSchema(shape, inputs, labels, frozenset(labels), 0)})
 
 
+def load_without_rows(name: str, overrides: Sequence[str], folder: Path) -> Experiment:
+    """
+    Return an experiment whose schema is declared, so that its ``data.path`` need not exist here. No row is read, and no path
+    enters a bundle. ``folder``: one that exists, which stands in for it. Raises ConfigError.
+    """
+    table = read_experiment(name, overrides)
+    data = table.setdefault("data", {})
+    source = DATA.get(data.get("source", DataSettings().source))
+    if source and source.needs_path and not Path(data.get("path") or "/nonexistent").exists():
+        data["path"] = str(folder.absolute())
+    return parse_experiment(table)
+
+
+def _limited(experiment: Experiment) -> UpdateSettings:
+    """
+    Return the limits of a plan. Where the experiment sets none, a plan with differential privacy counts every update the same,
+    because the rows stay at home, and another one counts at most ``MAX_WEIGHT`` rows.
+    """
+    own = experiment.updates
+    if experiment.privacy is not None and "weights" not in own.model_fields_set:
+        own = own.model_copy(update={"weights": "equal"})
+    weight = MAX_WEIGHT if own.max_weight == "none" else own.max_weight
+    norm = MAX_NORM if own.max_norm == "none" else own.max_norm
+    return own.model_copy(update={"max_weight": weight, "max_norm": norm})
+
+
 def _base_hash(experiment: Experiment) -> str:
     """Return the hash of the file of initial weights; "" where the experiment starts without one. Raises ConfigError."""
     model = experiment.model
@@ -174,6 +206,7 @@ def _info(study: Study, agreement: Agreement, bundle: Bundle) -> BundleInfo:
             silos_per_round=None if per_round == "all" else per_round,
             minimum_silos=experiment.minimum_silos,
             wire=study.method.wire,
+            limits=limits_of(experiment.updates),
         ),
         roles=study.trainer.partition.roles,
         bundle=bundle.hash,

@@ -2,8 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from safetensors.torch import save_file
 
@@ -11,6 +13,7 @@ from fedtl._util.files import write_bytes, write_file, write_json
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.errors import NotEnoughSilos
+from fedtl.federation.limits import outliers
 from fedtl.federation.round_log import history_line
 from fedtl.federation.rounds import Federation, Round, ServerState, run_rounds
 from fedtl.models.state import State
@@ -18,8 +21,20 @@ from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 
 log = logging.getLogger(__name__)
-Connect = Callable[[int, float], Federation]  # from minimum_silos and the deadline in seconds
 Progress = Callable[[Round], None]
+
+
+class ConnectedSilos(Federation, Protocol):
+    """Sites that connect to the coordinator, and may be away."""
+
+    def away(self) -> Mapping[str, str]:
+        """By name, a sentence for each admitted site that was not connected when the round began."""
+        ...
+
+
+Connect = Callable[
+    [StudyPlan, Iterable[str]], ConnectedSilos
+]  # from the plan and the sites of the last round
 
 
 def host_study(study: HostedStudy, connect: Connect, progress: Progress | None = None) -> StudyResult:
@@ -30,7 +45,8 @@ def host_study(study: HostedStudy, connect: Connect, progress: Progress | None =
     """
     with study.alone():
         plan = study.plan
-        federation = connect(plan.config.minimum_silos, plan.deadline)
+        lines = study.log.lines()
+        federation = connect(plan, lines[-1].silos if lines else ())
         state = _run_rounds(study, plan, federation, progress)
         _write_shared(study.path / "shared.safetensors", plan, state.shared)
         result = StudyResult.of(plan.config.study, study.log.lines())
@@ -39,25 +55,40 @@ def host_study(study: HostedStudy, connect: Connect, progress: Progress | None =
 
 
 def _run_rounds(
-    study: HostedStudy, plan: StudyPlan, federation: Federation, progress: Progress | None
+    study: HostedStudy, plan: StudyPlan, federation: ConnectedSilos, progress: Progress | None
 ) -> ServerState:
     state, tries_left = study.state(), plan.tries
     while state.round < plan.config.rounds:
         started = time.monotonic()
         try:
             for finished in run_rounds(federation, plan.config, state, plan.roles):
-                study.log.append(history_line(finished, time.monotonic() - started))
+                finished = replace(finished, left_out={**federation.away(), **finished.left_out})
+                line = history_line(finished, time.monotonic() - started)
+                for warning in outliers(line.weights, line.norms, plan.config.limits):
+                    log.warning("round %d: %s", line.round, warning)
+                study.log.append(line)
                 study.log.save(finished.after)
                 state, tries_left, started = finished.after, plan.tries, time.monotonic()
                 if progress:
                     progress(finished)
         except NotEnoughSilos as error:
             tries_left -= 1
-            log.warning("%s%s", error, "; trying the round again" if tries_left else "")
+            reason = f"{error}{_discarded(plan, error)}"
+            log.warning("%s%s", reason, "; trying the round again" if tries_left else "")
             if tries_left < 1:
-                write_bytes(study.path / STOPPED_FILE, f"{error}\n".encode(), private=True)
+                write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
                 raise
     return state
+
+
+def _discarded(plan: StudyPlan, error: NotEnoughSilos) -> str:
+    """Return which sites paid for updates of a round that are not used; "" where no site did so by the plan."""
+    if not plan.private or not error.unused:
+        return ""
+    return (
+        f" (privacy budget was charged at {', '.join(error.unused)}; they send the same updates without another charge "
+        "when this round is tried again)"
+    )
 
 
 def _write_shared(path: Path, plan: StudyPlan, shared: State) -> None:

@@ -15,17 +15,22 @@ host = {host}            # the host name that sites use to reach the gate; it is
 listen = {listen}        # the address of the gate; "0.0.0.0:8443" accepts connections from other machines
 port = {port}                    # the SuperLink's, on 127.0.0.1; never make it reachable from other machines
 deadline = 3600.0              # seconds that a round may take; later replies are ignored
+grace = 120.0                  # seconds that a round waits for the sites of the round before it that are not connected
 tries = 3                      # attempts at a round that gets fewer valid replies than minimum_silos
 """
 
 
 class ServerSettings(Settings):
-    """``deadline``: seconds for a round. ``tries``: attempts at a round that gets too few valid replies."""
+    """
+    ``deadline``: seconds for a round. ``grace``: seconds that a round waits for the sites of the round before it to
+    reconnect. ``tries``: attempts at a round that gets too few valid replies.
+    """
 
     host: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")
     listen: str = Field("127.0.0.1:8443", pattern=r"^[0-9A-Za-z.\[\]:-]+:[0-9]{1,5}$")
     port: int = Field(8000, ge=1, le=65535)
     deadline: float = Field(3600.0, ge=5, le=43200)
+    grace: float = Field(120.0, ge=0, le=43200)
     tries: int = Field(3, ge=1, le=100)
 
 

@@ -12,20 +12,25 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from fedtl._util.files import append_durably, write_bytes
-from fedtl.deployment.certificates import days_left
+from fedtl.deployment.certificates import days_left, validity
 from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.bundle import Bundle
 from fedtl.deployment.coordinator.settings import ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.sites import check_name, register_sites
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
-from fedtl.deployment.coordinator.superlink import CONNECTION, flwr, is_healthy, wait_until_healthy
+from fedtl.deployment.coordinator.superlink import SuperLink
+from fedtl.deployment.running import free_space
 from fedtl.errors import ConfigError
+from fedtl.federation.limits import outliers
 
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """``round``: the last one that is finished. ``stopped``: why, or None. ``replied`` and ``left_out``: in that round."""
+    """
+    ``round``: the last one that is finished. ``stopped``: why, or None. ``replied``, ``left_out`` and ``outliers``: in that
+    round.
+    """
 
     round: int
     rounds: int
@@ -34,34 +39,48 @@ class StudyStatus:
     stopped: str | None
     replied: Sequence[str]
     left_out: Mapping[str, str]
+    outliers: Sequence[str]
 
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """``admitted``: for each site whether the SuperLink knows its key. ``studies``: by name."""
+    """
+    ``admitted``: for each site whether the SuperLink knows its key. ``certificates``: how long they are valid. ``disk``: how much is
+    free. ``studies``: by name.
+    """
 
     running: bool
     listen: str
     certificate_days_left: float
+    certificates: Sequence[str]
+    disk: str
     admitted: Mapping[str, str]
     studies: Mapping[str, StudyStatus]
 
 
 def resume_studies(folder: Path) -> None:
     """Once the SuperLink runs: register the admitted sites, and resume every study that was interrupted."""
-    wait_until_healthy(folder)
+    SuperLink(folder).wait_until_healthy()
     register_sites(folder)
-    for runs in sorted((folder / "studies").glob("*/runs.jsonl")):
-        study = HostedStudy(runs.parent)
-        if study.done or (study.path / STOPPED_FILE).exists():
-            continue
-        # End the crashed run, so that no site waits for the rest of one of its messages.
-        with suppress(ConfigError):
-            _end_last_run(folder, study)
-        try:
-            _submit(folder, Bundle(folder / "bundles" / study.plan.bundle_name), study)
-        except ConfigError as error:  # the other studies can still be resumed
-            write_bytes(study.path / STOPPED_FILE, f"{error}\n".encode(), private=True)
+    for study in studies_to_resume(folder):
+        resume_study(folder, study)
+
+
+def studies_to_resume(folder: Path) -> list[HostedStudy]:
+    """Return the studies that were started and are neither done nor stopped."""
+    studies = [HostedStudy(runs.parent) for runs in sorted((folder / "studies").glob("*/runs.jsonl"))]
+    return [study for study in studies if not study.done and not (study.path / STOPPED_FILE).exists()]
+
+
+def resume_study(folder: Path, study: HostedStudy) -> None:
+    """Start a new Flower run of a study whose ServerApp has ended; stop the study where that cannot be done."""
+    # End the crashed run, so that no site waits for the rest of one of its messages.
+    with suppress(ConfigError):
+        _end_last_run(folder, study)
+    try:
+        _submit(folder, Bundle(folder / "bundles" / study.plan.bundle_name), study)
+    except (ConfigError, OSError) as error:  # the other studies can still be resumed
+        write_bytes(study.path / STOPPED_FILE, f"{error}\n".encode(), private=True)
 
 
 def start_study(folder: Path, bundle_name: str, study_name: str) -> HostedStudy:
@@ -83,7 +102,7 @@ def start_study(folder: Path, bundle_name: str, study_name: str) -> HostedStudy:
         raise ConfigError(
             f"study {study_name!r} is running; to stop it: fedtl server stop {folder} --study {study_name}"
         )
-    if not is_healthy(folder):
+    if not SuperLink(folder).healthy:
         raise ConfigError(f"no SuperLink runs for {folder}; start it: fedtl server run {folder}")
     register_sites(folder)
     _submit(folder, bundle, study)
@@ -98,6 +117,7 @@ def _plan(bundle: Bundle, study_name: str, settings: ServerSettings) -> StudyPla
         bundle_name=bundle.name,
         deadline=settings.deadline,
         tries=settings.tries,
+        grace=settings.grace,
         bundle=info.bundle,
         plan=info.plan,
         private=info.private,
@@ -111,13 +131,9 @@ def _submit(folder: Path, bundle: Bundle, study: HostedStudy) -> None:
             f"bundle {bundle.name!r} was built again after study {study.path.name!r} began; choose another --study NAME"
         )
     (study.path / STOPPED_FILE).unlink(missing_ok=True)
-    config = f'study="{study.path.name}" experiment="{bundle.name}"'
-    reply = flwr(folder, "run", str(bundle.folder / "app"), CONNECTION, "--run-config", config)
-    if reply["fab-hash"] != bundle.hash[: len(reply["fab-hash"])]:
-        raise ConfigError(
-            f"{bundle.folder / 'app'} was changed after the bundle was built; build it again: fedtl server bundle"
-        )
-    line = json.dumps({"run": reply["run-id"], "at": time.time()})
+    config = {"study": study.path.name, "experiment": bundle.name}
+    run = SuperLink(folder).start_run(bundle.file.read_bytes(), config)
+    line = json.dumps({"run": str(run), "at": time.time()})
     append_durably(
         study.path / "runs.jsonl", f"\n{line}\n", private=True
     )  # the line before it may be incomplete
@@ -137,29 +153,38 @@ def _end_last_run(folder: Path, study: HostedStudy) -> None:
     run_id = None
     for text in (study.path / "runs.jsonl").read_text(errors="replace").splitlines():
         with suppress(ValueError, KeyError, TypeError):  # a crash can leave an incomplete line
-            run_id = str(json.loads(text)["run"])
+            run_id = int(json.loads(text)["run"])
     if run_id is None:
         raise ConfigError(
             f"{study.path / 'runs.jsonl'} has no run of study {study.path.name!r}, so there is nothing to stop"
         )
-    flwr(folder, "stop", run_id, CONNECTION)
+    SuperLink(folder).stop_run(run_id)
 
 
 def server_status(folder: Path) -> ServerStatus:
     """Return whether the server runs, which sites are admitted, and how far each study is. Raises ConfigError."""
     settings, sites = load_server_settings(folder), read_admitted(folder)
     return ServerStatus(
-        running=is_healthy(folder),
+        running=SuperLink(folder).healthy,
         listen=settings.listen,
         certificate_days_left=round(days_left(folder / "tls" / "server.pem"), 1),
-        admitted={
-            name: "registered" if site.node else "waits for the server to run" for name, site in sites.items()
-        },
+        certificates=certificate_lines(folder),
+        disk=free_space(folder),
+        admitted={name: str(site) for name, site in sites.items()},
         studies={
             path.parent.name: _study_status(HostedStudy(path.parent))
             for path in sorted((folder / "studies").glob("*/plan.json"))
         },
     )
+
+
+def certificate_lines(folder: Path) -> list[str]:
+    """Return how long the gate's certificate and its authority are valid, and what to do where one ends soon."""
+    tls, again = folder / "tls", "send every site the ca.crt of a new authority, see deploy/README.md"
+    return [
+        validity("the certificate", days_left(tls / "server.pem"), f"renew it: fedtl server renew {folder}"),
+        validity("its authority", days_left(tls / "ca.crt"), again),
+    ]
 
 
 def _study_status(study: HostedStudy) -> StudyStatus:
@@ -173,6 +198,7 @@ def _study_status(study: HostedStudy) -> StudyStatus:
         stopped=stopped.read_text().strip() if stopped.is_file() else None,
         replied=sorted(last.silos) if last else [],
         left_out=last.left_out if last else {},
+        outliers=outliers(last.weights, last.norms, study.plan.config.limits) if last else (),
     )
 
 

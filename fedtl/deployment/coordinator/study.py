@@ -30,15 +30,16 @@ class HostedStudy:
 
     @classmethod
     def create(cls, path: Path, plan: StudyPlan, start: State) -> "HostedStudy":
-        """Create the folder, or open it if it already holds this study. Raises ConfigError if it holds another study."""
+        """
+        Create the folder, or open it if it already holds this study, which then waits as long as ``plan`` says. Raises
+        ConfigError if it holds another study.
+        """
         study = cls(path)
-        content = plan.to_json()
-        if (path / "plan.json").is_file():
-            if json.loads((path / "plan.json").read_text()) != content:
-                raise ConfigError(f"{path} holds another study; choose another name with --study NAME")
-            return study
-        write_file(path / "start.safetensors", lambda file: save_file(start, file), private=True)
-        write_json(path / "plan.json", content, private=True)
+        if not (path / "plan.json").is_file():
+            write_file(path / "start.safetensors", lambda file: save_file(start, file), private=True)
+        elif not plan.is_same_study(study.plan):
+            raise ConfigError(f"{path} holds another study; choose another name with --study NAME")
+        write_json(path / "plan.json", plan.to_json(), private=True)
         return study
 
     @property

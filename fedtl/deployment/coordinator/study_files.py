@@ -1,9 +1,10 @@
 """The files of a study at the coordinator, one type for each: its plan, a round of its history, its result."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from fedtl.federation.limits import NO_LIMITS, UpdateLimits
 from fedtl.federation.round_log import left_out_reasons
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
@@ -15,7 +16,8 @@ from fedtl.results.run import HistoryLine
 @dataclass(frozen=True)
 class StudyPlan:
     """
-    ``plan.json``. ``deadline``: seconds for a round. ``tries``: attempts at a round that gets too few valid replies.
+    ``plan.json``. ``deadline``: seconds for a round. ``tries``: attempts at a round that gets too few valid replies. ``grace``:
+    seconds that a round waits for the sites of the last one to reconnect. These three may change when a study is resumed.
     ``bundle`` and ``plan``: hashes. ``private``: whether the plan makes every site train with differential privacy; None
     where fedtl 0.1.0 wrote the file and did not say.
     """
@@ -28,6 +30,11 @@ class StudyPlan:
     bundle: str
     plan: str
     private: bool | None = None
+    grace: float = 0.0
+
+    def is_same_study(self, other: "StudyPlan") -> bool:
+        """Whether two plans differ at most in how long the coordinator waits."""
+        return replace(other, deadline=self.deadline, tries=self.tries, grace=self.grace) == self
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -39,6 +46,7 @@ class StudyPlan:
             "bundle_name": self.bundle_name,
             "deadline": self.deadline,
             "tries": self.tries,
+            "grace": self.grace,
         }
 
     @classmethod
@@ -53,6 +61,7 @@ class StudyPlan:
             bundle=content["bundle"],
             plan=content["plan"],
             private=content.get("private"),
+            grace=content.get("grace", 0.0),
         )
 
 
@@ -117,14 +126,17 @@ def _config(study: str, content: Mapping[str, Any]) -> FederationConfig:
         content["silos_per_round"],
         content["minimum_silos"],
         Wire(**content.get("wire", {})),
+        UpdateLimits(**content.get("limits", {})),
     )
 
 
 def _config_table(config: FederationConfig) -> dict[str, Any]:
-    """Return the plain values of a configuration. Without compression there is no "wire", as in files of fedtl 0.1.0."""
+    """Return the plain values of a configuration, without "wire" and "limits" where there are none, as fedtl 0.1.0 wrote it."""
     table = asdict(config)
     if not config.wire.compresses:
         del table["wire"]
+    if config.limits == NO_LIMITS:
+        del table["limits"]
     return table
 
 

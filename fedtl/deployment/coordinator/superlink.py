@@ -1,61 +1,135 @@
-"""Calls the coordinator's own SuperLink: whether it runs, and Flower's commands."""
+"""
+Calls the coordinator's own SuperLink: whether it runs, its nodes and its runs. The messages are Flower's protobuf messages over
+HTTPS on 127.0.0.1. No command of Flower's is started, so a call takes milliseconds and depends neither on the working folder
+nor on a proxy.
+"""
 
 import json
 import ssl
-import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from http.client import HTTPResponse
 from pathlib import Path
-from typing import Any
 
 from fedtl.deployment.coordinator.settings import load_server_settings
-from fedtl.deployment.flower_commands import find_command, flower_environment
+from fedtl.deployment.site.keys import public_key_pem
 from fedtl.errors import ConfigError
 
-CONNECTION = "fedtl"  # the name of our SuperLink in the configuration of Flower's command line
 START_SECONDS = 60.0  # that a SuperLink may take to start
+CALL_SECONDS = 30.0
+MEDIA_TYPE = "application/protobuf"
+UNREGISTERED = "unregistered"  # Flower's status of a node whose key it never accepts again
 
 
-def is_healthy(folder: Path) -> bool:
-    settings = load_server_settings(folder)
-    context = ssl.create_default_context(cafile=str(folder / "tls" / "ca.crt"))
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-    )
-    try:
-        with opener.open(f"https://127.0.0.1:{settings.port}/health", timeout=2) as reply:
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+@dataclass(frozen=True)
+class FlowerNode:
+    """A node of the SuperLink. ``expelled``: it was unregistered; Flower accepts its key never again."""
+
+    node: int
+    expelled: bool
 
 
-def wait_until_healthy(folder: Path) -> None:
-    """Wait until the SuperLink answers. Raises ConfigError after ``START_SECONDS``."""
-    deadline = time.monotonic() + START_SECONDS
-    while not is_healthy(folder):
-        if time.monotonic() > deadline:
+@dataclass(frozen=True)
+class SuperLink:
+    """The SuperLink of the coordinator's ``folder``. Each method raises ConfigError where it is refused or does not run."""
+
+    folder: Path
+
+    @property
+    def healthy(self) -> bool:
+        try:
+            with self._open("/health", None, 2.0) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def wait_until_healthy(self) -> None:
+        """Wait until the SuperLink answers. Raises ConfigError after ``START_SECONDS``."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self.healthy:
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"the SuperLink of {self.folder} did not start within {START_SECONDS:g} s; see the output of fedtl server run"
+                )
+            time.sleep(0.3)
+
+    def register(self, key: str, name: str) -> int:
+        """Register the OpenSSH public key of a site and return the id of its Flower node."""
+        from flwr.proto import control_pb2 as control
+
+        request = control.RegisterNodeRequest(public_key=public_key_pem(key), name=name)
+        reply = self._call("register-node", request.SerializeToString())
+        return int(control.RegisterNodeResponse.FromString(reply).node_id)
+
+    def unregister(self, node: int) -> None:
+        from flwr.proto import control_pb2 as control
+
+        self._call("unregister-node", control.UnregisterNodeRequest(node_id=node).SerializeToString())
+
+    def nodes(self) -> dict[bytes, FlowerNode]:
+        """Return every node by its public key in PEM, those that were unregistered included."""
+        from flwr.proto import control_pb2 as control
+
+        body = self._call("list-nodes", control.ListNodesRequest().SerializeToString())
+        return {
+            node.public_key: FlowerNode(node.node_id, node.status == UNREGISTERED)
+            for node in control.ListNodesResponse.FromString(body).nodes_info
+        }
+
+    def start_run(self, bundle: bytes, config: Mapping[str, str]) -> int:
+        """Start a Flower run of a bundle, the content of a .fab file, and return its id. ``config``: the run's settings."""
+        from flwr.proto import control_pb2 as control
+        from flwr.proto.fab_pb2 import Fab
+        from flwr.proto.transport_pb2 import Scalar
+
+        settings = {key: Scalar(string=value) for key, value in config.items()}
+        fab = Fab(hash_str=sha256(bundle).hexdigest(), content=bundle)
+        request = control.StartRunRequest(fab=fab, override_config=settings)
+        reply = control.StartRunResponse.FromString(self._call("start-run", request.SerializeToString()))
+        if not reply.HasField("run_id"):
+            raise ConfigError("the SuperLink did not start the run; see the output of fedtl server run")
+        return int(reply.run_id)
+
+    def stop_run(self, run: int) -> None:
+        """Stop a Flower run. Raises ConfigError where it has ended already."""
+        from flwr.proto import control_pb2 as control
+
+        self._call("stop-run", control.StopRunRequest(run_id=run).SerializeToString())
+
+    def _call(self, name: str, body: bytes) -> bytes:
+        try:
+            with self._open(f"/v1/control/{name}", body, CALL_SECONDS) as reply:
+                return reply.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ConfigError(f"the SuperLink refuses {name}: {_reason(error)}") from error
+        except OSError as error:
             raise ConfigError(
-                f"the SuperLink of {folder} did not start within {START_SECONDS:g} s; see the output of fedtl server run"
-            )
-        time.sleep(0.3)
+                f"no SuperLink runs for {self.folder} ({error}); start it: fedtl server run {self.folder}"
+            ) from error
+
+    def _open(self, path: str, body: bytes | None, seconds: float) -> HTTPResponse:
+        settings = load_server_settings(self.folder)
+        context = ssl.create_default_context(cafile=str(self.folder / "tls" / "ca.crt"))
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+        headers = {"Content-Type": MEDIA_TYPE, "Accept": MEDIA_TYPE}
+        url = f"https://127.0.0.1:{settings.port}{path}"
+        reply: HTTPResponse = opener.open(urllib.request.Request(url, body, headers), timeout=seconds)
+        return reply
 
 
-def flwr(folder: Path, *words: str) -> dict[str, Any]:
-    """Run one of Flower's commands and return the JSON that it prints. Raises ConfigError where it fails."""
-    finished = subprocess.run(
-        [find_command("flwr"), *words, "--format", "json"],
-        env=flower_environment(folder.absolute()),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def _reason(error: urllib.error.HTTPError) -> str:
+    """Return what the SuperLink says about an error, in one line."""
+    text = error.read(4096).decode(errors="replace")
     try:
-        reply: dict[str, Any] = json.loads(finished.stdout)
-    except ValueError:
-        reply = {}
-    if finished.returncode or not reply.get("success"):
-        reason = reply.get("error-message") or (finished.stderr or finished.stdout).strip()[-300:]
-        raise ConfigError(f"flwr {' '.join(words[:2])}: {' '.join(str(reason).split())}")
-    return reply
+        content = json.loads(text)
+        text = f"{content['detail']} {content.get('extra', '')}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        text = text or str(error)
+    return " ".join(text.split())[:300]

@@ -1,10 +1,12 @@
 """``[data]`` of silo.toml as the settings by which a site reads its rows: under a plan, and before there is one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from fedtl.data.checks import check_rows
+from fedtl.data.image_files import holds_volumes
 from fedtl.data.registry import DATA
-from fedtl.data.settings import SCALES, DataSettings, InputSettings, RowSettings, data_settings
+from fedtl.data.settings import NAMES_COLUMNS, SCALES, DataSettings, InputSettings, RowSettings, data_settings
 from fedtl.data.source import Raw
 from fedtl.deployment.site.home import Home
 from fedtl.errors import ConfigError
@@ -24,9 +26,13 @@ def settings_to_train(home: Home, agreed: DataSettings, classes: Sequence[str]) 
     """
     here, inputs = home.settings.data, agreed
     if here.source != "table":
-        inputs = agreed.model_copy(update={"columns": [], "categories": {}})
+        nothing = InputSettings()
+        inputs = agreed.model_copy(update={key: getattr(nothing, key) for key in NAMES_COLUMNS})
     bounds = (here.bounds or agreed.bounds) if here.scale == "dp" else {}
-    rows = _with_absolute_paths(home).model_copy(update={"classes": list(classes), "bounds": bounds})
+    declared: dict[str, Any] = {"classes": list(classes), "bounds": bounds}
+    slices = agreed.slices if here.source == "images" else None
+    declared |= {"pixel_range": here.pixel_range or agreed.pixel_range, "slices": here.slices or slices}
+    rows = _with_absolute_paths(home).model_copy(update=declared)
     own = _names_here(home)
     unlabelled = [*(own if here.unlabelled else ()), *(name for name in agreed.unlabelled if name not in own)]
     return data_settings(rows, inputs).model_copy(update={"unlabelled": unlabelled})
@@ -43,8 +49,8 @@ def read_without_plan(home: Home) -> Raw:
     columns and their categories, the size of images. Raises ConfigError or DataError.
     """
     private = home.settings.policy.privacy
-    inputs = InputSettings(size=ANY_SIZE) if home.settings.data.source == "images" else InputSettings()
-    settings = data_settings(_with_absolute_paths(home), inputs)
+    rows = _with_absolute_paths(home)
+    settings = data_settings(rows, inputs_without_plan(rows))
     if private is not None and private.unit != "record":
         settings = settings.model_copy(update={"unit_column": private.unit})
     if home.settings.data.unlabelled:
@@ -60,6 +66,14 @@ def read_without_plan(home: Home) -> Raw:
     # Any finite number can be a label of a regression, and any text one of a classification.
     task = "regression" if raw.train.y.dtype.kind in "uif" else "classification"
     return check_rows(raw, settings.model_copy(update={"task": task}), name, source.missing_values)
+
+
+def inputs_without_plan(rows: RowSettings) -> InputSettings:
+    """Return how images are read before there is a plan: of one size, and NIfTI files without ``data.slices`` as volumes."""
+    if rows.source != "images":
+        return InputSettings()
+    whole = rows.slices is None and holds_volumes(rows.path)
+    return InputSettings(size=ANY_SIZE, kind="volumes" if whole else "auto")
 
 
 def _with_absolute_paths(home: Home) -> RowSettings:

@@ -5,6 +5,8 @@ created at the site, never leave it, and only their owner can read the private f
 
 import os
 import stat
+from base64 import b64decode, b64encode
+from hashlib import sha256
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -47,6 +49,21 @@ def read_public_key(path: Path) -> str:
             f"{path} is a key of another type; use the node.key.pub that fedtl silo init creates (P-384)"
         )
     return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def public_key_pem(key: str) -> bytes:
+    """Return an OpenSSH public key in PEM, as Flower stores it. Raises ConfigError for anything else."""
+    try:
+        public = load_ssh_public_key(key.encode())
+    except ValueError as error:
+        raise ConfigError(f"{key[:40]!r} is not a public key: {error}; admit the site again") from error
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def fingerprint(key: str) -> str:
+    """Return the SHA-256 fingerprint of an OpenSSH public key as ``ssh-keygen -l`` prints it, to be compared by telephone."""
+    digest = sha256(b64decode(key.split()[1])).digest()
+    return f"SHA256:{b64encode(digest).decode().rstrip('=')}"
 
 
 def keys_match(private: Path, public: Path) -> bool:

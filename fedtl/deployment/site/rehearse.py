@@ -123,6 +123,7 @@ def read_requested_plan(home: Home, source: Path | str) -> RequestedPlan:
     own = home.settings.data
     rows_keys = [key for key in RowSettings.model_fields if key not in AGREED]
     settings: dict[str, Any] = {key: getattr(own, key) for key in rows_keys}
+    settings |= {"pixel_range": own.pixel_range} if own.pixel_range else {}
     settings |= {"path": str(home.at(own.path)) if own.path else ""}
     silo = own.silo or home.settings.name
     settings |= {"silos": [], "late": [], "scale": "none", "unlabelled": [silo] if own.unlabelled else []}
@@ -254,7 +255,7 @@ def dry_run(plan: SitePlan) -> Update:
     if agreement.experiment.data.task == "regression":
         classes = ()
     has_units = plan.privacy is not None and plan.privacy.unit != "record"
-    rows = synthetic_rows(SYNTHETIC_ROWS, agreement.shape, classes, len(agreement.shape) == 3, has_units)
+    rows = synthetic_rows(SYNTHETIC_ROWS, agreement.shape, classes, len(agreement.shape) > 2, has_units)
     target = rows.x if study.method.needs_target else None
     data = SiloDataset(rows, rows, classes, target, origins=DECLARED)
     if plan.home.settings.data.unlabelled:

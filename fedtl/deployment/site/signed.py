@@ -86,7 +86,11 @@ class DataTerms(RowSettings):
     scale_file: Annotated[str, Bound("the file of data.scale", same)]
 
 
-LATER_KEYS = ("delimiter", "decimal", "encoding", "drop")  # of [data], after fedtl 0.1.0
+LATER_KEYS = (
+    *("delimiter", "decimal", "encoding", "drop"),
+    *("pixel_range", "pixel_bits", "slices", "manifest", "file_column"),
+    *("sheet", "date_format", "time_zone"),
+)  # of [data], after fedtl 0.1.0
 
 
 class SignedTerms(Settings):

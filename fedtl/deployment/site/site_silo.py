@@ -8,6 +8,7 @@ from fedtl.deployment.site.privacy_policy import maximum_rounds
 from fedtl.deployment.site.settings import BudgetSettings
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.site_rows import SiteRows, check_origins, raw_row_hashes
+from fedtl.errors import ConfigError
 from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
 from fedtl.experiment.study import Study
 from fedtl.privacy import taint
@@ -18,6 +19,10 @@ from fedtl.training.silo import Silo
 
 def make_silo(plan: SitePlan, study: Study, rows: SiteRows) -> Silo:
     """Return the silo before its first round. Raises Denied, ConfigError."""
+    if not isinstance(plan.experiment.model.pixels, str) and not rows.prepared.inputs.signed:
+        raise ConfigError(
+            "the plan's model.pixels scales pixels of 0..255, and this site's inputs are other numbers; use images"
+        )
     return _silo(plan, study, rows.data, site_guarantee(plan, study, rows) if plan.privacy else None)
 
 

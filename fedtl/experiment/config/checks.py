@@ -6,28 +6,30 @@ from contextlib import suppress
 from typing import Any
 
 from fedtl.data.constants import parse_bounds
-from fedtl.data.frame import COLUMNS_WITH_A_USE
 from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
+from fedtl.data.torchvision_sets import SETS
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.adapter_checks import adapter_contradictions
 from fedtl.experiment.config.deal_checks import deal_mistakes
+from fedtl.experiment.config.image_checks import image_contradictions
 from fedtl.experiment.config.messages import check_choice
 from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.config.public_checks import public_contradictions
 from fedtl.experiment.config.resolve import method_of, model_arguments, server_of
 from fedtl.experiment.config.schema import ENSEMBLE, Experiment, WireSettings, is_custom
+from fedtl.experiment.config.sequence_checks import sequence_mistakes
 from fedtl.experiment.config.set_checks import set_contradictions
 from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
+from fedtl.experiment.config.table_checks import rule_contradictions, table_contradictions
 from fedtl.experiment.config.task_checks import label_mistakes, task_contradictions
 from fedtl.experiment.config.train_checks import train_contradictions
 from fedtl.experiment.config.tune_checks import tune_contradictions
+from fedtl.experiment.config.units import UNITS, has_units
 from fedtl.methods.registry import METHODS
+from fedtl.models.exported import ABOUT
 from fedtl.simulation.settings import EngineSettings
 from fedtl.tasks.metrics import METRICS
-
-TABLES = ("table", "memory")  # sources with columns by name
-UNITS = (*TABLES, "npz")
 
 
 def check_experiment(experiment: Experiment) -> Experiment:
@@ -83,6 +85,7 @@ def data_contradictions(data: DataSettings) -> Iterator[str]:
     if data.source in DATA:
         yield from _source_contradictions(data)
     yield from _of_parts(data)
+    yield from image_contradictions(data)
 
 
 def _messages_of(check: Callable[..., Any], *words: Any) -> Iterator[str]:
@@ -148,29 +151,6 @@ def _of_classes(experiment: Experiment) -> Iterator[str]:
                     yield f'{type(term).__name__} compares predicted classes, but data.task = "regression"; use another method'
 
 
-def with_unit(experiment: Experiment) -> Experiment:
-    """
-    Return the experiment with what ``[privacy]`` requires of ``[data]``: each row is prepared independently of the others, and
-    rows of one protected unit are kept together. Raises ConfigError.
-    """
-    if experiment.privacy is None:
-        return experiment
-    privacy, data = experiment.privacy, experiment.data.model_copy(update={"by_record": True})
-    experiment = experiment.model_copy(update={"data": data})
-    if privacy.unit == "record" or privacy.unit == data.unit_column:
-        return experiment
-    if data.source not in UNITS:
-        raise ConfigError(
-            f"privacy.unit = {privacy.unit!r}: source {data.source!r} cannot say which rows belong to the same "
-            f'{privacy.unit}; use source "table" or "npz", or set privacy.unit = "record"'
-        )
-    if data.unit_column:
-        raise ConfigError(
-            f"privacy.unit = {privacy.unit!r}, but data.unit_column = {data.unit_column!r}; remove data.unit_column"
-        )
-    return experiment.model_copy(update={"data": data.model_copy(update={"unit_column": privacy.unit})})
-
-
 def _repeated_values(experiment: Experiment) -> Iterator[str]:
     """Yield a line for each value that a list holds twice; it would count twice."""
     data, compare = experiment.data, experiment.compare
@@ -178,6 +158,7 @@ def _repeated_values(experiment: Experiment) -> Iterator[str]:
     lists |= {
         "data.columns": data.columns,
         "data.drop": data.drop,
+        "data.sets": data.sets,
         "data.classes": data.classes,
         "data.unlabelled": data.unlabelled,
         "data.public": data.public,
@@ -198,30 +179,33 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
         yield f"{problem}; source {data.source!r} reads its rows from there"
     if data.path and not source.needs_path:
         yield f"data.path is set, but source {data.source!r} reads no files; remove data.path"
-    for key in ("silo_column", "domain_column", "split_column", "positive_above", "categories"):
-        if data.source not in TABLES and getattr(data, key) not in ("", None, [], {}):
-            yield f'data.{key} is a setting of sources "table" and "memory", not of {data.source!r}'
-    for key in ("delimiter", "decimal", "encoding", "drop"):
-        tables = TABLES if key == "drop" else ("table",)
-        if data.source not in tables and getattr(data, key) != type(data).model_fields[key].default:
-            yield f'data.{key} is a setting of source "table", not of {data.source!r}'
-    if data.delimiter == data.decimal == "," and not data.path.lower().endswith(".parquet"):
-        yield 'data.delimiter and data.decimal are both ","; set data.delimiter, such as ";"'
-    if data.drop and data.columns:
-        yield "data.drop and data.columns both say which columns are read; remove one of them"
+    if data.silo_column and data.source not in UNITS and not data.manifest:
+        yield f"data.silo_column is a setting of sources {', '.join(UNITS)}, not of {data.source!r}"
+    yield from table_contradictions(data)
+    yield from rule_contradictions(data)
+    yield from _of_named_sets(data)
     if data.silos and data.silos_except:
         yield "data.silos and data.silos_except both say which silos take part; remove one of them"
     if data.columns and data.source not in UNITS:
-        yield f'data.columns is a setting of sources "table" and "npz", not of {data.source!r}'
-    if data.unit_column and (data.source not in UNITS or data.unit_column in ("x", "y")):
+        yield f"data.columns is a setting of sources {', '.join(UNITS)}, not of {data.source!r}"
+    if data.unit_column and (not has_units(data) or data.unit_column in ("x", "y")):
         yield (
-            f'data.unit_column = {data.unit_column!r}: only source "table" (a column) and "npz" (arrays train_NAME) '
-            "have one, and it cannot be x or y"
+            f"data.unit_column = {data.unit_column!r}: only sources {', '.join(UNITS)} (npz: arrays train_NAME) and images "
+            "(a column of data.manifest) have one, and it cannot be x or y"
         )
-    if data.source == "images" and data.target_domain:
-        yield 'data.target_domain: source "images" cannot read a second domain; remove it or use another source'
     if data.source == "table" and bool(data.domain_column) != bool(data.target_domain):
         yield "data.domain_column and data.target_domain must be set together: a column, and one of its values"
+
+
+def _of_named_sets(data: DataSettings) -> Iterator[str]:
+    if data.source != "torchvision":
+        for key in ("sets", "download"):
+            if getattr(data, key):
+                yield f'data.{key} is a setting of source "torchvision", not of {data.source!r}'
+    elif not data.sets:
+        yield f'data.sets is empty; source "torchvision" has {", ".join(SETS)}'
+    for name in data.sets:
+        yield from _messages_of(check_choice, SETS, name, "data.sets")
 
 
 def _of_parts(data: DataSettings) -> Iterator[str]:
@@ -232,14 +216,12 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
     elif data.folds == 1 and data.test + data.val >= 1:
         yield f"data.test = {data.test} and data.val = {data.val} leave no training rows; their sum must be below 1"
     yield from label_mistakes(data)
-    for key in COLUMNS_WITH_A_USE:
-        if getattr(data, key) in data.columns:
-            yield f"data.columns lists {getattr(data, key)!r}, which is data.{key}, not an input; remove it there"
     if data.scale not in SCALES and not os.path.isfile(data.scale):
         yield f'data.scale = {data.scale!r}: must be "silo", "none", "dp" or a TOML file that exists'
     for name, entry in data.bounds.items():
         yield from _messages_of(parse_bounds, name, entry)
     yield from deal_mistakes(data)
+    yield from sequence_mistakes(data)
     if data.split_column and data.target_domain:
         yield "data.split_column and data.target_domain both divide the rows; remove one of them"
     if len(data.classes) == 1 and data.predicted.exclusive:
@@ -262,7 +244,11 @@ def _start_contradictions(model: ModelSettings, data: DataSettings) -> Iterator[
     if model.weights and model.pretrain_on:
         yield "model.weights and model.pretrain_on both set the initial weights; remove one of them"
     if model.weights not in ("", "pretrained") and not os.path.isfile(model.weights):
-        yield f"model.weights: there is no file {model.weights}"
+        folder = os.path.dirname(model.weights)
+        whole = (
+            f"; set it to the export {folder} itself" if os.path.isfile(os.path.join(folder, ABOUT)) else ""
+        )
+        yield f"model.weights: there is no file {model.weights}{whole}"
     for entry in model.pretrain_on:
         source, colon, path = entry.partition(":")
         if colon and source not in DATA:

@@ -13,12 +13,15 @@ from typing import Any
 import tomli_w
 
 from fedtl.data.settings import NOISE, SCALES
-from fedtl.errors import ConfigError
-from fedtl.experiment.config.checks import check_experiment, with_unit
+from fedtl.errors import ConfigError, ModelError
+from fedtl.experiment.config.checks import check_experiment
 from fedtl.experiment.config.messages import shorten
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.config.settings_file import read_toml, validate
+from fedtl.experiment.config.units import with_unit
+from fedtl.models.exported import exported_weights
+from fedtl.models.packaged import PREFIX, packaged_file
 
 
 def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -139,7 +142,9 @@ def _make_absolute(table: dict[str, Any], base: Path) -> None:
         inner = table.get(section)
         value = inner.get(key) if isinstance(inner, dict) else None
         if isinstance(inner, dict) and isinstance(value, str) and value and value not in not_paths:
-            inner[key] = _absolute(value, base, f"{section}.{key}")
+            inner[key] = _packaged(value) or _absolute(value, base, f"{section}.{key}")
+            if key == "weights":
+                inner[key] = exported_weights(inner[key])
     for section, key in (("model", "pretrain_on"), ("data", "public")):
         inner = table.get(section)
         if isinstance(inner, dict) and isinstance(inner.get(key), list):
@@ -149,6 +154,16 @@ def _make_absolute(table: dict[str, Any], base: Path) -> None:
 def _absolute_source(entry: Any, base: Path, at: str) -> Any:
     source, _, path = entry.partition(":") if isinstance(entry, str) else ("", "", "")
     return f"{source}:{_absolute(path, base, at)}" if path and source != NOISE else entry
+
+
+def _packaged(weights: str) -> str:
+    """Return the file of weights of a package, "package:NAME"; "" for anything else."""
+    if not weights.startswith(PREFIX):
+        return ""
+    try:
+        return str(packaged_file(weights.removeprefix(PREFIX)))
+    except ModelError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _absolute(path: str, base: Path, at: str) -> str:

@@ -1,8 +1,9 @@
 """The settings of the model and of training inside a silo: ``[model]`` and ``[train]``."""
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr
+from pydantic import AfterValidator, Field, PrivateAttr
 
 from fedtl._util.settings import Settings
 
@@ -24,10 +25,22 @@ class AdapterSettings(Settings):
     where: list[str] = []
 
 
+def by_channel(values: list[list[float]]) -> list[list[float]]:
+    """Return means and deviations if there is one of each for each channel."""
+    if len(values) != 2 or len(values[0]) != len(values[1]) or not values[0]:
+        raise ValueError("must be [[means], [deviations]], as many of one as of the other")
+    if not all(map(isfinite, values[0])) or not all(0 < one < inf for one in values[1]):
+        raise ValueError("must have finite means, and deviations above 0")
+    return values
+
+
 class ModelSettings(Settings):
     """
     ``[model]``. ``settings``: the parameters of a model of fedtl's own or of an installed package. ``weights``: a local file
-    (absolute once loaded) or "pretrained".
+    (absolute once loaded), "package:NAME" (that of an installed package, ``models.packaged``) or "pretrained". ``pixels``: the scale that the body expects of pixels: "auto", that of the library's
+    configuration with its "pretrained" weights, and otherwise -1..1; "library", that of this configuration also with other weights;
+    or [[means], [deviations]] by channel, of pixels in 0..1. ``offline``: nothing is downloaded. ``checkpointing``: activations are
+    computed again in the backward pass.
     """
 
     name: str = "convnet"
@@ -38,6 +51,9 @@ class ModelSettings(Settings):
     freeze: int = Field(0, ge=0)
     adapters: AdapterSettings | None = None
     dtype: Literal["float32", "tf32", "bf16"] = "float32"
+    pixels: Literal["auto", "library"] | Annotated[list[list[float]], AfterValidator(by_channel)] = "auto"
+    offline: bool = False
+    checkpointing: bool = False
     _value: "Build | None" = PrivateAttr(None)
 
     @property
@@ -60,7 +76,8 @@ class TrainSettings(Settings):
     learning rate rises from round to round over so many first rounds (Goyal et al., 2017). ``clip``: the most that the norm of a
     step's gradient over all trained tensors may be; a longer one is shortened to it (Pascanu et al., 2013). ``balanced``: an
     epoch draws its rows so that each class of the silo comes equally often. ``augment``: random changes of training images, one
-    after the other, each with the settings of its name (``training.augment``).
+    after the other, each with the settings of its name (``training.augment``). ``patience``: training stops after so many rounds
+    without a lower mean loss on validation rows, and the models are those of the best round; 0: all rounds, and the last one.
     """
 
     optimizer: str = "sgd"
@@ -76,4 +93,5 @@ class TrainSettings(Settings):
     clip: float | None = Field(None, gt=0, allow_inf_nan=False)
     balanced: bool = False
     augment: list[dict[str, Any]] = []
+    patience: int = Field(0, ge=0)
     roles: list[Literal["body", "norm", "head", "adapter"]] = []

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedtl.data.settings import SCALES
+from fedtl.data.settings import SCALES, WINDOW
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of, privacy_of
 from fedtl.experiment.config.schema import Experiment, MethodSettings
@@ -36,6 +36,8 @@ def unsound(experiment: Experiment) -> Iterator[str]:
     yield from unsound_task(experiment.data)
     if experiment.model.dtype != "float32":
         yield f'[privacy] and model.dtype = {experiment.model.dtype!r}: clipping needs model.dtype = "float32"'
+    if experiment.model.checkpointing:
+        yield "[privacy] and model.checkpointing: gradients of single rows need the activations of one pass; remove model.checkpointing"
     yield from unsound_training(experiment.train)
     if experiment.engine.stack > 1:
         yield f"[privacy] and engine.stack = {experiment.engine.stack}: stacked silos cannot be clipped separately; set it to 1"
@@ -101,6 +103,7 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
     declared = {
         "data.classes": data.classes,
         "data.bounds": data.bounds,
+        "data.pixel_range": data.pixel_range not in ([], WINDOW),
         "data.scale": data.scale not in SCALES,
         "data.public": data.public,
     }
@@ -108,6 +111,11 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
         yield DECLARED.format(", ".join(keys))
     if not (experiment.model.weights or experiment.model.pretrain_on):
         yield "the backbone starts from random weights; with noise, public weights (model.weights) usually improve accuracy most"
+    if privacy.unit == "record" and data.slices is not None:
+        yield (
+            'privacy.unit = "record" and data.slices: a volume with k slices is protected with k times the epsilon; set '
+            "privacy.unit to a column of data.manifest, such as the patient"
+        )
     if privacy.unit == "record" and experiment.data.unit_column:
         yield (
             f'privacy.unit = "record", but data.unit_column = {experiment.data.unit_column!r}: a '

@@ -17,9 +17,11 @@ from fedtl.experiment.config.schema import (
     Experiment,
     MethodSettings,
     PrivacySettings,
+    UpdateSettings,
     WireSettings,
     is_custom,
 )
+from fedtl.federation.limits import MAX_WEIGHT, UpdateLimits
 from fedtl.methods.base import Method, Server
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import Choose
@@ -33,7 +35,9 @@ from fedtl.methods.trim import with_trim
 from fedtl.methods.tune import Tune
 from fedtl.methods.wire import Wire
 from fedtl.models.adapted import AdapterPlan, with_adapters
+from fedtl.models.libraries import LibraryOptions
 from fedtl.models.net import ModelSpec, Shape
+from fedtl.models.pixels import pixel_scale, with_pixel_scale
 from fedtl.models.registry import MODELS, custom_spec, model_spec
 from fedtl.models.roles import Role
 from fedtl.training.augment import CHANGES, Change
@@ -91,6 +95,14 @@ def _named_method(settings: MethodSettings) -> Method:
     return call(choose_entry(METHODS, settings.name, "method.name"), settings.own, "method.")
 
 
+def limits_of(settings: UpdateSettings) -> UpdateLimits:
+    return UpdateLimits(
+        settings.weights,
+        MAX_WEIGHT if settings.max_weight == "none" else settings.max_weight,
+        None if settings.max_norm == "none" else settings.max_norm,
+    )
+
+
 def wired(method: Method, settings: WireSettings, name: str) -> Method:
     """Return the method that sends as ``[wire]`` says. ``name``: of the method. Raises ConfigError."""
     try:
@@ -115,16 +127,26 @@ def model_arguments(settings: ModelSettings) -> dict[str, Any]:
 
 
 def model_of(settings: ModelSettings, shape: Shape, seed: int) -> ModelSpec:
-    """Return the model that ``[model]`` describes, for inputs of ``shape``. Raises ConfigError or ModelError."""
+    """
+    Return the model that ``[model]`` describes, for inputs of ``shape``; pixels are -1..1 where ``model.pixels`` has no numbers,
+    which ``experiment.pixels`` looks up. Raises ConfigError or ModelError.
+    """
     if settings.value is not None:
-        return custom_spec(settings.value, settings.name, shape, seed)
+        return _scaled(custom_spec(settings.value, settings.name, shape, seed), settings)
     if is_custom(settings.name):
         raise ConfigError(
             f"model.name = {settings.name!r}: this model was a value of a Python program; pass it again, with model = ... of "
             "fedtl.run, compare or load_run"
         )
     pretrained = settings.weights == "pretrained"
-    return model_spec(settings.name, shape, seed, pretrained, model_arguments(settings))
+    options = LibraryOptions(offline=settings.offline, checkpointing=settings.checkpointing)
+    return _scaled(
+        model_spec(settings.name, shape, seed, pretrained, model_arguments(settings), options), settings
+    )
+
+
+def _scaled(spec: ModelSpec, settings: ModelSettings) -> ModelSpec:
+    return spec if isinstance(settings.pixels, str) else with_pixel_scale(spec, pixel_scale(settings.pixels))
 
 
 def with_adapters_of(
@@ -148,8 +170,8 @@ def silo_model(experiment: Experiment, silo: str) -> ModelSettings:
 
 
 def training_of(settings: TrainSettings, freeze: int = 0) -> TrainingConfig:
-    """Return how a silo trains. Raises ConfigError."""
-    own = settings.model_dump(exclude={"augment"})
+    """Return how a silo trains: ``[train]``, without what concerns the rounds. Raises ConfigError."""
+    own = settings.model_dump(exclude={"augment", "patience"})
     return TrainingConfig(**own, augment=changes_of(settings), freeze=freeze)
 
 

@@ -115,6 +115,18 @@ class WireSettings(Settings):
     fraction: float = Field(0.01, gt=0, le=1)
 
 
+class UpdateSettings(Settings):
+    """
+    ``[updates]``: how much one update may count. ``weights``: "rows": as many as the silo states that it has, at most
+    ``max_weight``; "equal": every update counts the same. An update whose Euclidean norm over all tensors is above ``max_norm`` does
+    not count. "none": no limit; a bundle for institutions always has both limits.
+    """
+
+    weights: Literal["rows", "equal"] = "rows"
+    max_weight: Literal["none"] | Annotated[float, Field(gt=0, le=1e12)] = "none"
+    max_norm: Literal["none"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "none"
+
+
 class SiloModelSettings(Settings):
     """``[silo.<name>.model]``: the model of one silo where it is not that of ``[model]``; it starts from random weights."""
 
@@ -213,6 +225,7 @@ class Experiment(Settings):
     train: TrainSettings = TrainSettings()
     method: MethodSettings = MethodSettings()
     wire: WireSettings = WireSettings()
+    updates: UpdateSettings = UpdateSettings()
     privacy: PrivacySettings | None = None
     silo: dict[str, SiloSettings] = {}
     audit: AuditSettings = AuditSettings()

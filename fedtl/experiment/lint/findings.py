@@ -12,6 +12,7 @@ from fedtl.experiment.config.schema import Experiment, SiloSettings
 from fedtl.experiment.lint.claims import guarantee_claims
 from fedtl.experiment.lint.dry_run import Examined, examine
 from fedtl.experiment.lint.duplicate_rows import duplicate_rows
+from fedtl.experiment.lint.index_columns import index_columns
 from fedtl.experiment.lint.unread import unused_rows
 from fedtl.experiment.privacy_report import privacy_warnings
 from fedtl.simulation.shared_store import SharedStore, temporary_store
@@ -39,6 +40,8 @@ def lint(table: Mapping[str, Any]) -> Findings:
     repaired = repair(table)
     wrong, doubts = [*repaired.mistakes, *unsound(repaired.experiment)], list(doubtful(repaired.experiment))
     claims: list[str] = []
+    if repaired.rows:
+        doubts += index_columns(repaired.experiment)
     if repaired.experiment.privacy is not None and repaired.rows:
         with temporary_store() as store:
             examined, errors = _examined(repaired, store)

@@ -1,38 +1,49 @@
 """The coordinator's folder: certificates, keys, bundles, and the gate: nginx in front of a test server."""
 
-import http.server
 import json
 import shutil
-import ssl
 import stat
 import subprocess
-import threading
-import urllib.error
-import urllib.request
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
 
 from fedtl.cli.main import main
 from fedtl.deployment.certificates import create_server_certificate, days_left
-from fedtl.deployment.coordinator import studies
-from fedtl.deployment.coordinator.admitted import node_ids, read_admitted
-from fedtl.deployment.coordinator.bundle import APP_FILES, Bundle, build_bundle, pack_app, read_agreement
-from fedtl.deployment.coordinator.nginx import SUPERNODE_CALLS
-from fedtl.deployment.coordinator.server import create_server, server_commands
-from fedtl.deployment.coordinator.settings import load_server_settings
-from fedtl.deployment.coordinator.sites import admit_site
+from fedtl.deployment.coordinator import sites, studies
+from fedtl.deployment.coordinator.admitted import node_ids, read_admitted, write_admitted
+from fedtl.deployment.coordinator.bundle import (
+    APP_FILES,
+    Bundle,
+    _limited,
+    build_bundle,
+    load_without_rows,
+    pack_app,
+    read_agreement,
+)
+from fedtl.deployment.coordinator.server import create_server
+from fedtl.deployment.coordinator.sites import admit_site, expel_site, register_sites, suspend_site
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
-from fedtl.deployment.plan import Agreement
-from fedtl.deployment.site.keys import create_node_key, keys_match
+from fedtl.deployment.coordinator.superlink import FlowerNode
+from fedtl.deployment.plan import Agreement, make_agreement
+from fedtl.deployment.site.keys import (
+    create_node_key,
+    fingerprint,
+    keys_match,
+    public_key_pem,
+    read_public_key,
+)
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.config.resolve import limits_of
 from fedtl.experiment.config.settings_file import validate
+from fedtl.federation.limits import UpdateLimits
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
-from tests.real_processes import free_port, wait
+from tests.real_processes import free_port
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
@@ -135,6 +146,18 @@ def test_a_coordinator_without_rows_declares_the_schema(folder):
     assert (its.shape, its.classes) == ([1, 28, 28], ["no", "yes"])
 
 
+def test_an_experiment_with_a_declared_schema_needs_no_rows_here(tmp_path):
+    (tmp_path / "e.toml").write_text('[data]\nsource = "table"\npath = "nowhere"\nlabel = "y"')
+    with pytest.raises(ConfigError, match="nowhere does not exist"):
+        load_experiment(str(tmp_path / "e.toml"))
+    for path in ("nowhere", ""):
+        settings = load_without_rows(str(tmp_path / "e.toml"), [f'data.path="{path}"'], tmp_path)
+        assert settings.data.path == str(tmp_path)
+    assert load_without_rows("digits", ["rounds=3"], tmp_path).rounds == 3
+    with pytest.raises(ConfigError, match="data.source"):
+        load_without_rows(str(tmp_path / "e.toml"), ["data.source='tabel'"], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("setting", "dp_ready"), [("data.unlabelled=['faint']", True), ("data.label_fraction=0.5", False)]
 )
@@ -157,106 +180,139 @@ def begun(folder):
     return HostedStudy.create(folder / "studies" / "first", plan, {"w": torch.zeros(1)}).path
 
 
-def test_a_crashed_run_is_stopped_before_its_study_is_resumed(folder, monkeypatch):
-    """A site may wait for the rest of a message of that run. Stopping a run that has already ended must not fail."""
-    path, done = begun(folder), []
-    (path / "runs.jsonl").write_text('{"run": 6, "at": 0}\n{"run": 7, "at": 0}\n')
+class Link:
+    """A SuperLink that notes each call. Its nodes by PEM key; it refuses to register or stop what is in ``refuses``."""
 
-    def flwr(folder, *words):
-        done.append(words[:2])
-        raise ConfigError("flwr stop: the run is already finished")
+    healthy = True
 
-    monkeypatch.setattr(studies, "flwr", flwr)
-    monkeypatch.setattr(studies, "wait_until_healthy", lambda _: None)
-    monkeypatch.setattr(studies, "_submit", lambda *_: done.append("submitted"))
-    studies.resume_studies(folder)
-    assert done == [("stop", "7"), "submitted"]
+    def __init__(self, refuses=()):
+        self.calls, self.known, self.refuses = [], {}, refuses
 
+    def __call__(self, folder):
+        return self
 
-@pytest.mark.parametrize(
-    ("text", "ended"), [("", []), ('{"run": 6, "at": 0}\n{"run": 7, "a', [("stop", "6")])]
-)
-def test_an_incomplete_line_in_runs_jsonl_does_not_stop_the_server(text, ended, folder, monkeypatch):
-    path, done = begun(folder), []
-    (path / "runs.jsonl").write_text(text)
-    monkeypatch.setattr(studies, "flwr", lambda folder, *words: done.append(words[:2]))
-    monkeypatch.setattr(studies, "wait_until_healthy", lambda _: None)
-    monkeypatch.setattr(studies, "_submit", lambda *_: done.append("submitted"))
-    studies.resume_studies(folder)
-    assert done == [*ended, "submitted"]
-
-
-class Behind(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(f"{self.path} {len(body)}".encode())
-
-    do_GET = do_PUT = do_POST
-
-    def log_message(self, *args):
+    def wait_until_healthy(self):
         pass
+
+    def nodes(self):
+        return dict(self.known)
+
+    def _note(self, what, of):
+        self.calls.append((what, of))
+        if of in self.refuses:
+            raise ConfigError(f"{what} {of}: refused")
+
+    def register(self, key, name):
+        self._note("register", name)
+        self.known[public_key_pem(key)] = FlowerNode(len(self.known) + 7, False)
+        return len(self.known) + 6
+
+    def unregister(self, node):
+        self._note("unregister", node)
+        self.known = {key: replace(row, expelled=row.node == node) for key, row in self.known.items()}
+
+    def stop_run(self, run):
+        self._note("stop", run)
+
+    def start_run(self, bundle, config):
+        self._note("start", config["study"])
+        return 9
 
 
 @pytest.fixture
-def gate(folder):
-    """nginx as ``fedtl server init`` configures it, in front of a server that answers every call."""
-    if NGINX is None:
-        pytest.skip("no nginx: apt-get install nginx-light")
-    settings = load_server_settings(folder)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "tls" / "server.pem", folder / "tls" / "server.key")
-    behind = http.server.ThreadingHTTPServer(("127.0.0.1", settings.port), Behind)
-    behind.socket = context.wrap_socket(behind.socket, server_side=True)
-    thread = threading.Thread(target=behind.serve_forever)
-    thread.start()
-    command = server_commands(folder, ["gate"])["gate"]
-    nginx = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    client = ssl.create_default_context(cafile=str(folder / "tls" / "ca.crt"))
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=client)
+def link(monkeypatch):
+    its = Link()
+    monkeypatch.setattr(studies, "SuperLink", its)
+    monkeypatch.setattr(sites, "SuperLink", its)
+    return its
+
+
+def test_an_expelled_key_is_refused_before_anything_is_written(folder, tmp_path, link):
+    create_node_key(tmp_path / "a", "site-a")
+    assert admit_site(folder, tmp_path / "a.pub", "").node == 7
+    expel_site(folder, "site-a")
+    for name in ("site-a", "other"):
+        with pytest.raises(ConfigError, match="never again"):
+            admit_site(folder, tmp_path / "a.pub", name)
+    (folder / "expelled.json").unlink()  # Flower knows it all the same
+    with pytest.raises(ConfigError, match="never again"):
+        admit_site(folder, tmp_path / "a.pub", "")
+    assert read_admitted(folder) == {}
+    assert link.calls == [("register", "site-a"), ("unregister", 7)]
+
+
+def test_one_bad_row_does_not_stop_the_others(folder, tmp_path, link, caplog):
+    """As fedtl 0.1.0 wrote it for an expelled key; and a key that is none."""
+    link.healthy, rows = False, {}
+    for name in ("a", "b", "c"):
+        create_node_key(tmp_path / name, name)
+        admit_site(folder, tmp_path / f"{name}.pub", "")
+    rows = read_admitted(folder)
+    write_admitted(folder, {**rows, "b": replace(rows["b"], key="ssh-rsa nonsense")})
+    link.known[public_key_pem(rows["a"].key)] = FlowerNode(3, True)
+    register_sites(folder)
+    assert node_ids(folder) == {"c": 8}
+    text = {name: str(site) for name, site in read_admitted(folder).items()}
+    assert "never again" in text["a"]
+    assert "not a public key" in text["b"]
+    assert text["c"] == "registered"
+    assert {record.args[0] for record in caplog.records} == {"a", "b"}
+    expel_site(folder, "b")
+    expel_site(folder, "a")
+    assert list(read_admitted(folder)) == ["c"]
+
+
+def test_a_key_that_the_superlink_knows_is_not_registered_twice(folder, tmp_path, link):
+    """The server was killed between the registration and the note of it; and a database that was lost."""
+    create_node_key(tmp_path / "a", "a")
+    admit_site(folder, tmp_path / "a.pub", "")
+    write_admitted(folder, {"a": replace(read_admitted(folder)["a"], node=0)})
+    register_sites(folder)
+    assert node_ids(folder) == {"a": 7}
+    assert link.calls == [("register", "a")]
+    link.known.clear()
+    register_sites(folder)
+    assert link.calls == [("register", "a")] * 2
+
+
+def test_a_suspended_site_is_not_asked_until_it_is_readmitted(folder, tmp_path, link):
+    create_node_key(tmp_path / "a", "a")
+    admit_site(folder, tmp_path / "a.pub", "")
+    suspend_site(folder, "a", True)
+    assert node_ids(folder) == {}
+    with pytest.raises(ConfigError, match="already"):
+        suspend_site(folder, "a", True)
+    register_sites(folder)
+    assert str(read_admitted(folder)["a"]) == "suspended"
+    suspend_site(folder, "a", False)
+    assert node_ids(folder) == {"a": 7}
+    with pytest.raises(ConfigError, match="not admitted"):
+        suspend_site(folder, "b", True)
+
+
+def test_openssh_prints_the_same_fingerprint(tmp_path):
+    create_node_key(tmp_path / "k", "me")
+    done = subprocess.run(
+        ["ssh-keygen", "-l", "-f", tmp_path / "k.pub"], capture_output=True, text=True, check=True
     )
-
-    def call(path, body=b"", method="POST"):
-        url = f"https://localhost:{settings.listen.rpartition(':')[2]}{path}"
-        try:
-            with opener.open(urllib.request.Request(url, body, method=method), timeout=20) as reply:
-                return reply.status, reply.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, ""
-        except urllib.error.URLError as error:
-            return 0, str(error.reason)
-
-    try:
-        wait("gate", lambda: call("/")[0] == 404, 10)
-        yield call
-    finally:
-        nginx.terminate()
-        nginx.wait(10)
-        behind.shutdown()
-        behind.server_close()
-        thread.join(10)
+    assert done.stdout.split()[1] == fingerprint(read_public_key(tmp_path / "k.pub"))
 
 
-def test_the_gate_forwards_only_the_calls_of_a_supernode(gate):
-    for name in SUPERNODE_CALLS:
-        assert gate(f"/v1/fleet/{name}", b"x") == (200, f"/v1/fleet/{name} 1")
-    for path in (
-        *("/v1/fleet/register-node", "/v1/fleet/unregister-node", "/v1/fleet/", "/v1/fleet/push-object/x"),
-        *("/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/acquire-task"),
-        *("/health", "/docs", "/openapi.json", "/"),
-        *("/v1/fleet/../control/start-run", "/v1/fleet/%2e%2e/control/start-run", "/v1/fleet/push-object%2f..%2f..%2fcontrol"),
-        *("//v1/control/start-run", "/V1/control/start-run"),
-    ):  # fmt: skip
-        assert gate(path, b"x")[0] in (400, 404), path
-    assert gate("/v1/fleet/push-object", method="GET")[0] == 403
+def test_a_crashed_run_is_stopped_before_its_study_is_resumed(folder, monkeypatch, link):
+    """A site may wait for the rest of a message of that run. Stopping a run that has already ended must not fail."""
+    link.refuses = (7,)
+    (begun(folder) / "runs.jsonl").write_text('{"run": 6, "at": 0}\n{"run": "7", "at": 0}\n')
+    monkeypatch.setattr(studies, "_submit", lambda *_: link.calls.append("submitted"))
+    studies.resume_studies(folder)
+    assert link.calls == [("stop", 7), "submitted"]
 
 
-def test_the_gate_limits_the_size_of_a_body(gate):
-    assert gate("/v1/fleet/push-object", b"x" * (6 << 20)) == (200, f"/v1/fleet/push-object {6 << 20}")
-    assert gate("/v1/fleet/push-object", b"x" * (17 << 20))[0] in (0, 413)
+@pytest.mark.parametrize(("text", "ended"), [("", []), ('{"run": 6, "at": 0}\n{"run": 7, "a', [("stop", 6)])])
+def test_an_incomplete_line_in_runs_jsonl_does_not_stop_the_server(text, ended, folder, monkeypatch, link):
+    (begun(folder) / "runs.jsonl").write_text(text)
+    monkeypatch.setattr(studies, "_submit", lambda *_: link.calls.append("submitted"))
+    studies.resume_studies(folder)
+    assert link.calls == [*ended, "submitted"]
 
 
 def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
@@ -285,3 +341,22 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     assert "no bundle 'other'" in said("start", folder, "other", code=2).err
     assert "no server runs" in said("stop", folder, code=2).err
     assert "'local'" in said("bundle", folder, "digits", "--set", "method.name=local", code=2).err
+
+
+@pytest.mark.parametrize(
+    ("settings", "limits"),
+    [
+        ([], UpdateLimits("rows", 10_000.0, 1000.0)),
+        (["updates.max_norm=5"], UpdateLimits("rows", 10_000.0, 5.0)),
+        (["privacy.epsilon=3"], UpdateLimits("equal", 10_000.0, 1000.0)),
+    ],
+)
+def test_a_plan_for_institutions_limits_every_update(settings, limits):
+    experiment = load_experiment("digits", settings)
+    resolved = _limited(experiment)
+    assert limits_of(resolved) == limits
+    assert limits_of(load_experiment("digits").updates) == UpdateLimits()  # a simulation has none
+    agreement = make_agreement(
+        experiment.model_copy(update={"updates": resolved}), (1, 8, 8), ("0", "1"), "", False
+    )
+    assert agreement.experiment.updates == resolved

@@ -2,6 +2,7 @@
 
 import json
 import stat
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from fedtl.deployment.coordinator.host import host_study
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.errors import ConfigError, NotEnoughSilos
+from fedtl.federation.limits import UpdateLimits
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Update
 from fedtl.methods.server import ServerStep
@@ -23,19 +25,22 @@ START = {"body.w": torch.zeros(3), "body.v": torch.ones(2, 2)}
 ROLES = dict.fromkeys(START, Role.BODY)
 
 
-def study(path, private=None, rounds=4):
+def study(path, private=None, rounds=4, minimum_silos=1):
     server = ServerStep("adam", settings={"lr": 0.1})  # it has state, so that a test sees where that is lost
-    config = FederationConfig("s", 0, rounds, server, minimum_silos=1)
+    config = FederationConfig("s", 0, rounds, server, minimum_silos=minimum_silos)
     facts = {"bundle_name": "b", "deadline": 1.0, "tries": 2, "bundle": "h", "plan": "p", "private": private}
     return HostedStudy.create(path / "s", StudyPlan(config, ROLES, **facts), START)
 
 
 def test_a_plan_says_how_weights_are_sent_where_they_are_compressed():
     for wire in (Wire(), Wire("top-k", 0.05)):
-        config = FederationConfig("s", 0, 4, ServerStep(), wire=wire)
+        limits = UpdateLimits(max_norm=3.0) if wire.compresses else UpdateLimits()
+        config = FederationConfig("s", 0, 4, ServerStep(), wire=wire, limits=limits)
         plan = StudyPlan(config, ROLES, "b", deadline=1.0, tries=2, bundle="h", plan="p")
         content = json.loads(json.dumps(plan.to_json()))
-        assert ("wire" in content) is wire.compresses  # files of earlier versions have no such key
+        assert (
+            ("wire" in content) is ("limits" in content) is wire.compresses
+        )  # files of earlier versions have no such key
         assert StudyPlan.from_json(content) == plan
 
 
@@ -44,6 +49,9 @@ class Silos:
 
     def __init__(self, fails=(), dies=0):
         self.fails, self.dies, self.asked = list(fails), dies, []
+
+    def away(self):
+        return {"c": "c: is not connected"}
 
     def silos(self):
         return ["a", "b"]
@@ -61,7 +69,11 @@ class Silos:
 
 
 def go(its, silos):
-    return host_study(its, lambda minimum, deadline: silos)
+    def connect(plan, former):
+        silos.former = sorted(former)
+        return silos
+
+    return host_study(its, connect)
 
 
 def shared(its):
@@ -115,6 +127,34 @@ def test_a_round_with_too_few_replies_is_tried_again_and_then_stops_the_study(tm
     assert "a: declined" in (other.path / STOPPED_FILE).read_text()
     assert other.state().round == 1
     assert not other.done
+
+
+def test_sites_that_are_away_are_named_and_those_of_the_last_round_awaited(tmp_path):
+    its, silos = study(tmp_path), Silos()
+    with pytest.raises(KeyboardInterrupt):
+        go(its, Silos(dies=3))
+    result = go(its, silos)
+    assert silos.former == ["a", "b"]
+    assert [line.left_out for line in its.log.lines()] == [{"c": "c: is not connected"}] * 4
+    assert result.left_out["c"][3] == "round 4: c: is not connected"
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_charges_of_a_round_that_is_not_used_are_named(private, tmp_path):
+    its = study(tmp_path, private, minimum_silos=3)
+    with pytest.raises(NotEnoughSilos):
+        go(its, Silos())
+    why = (its.path / STOPPED_FILE).read_text()
+    assert "not used: the updates of a, b" in why
+    assert ("charged at a, b" in why) == private
+
+
+def test_the_waiting_times_are_not_part_of_a_study(tmp_path):
+    its = study(tmp_path)
+    patient = replace(its.plan, deadline=99.0, tries=7, grace=5.0)
+    assert HostedStudy.create(its.path, patient, START).plan == patient
+    with pytest.raises(ConfigError, match="--study NAME"):
+        HostedStudy.create(its.path, replace(patient, plan="another"), START)
 
 
 def test_another_study_of_the_same_name_is_refused(tmp_path):

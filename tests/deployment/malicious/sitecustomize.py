@@ -43,7 +43,8 @@ if sys.orig_argv[-1:] and any(word.endswith("flwr-serverapp") for word in sys.or
 
     def host_study(study, connect, progress=None):
         config, records = study.plan.config, flower.task_to_records
-        over = connect(1, 240.0)
+        alone = replace(study.plan, config=replace(config, minimum_silos=1), deadline=240.0)
+        over = connect(alone, ())
         task = Task(config.study, 1, config.rounds, config.seed, study.state().shared)
         for name, asked, content in script(task):
             flower.task_to_records = records if content is None else lambda _, content=content: content

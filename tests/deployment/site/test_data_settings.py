@@ -1,5 +1,6 @@
 """``fedtl silo check`` accepts rows that some plan trains on, and refuses those that no plan accepts."""
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +22,8 @@ PRIVATE = {"policy__privacy": {"epsilon": 3.0, "lifetime_epsilon": 10.0}}
 PER_PATIENT = {"policy__privacy": {"epsilon": 3.0, "lifetime_epsilon": 10.0, "unit": "patient"}}
 DECLARED = {"data__classes": ["0", "1"]}
 BOUNDS = {"*": [-5.0, 5.0]}
+KINDS = ["data.dates=['seen']", "data.date_parts=['days']", "data.reference_date=2024-03-01"]
+KINDS += ["data.hashed=['icd']", "data.hash_width=2", "data.ordered={stage=['I','II']}"]
 
 
 def npz(folder, **arrays):
@@ -38,6 +41,20 @@ def images(folder, name="clinic"):
         path.parent.mkdir(parents=True, exist_ok=True)
         size = (8 + number % 3, 9)
         Image.fromarray(RNG.integers(0, 256, size, dtype=np.uint8)).save(path)
+
+
+def manifest(folder):
+    images(folder)
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    rows = [f"{path},{number % 2},p{number // 2}" for number, path in enumerate(paths)]
+    (folder / "labels.csv").write_text("\n".join(["path,label,patient", *rows, ""]))
+
+
+def volumes(folder):
+    for number in range(8):
+        path = folder / "clinic" / str(number % 2) / f"{number}.nii"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(RNG.integers(0, 99, (6, 7, 3)).astype(np.int16), np.eye(4)), path)
 
 
 def two_domains(folder):
@@ -86,6 +103,16 @@ TRAINS = {
         ["data.columns=['age','chol']", "privacy.epsilon=3"],
     ),
     "images of several sizes": (images, {}, ["data.size=8", "model.name=convnet"]),
+    "images and patients in a table": (
+        manifest,
+        {"data__source": "images", "data__manifest": "labels.csv", **DECLARED, **PER_PATIENT},
+        ["data.size=8", "data.channels=1", "model.name=convnet", "privacy.epsilon=3"],
+    ),
+    "slices of volumes": (
+        volumes,
+        {"data__scale": "none"},
+        ["data.size=8", "model.name=convnet", "data.slices={axis='axial'}", "data.pixel_range=[0, 99]"],
+    ),
     "one folder of several silos": (
         lambda f: (images(f, "north"), images(f, "south")),
         {"data__silo": "south"},
@@ -95,6 +122,11 @@ TRAINS = {
         lambda f: table(f, "all", site=["clinic", "other"] * 30),
         {"data__path": "data/all.csv", "data__silo_column": "site"},
         ["data.columns=['age','chol']"],
+    ),
+    "dates, codes and stages": (
+        lambda f: table(f, seen=["29.02.2024", "01.03.2024"] * 30, icd=["E10", "I21"] * 30, stage=["I", "II"] * 30),
+        {"data__date_format": "%d.%m.%Y", "data__scale": "dp", "data__bounds": BOUNDS, **DECLARED, **PRIVATE},
+        ["data.columns=['seen','icd','stage']", *KINDS, "privacy.epsilon=3"],
     ),
     "text labels": (lambda f: table(f, label=["no", "yes"] * 30), {}, ["data.columns=['age','chol']"]),
 }  # fmt: skip
@@ -126,6 +158,8 @@ def data_line(home):
 def shape_of(sets):
     if any("data.size" in one for one in sets):
         return (1, 8, 8)
+    if "data.hash_width=2" in sets:
+        return (4,)
     return (3,) if any("categories" in one for one in sets) else (2,)
 
 

@@ -112,6 +112,9 @@ def test_sites_of_one_study_may_send_different_metrics(tmp_path):
     homes = {"open": open_, "shut": shut}
 
     class Both:
+        def away(self):
+            return {}
+
         def silos(self):
             return list(homes)
 
@@ -121,7 +124,7 @@ def test_sites_of_one_study_may_send_different_metrics(tmp_path):
     config = FederationConfig("s", 0, 4, ServerStep("mean"), minimum_silos=2)
     plan = StudyPlan(config, open_.roles, "b", deadline=1.0, tries=1, bundle="h", plan="p")
     study = HostedStudy.create(tmp_path / "srv", plan, open_.shared)
-    result = host_study(study, lambda minimum, deadline: Both())
+    result = host_study(study, lambda plan, former: Both())
     assert result.silos == {"open": 4, "shut": 4}
     for line in study.log.lines():
         assert {name: list(told) for name, told in line.silos.items()} == {

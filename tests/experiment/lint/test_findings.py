@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 from torch import nn
 
@@ -280,3 +281,21 @@ def test_without_privacy_there_is_nothing_to_hold():
     assert its.holds == ()
     assert its.unsound == ()
     assert len(its.doubtful) == 1
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_an_index_column_is_asked_about(tmp_path, private):
+    """pandas writes a column without a name that counts the rows, and a model can learn from it."""
+    rng = np.random.default_rng(0)
+    for silo in "ab":
+        frame = pd.DataFrame({"x": rng.normal(size=40), "label": np.arange(40) % 2})
+        frame.to_csv(tmp_path / f"{silo}.csv")
+    table = {"data": {"source": "table", "path": str(tmp_path)}, "model": {"name": "mlp"}}
+    if private:
+        table |= {"privacy": {"epsilon": 3.0}}
+    asked = [line for line in lint(table).doubtful if "'Unnamed: 0'" in line]
+    assert len(asked) == 1, asked
+    assert "a: 'Unnamed: 0'; b: 'Unnamed: 0'" in asked[0]
+    assert "data.drop" in asked[0]
+    table["data"]["drop"] = ["Unnamed: 0"]
+    assert not [line for line in lint(table).doubtful if "Unnamed" in line]

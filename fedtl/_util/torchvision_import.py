@@ -13,8 +13,6 @@ from types import ModuleType
 
 import torch
 
-from fedtl.errors import ModelError
-
 SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -37,11 +35,8 @@ def import_torchvision() -> ModuleType:
 
 
 def import_transforms() -> ModuleType:
-    """Return the module ``torchvision.transforms.v2``. Raises ModelError without torchvision."""
-    try:
-        import_torchvision()
-    except ImportError as error:
-        raise ModelError("train.augment needs a package: pip install 'fedtl[vision]'") from error
+    """Return the module ``torchvision.transforms.v2``. Raises ImportError without torchvision."""
+    import_torchvision()
     return importlib.import_module("torchvision.transforms.v2")
 
 

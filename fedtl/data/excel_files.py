@@ -1,0 +1,85 @@
+"""
+Reads one sheet of an Excel file as it is stored: numbers, texts, truth values and dates. Formulas are not computed: the value
+that the program stored beside each is read. Macros are not read at all.
+"""
+
+import zipfile
+from collections.abc import Iterator, Sequence
+
+from fedtl.errors import DataError
+
+Cell = object  # a number, a text, a truth value, a date or a time; None where empty
+INSTALL = "Excel files need openpyxl: pip install 'fedtl[excel]'"
+
+
+def read_sheet(path: str, sheet: str, as_text: bool) -> tuple[list[str], list[list[Cell]]]:
+    """
+    Return the names of the columns and the rows of a sheet, "" for the only one. ``as_text``: a row with a formula that has no
+    stored value, or with cells beyond the header, becomes empty cells, and no row decides whether the others can be read;
+    otherwise it is refused. Raises DataError.
+    """
+    values = _cells(path, sheet, stored=True, merged=as_text)
+    formulas = _cells(path, sheet, stored=False, merged=as_text)
+    header = next(values, [])
+    next(formulas, None)
+    while header and header[-1] is None:
+        header = header[:-1]
+    if not header:
+        raise DataError(f"{path}: its first row is empty; put the names of the columns there")
+    names = [f"Unnamed: {n}" if name is None else str(name) for n, name in enumerate(header)]
+    if twice := [name for n, name in enumerate(names) if name in names[:n]]:
+        raise DataError(f"{path}: two columns are named {twice[0]!r}; rename or remove one of them")
+    rows: list[list[Cell]] = []
+    for number, (row, written) in enumerate(zip(values, formulas, strict=True), start=2):
+        if all(cell is None for cell in written):
+            continue  # Excel keeps rows that have a format and no value
+        problem = _problem(row, written, len(names))
+        if problem and not as_text:
+            raise DataError(f"{path} row {number}: {problem}")
+        rows.append([None if problem or cell == "" else cell for cell in row[: len(names)]])
+    return names, rows
+
+
+def _problem(row: Sequence[Cell], written: Sequence[Cell], width: int) -> str:
+    """Return why a row cannot be read, "" if it can. ``written``: its cells with formulas in place of their values."""
+    if any(cell is not None for cell in written[width:]):
+        return f"it has a cell to the right of the {width} columns that the first row names; name its column, or clear it"
+    for number, (value, formula) in enumerate(zip(row, written, strict=True), start=1):
+        if value is None and formula is not None:
+            return (
+                f"the formula in column {number} has no stored value; open the file in Excel or LibreOffice and save it, or "
+                "replace the formula by its value"
+            )
+    return ""
+
+
+def _cells(path: str, sheet: str, stored: bool, merged: bool) -> Iterator[list[Cell]]:
+    """
+    Yield the cells of each row. ``stored``: formulas as the values stored beside them. ``merged``: whether cells may be merged, of
+    which all but the first are empty. Raises DataError.
+    """
+    try:
+        from openpyxl import load_workbook
+        from openpyxl.utils.exceptions import InvalidFileException
+    except ImportError as error:
+        raise DataError(f"{path}: {INSTALL}") from error
+    try:
+        book = load_workbook(path, data_only=stored, keep_links=False)
+    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{path} is no Excel file that can be read: {reason}; save it again as .xlsx"
+        ) from error
+    names = [one.title for one in book.worksheets]
+    if not names or (sheet and sheet not in names) or (not sheet and len(names) > 1):
+        wanted = f"no sheet {sheet!r}" if sheet else f"{len(names)} sheets"
+        raise DataError(f"{path} has {wanted}; set data.sheet to one of {', '.join(map(repr, names[:12]))}")
+    chosen = book[sheet or names[0]]
+    if chosen.merged_cells.ranges and not merged:
+        area = sorted(map(str, chosen.merged_cells.ranges))[0]
+        raise DataError(
+            f"{path}: the cells {area} are merged, so all but one of them are empty; unmerge them"
+        )
+    for row in chosen.iter_rows():
+        # Of a formula that gives an empty text, the type is stored and no value.
+        yield ["" if cell.value is None and cell.data_type == "str" else cell.value for cell in row]

@@ -1,0 +1,129 @@
+"""How the ``predict.py`` of an export reads a table: the part of the script that makes inputs of the columns of a CSV file."""
+
+from codecs import lookup
+from collections.abc import Sequence
+from typing import Any
+
+from fedtl.data.columns import Column, Kind, column_named, columns_of_inputs
+from fedtl.data.csv_files import MISSING_WORDS
+from fedtl.data.preprocess import Inputs
+from fedtl.data.settings import DataSettings
+
+READ = """\
+def table(path):
+    with open(path, newline="", encoding=TABLE["encoding"]) as file:
+        rows = list(csv.DictReader(file, delimiter=TABLE["delimiter"]))
+    return np.array([[inputs(row).get(name, np.nan) for name in INPUTS["columns"]] for row in rows], np.float64)
+
+def inputs(row):  # by name, of one row; those that are missing are left out
+    made = {}
+    for name, about in TABLE["columns"].items():
+        text = row[name]
+        if text and (text not in TABLE["missing"] or text in about.get("values", [])):
+            made.update(KINDS[about["kind"]](name, text, about))
+    return {**TABLE["absent"], **made}
+
+def number(name, text, about):
+    return {name: float(text.replace(TABLE["decimal"], "."))}
+"""
+CATEGORY = """
+def category(name, text, about):  # "sex=f" is 1 where the column sex holds f
+    return {f"{name}={value}": float(text == value) for value in about["values"]}
+"""
+ORDERED = """
+def ordered(name, text, about):
+    return {name: float(about["values"].index(text))}
+"""
+DATE = """
+def date(name, text, about):
+    from datetime import datetime
+    from zoneinfo import ZoneInfo
+    zone, form = ZoneInfo(about["zone"]), about["format"]
+    moment = datetime.strptime(text, form) if form else datetime.fromisoformat(text)
+    moment = moment.replace(tzinfo=zone) if moment.tzinfo is None else moment.astimezone(zone)
+    start = datetime.fromisoformat(about["since"]).replace(tzinfo=zone)
+    turns = {"weekday": moment.weekday() / 7, "month": (moment.month - 1) / 12, "hour": (moment.hour + moment.minute / 60) / 24}
+    made = {f"{name} days": (moment.timestamp() - start.timestamp()) / 86400}
+    for part, turn in turns.items():
+        made |= {f"{name} {part} sin": np.sin(2 * np.pi * turn), f"{name} {part} cos": np.cos(2 * np.pi * turn)}
+    return made
+"""
+CODE = """
+def code(text):
+    from hashlib import blake2b
+    return int.from_bytes(blake2b(text.encode(), digest_size=6).digest(), "big")
+"""
+HASHED = """
+def hashed(name, text, about):
+    where, sign = divmod(code(text), 2)
+    return {f"{name}#{where % about['width']}": 1.0 if sign else -1.0}
+"""
+TARGET = """
+def target(name, text, about):
+    return {name: float(code(text))}
+"""
+TEXT = """
+def text(name, text, about):
+    from sklearn.feature_extraction.text import HashingVectorizer
+    counted = HashingVectorizer(n_features=about["width"], norm="l2").transform([text]).toarray()[0]
+    return {f"{name}#{number}": value for number, value in enumerate(counted * about["width"] ** 0.5)}
+"""
+FUNCTIONS = {
+    Kind.CATEGORY: CATEGORY,
+    Kind.ORDERED: ORDERED,
+    Kind.DATE: DATE,
+    Kind.HASHED: HASHED,
+    Kind.TARGET: TARGET,
+    Kind.TEXT: TEXT,
+}
+
+
+def columns_code(columns: Sequence[Column]) -> str:
+    """Return the functions that read a table with these columns."""
+    kinds = {column.kind for column in columns}
+    parts = [FUNCTIONS[kind] for kind in Kind if kind in kinds and kind is not Kind.NUMBER]
+    if kinds & {Kind.HASHED, Kind.TARGET}:
+        parts.insert(0, CODE)
+    names = ", ".join(f'"{kind}": {kind}' for kind in Kind if kind in {Kind.NUMBER, *kinds})
+    return "".join([READ, *parts, f"\nKINDS = {{{names}}}\n"])
+
+
+def described_columns(settings: DataSettings, inputs: Inputs) -> dict[str, Any]:
+    """
+    Return what the script must know of a table: how a file is written, "columns" with their kinds, and by input what it is where the
+    cell is missing ("absent"), of those that are not filled in.
+    """
+    columns = columns_in(settings, inputs)
+    absent: dict[str, float] = {}
+    for column in columns:
+        if column.kind in (Kind.CATEGORY, Kind.HASHED, Kind.TEXT):
+            absent |= dict.fromkeys(column.inputs, 0.0)
+    return {
+        "delimiter": settings.delimiter,
+        "decimal": settings.decimal,
+        "encoding": "utf-8-sig" if lookup(settings.encoding).name == "utf-8" else settings.encoding,
+        "missing": sorted(MISSING_WORDS),
+        "absent": absent,
+        "columns": {column.name: _described(column, settings) for column in columns},
+    }
+
+
+def columns_in(settings: DataSettings, inputs: Inputs) -> list[Column]:
+    """Return the columns that a model's inputs are made of."""
+    return [column_named(name, settings) for name in columns_of_inputs(inputs.columns, settings)]
+
+
+def _described(column: Column, settings: DataSettings) -> dict[str, Any]:
+    about: dict[str, Any] = {"kind": str(column.kind)}
+    match column.kind:
+        case Kind.CATEGORY | Kind.ORDERED:
+            about["values"] = column.values
+        case Kind.DATE:
+            about |= {
+                "format": settings.date_format,
+                "zone": settings.time_zone,
+                "since": settings.reference_date,
+            }
+        case Kind.HASHED | Kind.TEXT:
+            about["width"] = column.width
+    return about

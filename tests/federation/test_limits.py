@@ -1,0 +1,27 @@
+"""Updates that stand out in a round."""
+
+import pytest
+
+from fedtl.federation.limits import NO_LIMITS, UpdateLimits, outliers
+
+EVEN = {"a": 1.0, "b": 1.1, "c": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("weights", "norms", "named"),
+    [
+        ({"a": 10.0, "b": 11.0, "c": 9.0}, EVEN, []),
+        (EVEN, {**EVEN, "b": 5.0}, ["b: its update has norm 5; the median of the others is 0.95"]),
+        ({**EVEN, "c": 1e12}, EVEN, ["c: its update has 100% of the weight of the round"]),
+        ({"a": 1.0, "b": 1e9}, {"a": 1.0, "b": 1e9}, []),  # of two, it cannot be said which
+        (EVEN, {"a": 0.0, "b": 0.0, "c": 0.0}, []),
+    ],
+)
+def test_an_update_stands_out_by_its_norm_or_its_weight(weights, norms, named):
+    assert list(outliers(weights, norms, NO_LIMITS)) == named
+
+
+def test_a_weight_that_the_plan_caps_does_not_stand_out():
+    weights = {**EVEN, "c": 1e12}
+    assert outliers(weights, EVEN, UpdateLimits("equal")) == ()
+    assert outliers(weights, EVEN, UpdateLimits("rows", 1.0)) == ()
