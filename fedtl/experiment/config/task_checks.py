@@ -56,6 +56,8 @@ def task_contradictions(experiment: Experiment) -> Iterator[str]:
         "data.label_fraction": data.label_fraction != 1.0,
         "data.target_domain": data.target_domain,
         "data.public": data.public,
+        "data.target_encoded": data.target_encoded,
+        "data.min_labels": data.min_labels > 1 and not data.predicted.has_classes,
         "engine.stack": experiment.engine.stack > 1,
         'data.late_head = "ridge"': data.late_head == "ridge",
         "method.tune.generations": experiment.method.tune.generations,
