@@ -10,6 +10,9 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 demo: .venv/.ready
 	$(BIN)/fedtl compare digits
 
+# The processes that tests start run side by side, and would wait for each other's threads.
+test quick nightly: export OMP_NUM_THREADS := 1
+
 # Three workers on two cores: the tests of a deployment wait for most of their time.
 test: .venv/.ready
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -q

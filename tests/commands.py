@@ -14,6 +14,8 @@ import tempfile
 from multiprocessing import forkserver
 from pathlib import Path
 
+import pytest
+
 COSTS = "FEDTL_TEST_COSTS"  # the environment variable with the folder of ``tests.costs``
 ROOT = Path(__file__).parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -24,6 +26,13 @@ PRELOADED = (
     *("fedtl.audit.at_site", "fedtl.deployment.site.status", "fedtl.deployment.coordinator.bundle"),
     *("fedtl.simulation.worker", "tests.commands"),
 )
+
+if (
+    COSTS in os.environ
+):  # imported by the process that others are forked from: its workers share costs as the commands do
+    from tests.costs import share_costs
+
+    share_costs(pytest.MonkeyPatch(), os.environ[COSTS])
 
 
 def start_fork_server():
@@ -87,11 +96,6 @@ def _command(words, folder, environment, files, imports):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    if COSTS in environment:
-        from fedtl.privacy import accounting
-        from tests.costs import shared_costs
-
-        accounting._composed = shared_costs(environment[COSTS])
     for name in imports:
         importlib.import_module(name)
     sys.argv = ["fedtl", *words]

@@ -8,9 +8,9 @@ import hypothesis
 import pytest
 import torch
 
-from fedtl.privacy import accounting
+from fedtl.training import threads
 from tests.commands import COSTS, fork_instead_of_spawn
-from tests.costs import shared_costs
+from tests.costs import share_costs
 
 # Marks by what a file does, so that ``make quick`` can leave out what takes long (see pyproject.toml for their meaning).
 MARKS = {
@@ -37,11 +37,29 @@ MARKS = {
 # Files whose subject is how workers start, as they do for a user. In all others workers are forked, which takes 0.1 s, not 3.
 SPAWNED = ("simulation/test_processes.py",)
 # Files whose subject is what privacy costs. In all others the processes of a session share the numbers.
-COMPUTED = ("privacy/",)
-# What takes longest starts first, so that at the end no worker waits for the other.
+COMPUTED = ("privacy/test_accounting.py", "privacy/test_tradeoff.py")
+# What takes longest starts first, so that at the end no worker waits for the other: files of minutes, then by package.
 FIRST = (
     *("deployment/test_deployment.py", "audit/test_broken_privacy.py", "deployment/test_malice.py"),
-    *("experiment/", "simulation/", "audit/", "methods/", "deployment/", "privacy/", "models/", "cli/"),
+    *(
+        "simulation/test_ray.py",
+        "experiment/test_engines.py",
+        "methods/test_everywhere.py",
+        "cli/test_interrupts.py",
+    ),
+    *("experiment/test_private.py", "experiment/test_unlabelled.py", "models/test_dp_norm.py", "test_api.py"),
+    *("experiment/test_tuning.py", "simulations/test_private_table.py", "privacy/test_accounting.py"),
+    *(
+        "audit/",
+        "experiment/",
+        "deployment/",
+        "simulation/",
+        "report/",
+        "cli/",
+        "privacy/",
+        "models/",
+        "test_packaging.py",
+    ),
 )
 DATA = Path(os.environ.get("FEDTL_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 
@@ -53,7 +71,7 @@ hypothesis.settings.load_profile("fedtl")
 def one_thread() -> Iterator[None]:
     """Bits repeat, and tests that run side by side do not slow each other down."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    threads.set_threads(1)  # memory is kept too, as in a process that trains
     yield
     torch.set_num_threads(before)
 
@@ -87,7 +105,7 @@ def fast_starts(request: pytest.FixtureRequest, costs_folder: Path) -> Iterator[
         if not _place(request.path).startswith(SPAWNED):
             fork_instead_of_spawn(patch)
         if not _place(request.path).startswith(COMPUTED):
-            patch.setattr(accounting, "_composed", shared_costs(costs_folder))
+            share_costs(patch, costs_folder)
             patch.setenv(COSTS, str(costs_folder))
         yield
 

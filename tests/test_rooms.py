@@ -38,6 +38,7 @@ DOORS = {
     },
     "openpyxl": {"data.excel_files"},
     "sklearn": {
+        "data.words",
         "data.preprocess",
         "data.shift",
         "data.target_encoding",
@@ -80,7 +81,7 @@ DOORS = {
     },
     "flwr": {
         *("federation.flower", "deployment.site.supernode", "deployment.site.superexec"),
-        "deployment.coordinator.superlink",
+        *("deployment.coordinator.superlink", "deployment.coordinator.bounded_superlink"),
     },
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
     "dp_accounting": {"privacy.accounting"},

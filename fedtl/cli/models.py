@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def predict(
     run: Run,
     silo: SiloName,
-    input: Annotated[Path, typer.Option(help=".npz, .npy, .csv, .parquet, an image, or a folder of images")],
+    input: Annotated[
+        Path, typer.Option(help=".npz, .npy, .csv, .parquet, .xlsx, an image, or a folder of images")
+    ],
     out: Annotated[Path | None, typer.Option(help="CSV file for the predictions; default: stdout")] = None,
     adapt: Annotated[
         Literal["none", "tent"],
@@ -66,7 +68,9 @@ def _say_unread(rows: "NewRows") -> None:
 def embed(
     run: Run,
     silo: SiloName,
-    input: Annotated[Path, typer.Option(help=".npz, .npy, .csv, .parquet, an image, or a folder of images")],
+    input: Annotated[
+        Path, typer.Option(help=".npz, .npy, .csv, .parquet, .xlsx, an image, or a folder of images")
+    ],
     out: Annotated[Path, typer.Option(help=".npz or .parquet file for the features")],
     as_json: Json = False,
 ) -> None:

@@ -17,6 +17,7 @@ from fedtl.data.dates import date_advice, date_numbers
 from fedtl.data.hashing import category_codes, hashed_inputs
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import MAX_FLOAT32, Array
+from fedtl.data.words import hashed_words
 from fedtl.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,11 +40,13 @@ def column_inputs(cells: "pd.Series", column: Column, settings: DataSettings, wh
             return date_numbers(_present(cells), column, settings, where)
         case Kind.HASHED:
             return dict(zip(column.inputs, hashed_inputs(_texts(cells), column.width).T, strict=True))
+        case Kind.TEXT:
+            return dict(zip(column.inputs, hashed_words(_texts(cells), column.width).T, strict=True))
         case Kind.TARGET:
             return {column.name: category_codes(_texts(cells))}
         case _:
             by_cell = settings.by_record
-            return {column.name: numbers_by_cell(cells, settings) if by_cell else _numbers(cells, where)}
+            return {column.name: numbers_by_cell(cells, settings) if by_cell else numbers(cells, where)}
 
 
 def _indicators(cells: "pd.Series", column: Column, settings: DataSettings, where: str) -> dict[str, Array]:
@@ -90,7 +93,7 @@ def _texts(cells: "pd.Series") -> list[str | None]:
     return [None if cell is None else spelled(cell) for cell in _present(cells)]
 
 
-def _numbers(cells: "pd.Series", where: str) -> Array:
+def numbers(cells: "pd.Series", where: str) -> Array:
     """Return a column of numbers [N], NaN where missing. Raises DataError for text and for infinite values."""
     import pandas as pd
 
@@ -115,14 +118,15 @@ def _text_problem(present: "pd.Series") -> str:
         advice = 'if the comma is a decimal mark, set data.decimal = ","'
     elif not texts:
         return f"{present.name} holds numbers stored as text ({first!r}); store them as numbers, or declare data.categories.{present.name}"
-    elif dates := date_advice(texts, str(present.name)):
+    elif len(texts) == len(present) and (dates := date_advice(texts, str(present.name))):
         advice = dates
     elif len(texts) < len(present) / 2:
         advice = "leave such cells empty: empty cells are missing values"
     elif len(categories) > MAX_CATEGORIES:
+        kind = "text" if sum(" " in text for text in categories) > len(categories) / 2 else "hashed"
         advice = (
             f"with {len(categories)} different values, more than the {MAX_CATEGORIES} to list in data.categories: set "
-            f'data.hashed = ["{present.name}"] or data.target_encoded = ["{present.name}"], or list it in data.drop, or the '
+            f'data.{kind} = ["{present.name}"] or data.target_encoded = ["{present.name}"], or list it in data.drop, or the '
             "columns to use in data.columns"
         )
     else:

@@ -38,9 +38,14 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
             )
         _check_inputs(raw.target, raw.train.x, settings, f"silo {silo}: target", missing_values)
     if len(raw.train.y) < MIN_TRAINING_ROWS:
+        rule = (
+            ""
+            if settings.by_record
+            else f", or set data.min_rows = {MIN_TRAINING_ROWS} to leave out all such silos"
+        )
         raise DataError(
-            f"silo {silo}: {len(raw.train.y)} training rows; a silo needs at least {MIN_TRAINING_ROWS}; remove it "
-            "from data.silos"
+            f"silo {silo}: {len(raw.train.y)} training rows; a silo needs at least {MIN_TRAINING_ROWS}; list it in "
+            f"data.silos_except{rule}"
         )
     return raw
 
@@ -58,7 +63,7 @@ def check_classes(raw: Raw, silo: str, classes: Sequence[str], trained: frozense
     if len(every := own | trained) < 2:
         raise DataError(
             f"silo {silo}: all {len(raw.train.y)} training rows have the same label {''.join(every)!r}; "
-            "remove the silo from data.silos"
+            "list the silo in data.silos_except, or set data.min_labels = 2 to leave out all such silos"
         )
     for part in (raw.val, raw.test, raw.target_test):
         if part is not None and (unknown := set(label_texts(part.y)) - trained):

@@ -21,7 +21,8 @@ class Kind(StrEnum):
     """
     What becomes of a column. NUMBER: itself. CATEGORY: one input of 0 or 1 for each value. ORDERED: the number of the value in the
     list. DATE: elapsed days, and the place on a circle for what comes again (``data.dates``). HASHED: as many inputs as
-    ``data.hash_width``, one of which is 1 or -1. TARGET: the mean label of the value's training rows (``data.target_encoding``).
+    ``data.hash_width``, one of which is 1 or -1. TARGET: the mean label of the value's training rows (``data.target_encoding``). TEXT: its words, hashed
+    to ``data.text_width`` inputs (``data.words``).
     """
 
     NUMBER = "number"
@@ -30,6 +31,7 @@ class Kind(StrEnum):
     DATE = "date"
     HASHED = "hashed"
     TARGET = "target"
+    TEXT = "text"
 
 
 ON_A_CIRCLE = ("sin", "cos")  # the two inputs of a part of a date that comes again
@@ -37,7 +39,7 @@ ON_A_CIRCLE = ("sin", "cos")  # the two inputs of a part of a date that comes ag
 
 @dataclass(frozen=True)
 class Column:
-    """``values``: of a category or an ordered column; ``parts``: of a date; ``width``: of a hashed column."""
+    """``values``: of a category or an ordered column; ``parts``: of a date; ``width``: of a hashed column or text."""
 
     name: str
     values: tuple[str, ...] = ()
@@ -53,7 +55,7 @@ class Column:
                 return tuple(f"{self.name}={value}" for value in self.values)
             case Kind.DATE:
                 return tuple(f"{self.name} {input}" for part in self.parts for input in date_inputs(part))
-            case Kind.HASHED:
+            case Kind.HASHED | Kind.TEXT:
                 return tuple(f"{self.name}#{number}" for number in range(self.width))
             case _:
                 return (self.name,)
@@ -68,6 +70,8 @@ class Column:
                 return f"{self.name} (date: {', '.join(self.parts)})"
             case Kind.HASHED:
                 return f"{self.name} (hashed to {self.width} inputs)"
+            case Kind.TEXT:
+                return f"{self.name} (text: its words hashed to {self.width} inputs)"
             case Kind.TARGET:
                 return f"{self.name} (mean label of its training rows)"
             case _:
@@ -89,6 +93,8 @@ def column_named(name: str, settings: DataSettings) -> Column:
         return Column(name, kind=Kind.DATE, parts=tuple(settings.date_parts))
     if name in settings.hashed:
         return Column(name, kind=Kind.HASHED, width=settings.hash_width)
+    if name in settings.text:
+        return Column(name, kind=Kind.TEXT, width=settings.text_width)
     return Column(name, kind=Kind.TARGET if name in settings.target_encoded else Kind.NUMBER)
 
 
@@ -137,6 +143,7 @@ def with_declared_columns(settings: DataSettings, columns: Sequence[Column]) -> 
         "dates": [column.name for column in of_kind(Kind.DATE)],
         "hashed": [column.name for column in of_kind(Kind.HASHED)],
         "target_encoded": [column.name for column in of_kind(Kind.TARGET)],
+        "text": [column.name for column in of_kind(Kind.TEXT)],
     }
     return DataSettings.model_validate(settings.model_dump() | update)
 

@@ -35,9 +35,9 @@ def read_inputs(
     path: Path, settings: DataSettings, inputs: Inputs, shape: Sequence[int], key: str = "--input"
 ) -> NewRows:
     """
-    Return new rows. ``path``: an .npz (array ``x`` or ``test_x``), an .npy, a CSV or Parquet table with the columns of training
-    in any order, an image or volume, or a folder of them. ``shape``: of one input of the model, which decides whether images are read
-    as grey or RGB. ``key``: what names the path, for messages. Raises DataError.
+    Return new rows. ``path``: an .npz (array ``x`` or ``test_x``), an .npy, a CSV, Parquet or Excel table with the columns of training
+        in any order, an image or volume, or a folder of them. ``shape``: of one input of the model, which decides whether images are
+    read as grey or RGB. ``key``: what names the path, for messages. Raises DataError.
     """
     if not path.exists():
         raise DataError(f"{key}: {path} does not exist")
@@ -58,7 +58,7 @@ def read_inputs(
     files = [path] if path.is_file() else sorted(filter(image_files.is_image, path.rglob("*")))
     if not files or not image_files.is_image(files[0]):
         raise DataError(
-            f"{key}: {path} is not an .npz, .npy, .csv, .parquet, image or folder of images{advice_on(path)}"
+            f"{key}: {path} is not an .npz, .npy, .csv, .parquet, .xlsx, image or folder of images{advice_on(path)}"
         )
     names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
     channels = shape[0] if len(shape) == 3 and shape[0] in (1, 3) else inputs.channels

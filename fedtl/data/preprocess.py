@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedtl.data.constants import bounds_for, read_constants
+from fedtl.data.columns import Kind, columns_with_a_kind
+from fedtl.data.constants import Constants, bounds_for, read_constants
 from fedtl.data.origins import Origin
 from fedtl.data.pixels import ROWS_AT_ONCE, is_pixels, resize, to_range, with_channels
 from fedtl.data.settings import DataSettings, declared_range
@@ -18,6 +19,7 @@ from fedtl.data.source import Array, finite_numbers
 from fedtl.data.target_encoding import TargetTable, encoded_rows
 from fedtl.errors import DataError
 
+AS_IT_IS = Constants(0.0, 0.0, 1.0)
 UINT16_RANGE = (0.0, 65535.0)
 
 
@@ -136,7 +138,29 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
     if x.ndim > 2 and (settings.pixel_range or is_pixels(x)):
         return inputs
     fill, mean, std = _fit_columns(_values_by_column(x, settings))
-    return replace(inputs, fill=fill, mean=mean, std=std, origin=Origin.LEARNED)
+    learned = [Constants(*each) for each in zip(fill, mean, std, strict=True)]
+    return _with_constants(replace(inputs, origin=Origin.LEARNED), learned, settings)
+
+
+def _with_constants(inputs: Inputs, constants: Sequence[Constants], settings: DataSettings) -> Inputs:
+    """Return the inputs with the constants of each column or channel. The words of texts have a scale of their own, which stays."""
+    words = _words(settings)
+    if words:
+        constants = [
+            AS_IT_IS if name in words else own for name, own in zip(inputs.columns, constants, strict=True)
+        ]
+    return replace(
+        inputs,
+        fill=tuple(column.fill for column in constants),
+        mean=tuple(column.mean for column in constants),
+        std=tuple(column.std for column in constants),
+    )
+
+
+def _words(settings: DataSettings) -> frozenset[str]:
+    """Return the names of the inputs that words are hashed to."""
+    texts = [column for column in columns_with_a_kind(settings) if column.kind is Kind.TEXT]
+    return frozenset(name for column in texts for name in column.inputs)
 
 
 def seen_as_signed(x: Array, settings: DataSettings) -> bool:
@@ -154,12 +178,10 @@ def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> I
         raise DataError(
             f"data.scale: silo {silo} has pixels of 0..255, which are not scaled by constants; remove data.scale"
         )
-    constants = read_constants(settings.scale, names)
-    inputs = replace(
-        inputs,
-        fill=tuple(column.fill for column in constants),
-        mean=tuple(column.mean for column in constants),
-        std=tuple(column.std for column in constants),
+    words = _words(settings)
+    declared = iter(read_constants(settings.scale, [name for name in names if name not in words]))
+    inputs = _with_constants(
+        inputs, [AS_IT_IS if name in words else next(declared) for name in names], settings
     )
     if not of_labels:
         return inputs

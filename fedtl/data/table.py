@@ -13,7 +13,7 @@ from fedtl.data.excel_files import read_sheet
 from fedtl.data.formats import advice_on
 from fedtl.data.frame import column_of, rows_of_frame
 from fedtl.data.series import series_of_frame
-from fedtl.data.settings import DataSettings
+from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Raw
 from fedtl.errors import DataError
 
@@ -127,7 +127,7 @@ def load_frame(path: str, settings: DataSettings) -> "pd.DataFrame":
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     literal = frozenset(_declared_words(settings))
-    texts = frozenset([*settings.ordered, *settings.dates, *settings.hashed, *settings.target_encoded])
+    texts = frozenset(name for key in KINDS if key != "categories" for name in getattr(settings, key))
     dialect = Dialect(
         settings.delimiter, settings.decimal, settings.encoding, literal, texts, settings.by_record
     )

@@ -58,7 +58,7 @@ def fit_tables(
     numbers: of two classes 0 and 1, or values. The rows of a fold depend on ``seed`` and ``silo``. Raises DataError for more than
     two classes.
     """
-    if settings.task == "classification" and y.max(initial=0) > 1:
+    if settings.predicted.has_classes and y.max(initial=0) > 1:
         raise DataError(
             f"silo {silo}: data.target_encoded is the mean of a label of two classes or of values, and there are {int(y.max()) + 1} "
             "classes; use data.hashed"

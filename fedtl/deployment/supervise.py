@@ -14,6 +14,7 @@ from types import FrameType
 
 GRACE_SECONDS = 15.0  # between SIGTERM and SIGKILL
 POLL_SECONDS = 0.2
+WATCH_SECONDS = 2.0
 PARENT_DEATH = 1  # PR_SET_PDEATHSIG of Linux' prctl
 
 
@@ -21,10 +22,11 @@ def supervise(
     commands: Mapping[str, Sequence[str]],
     environments: Mapping[str, Mapping[str, str]],
     ready: Callable[[], None] | None = None,
+    watch: Callable[[], None] | None = None,
 ) -> tuple[str, int]:
     """
-    Run the commands until the first one ends, or until SIGTERM or SIGINT arrives. ``ready`` is called once all are started.
-    Return the name of the command that ended and its exit code; ("", 0) after a signal.
+    Run the commands until the first one ends, or until SIGTERM or SIGINT arrives. ``ready`` is called once all are started,
+    ``watch`` every ``WATCH_SECONDS`` from then on. Return the name of the command that ended and its exit code; ("", 0) after a signal.
     """
     signals: list[int] = []
 
@@ -45,10 +47,14 @@ def supervise(
             )
         if ready:
             ready()
+        watched = time.monotonic()
         while not signals:
             for name, process in started.items():
                 if (code := process.poll()) is not None:
                     return name, code
+            if watch and time.monotonic() - watched >= WATCH_SECONDS:
+                watch()
+                watched = time.monotonic()
             time.sleep(POLL_SECONDS)
         return "", 0
     finally:

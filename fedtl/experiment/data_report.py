@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fedtl.data import table
+from fedtl.data.columns import columns_with_a_kind
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.hidden import hides_labels
 from fedtl.data.labels import has_label
@@ -55,7 +56,8 @@ def _silo_rows(experiment: Experiment, data: StudyData, name: str) -> SiloRows:
     known = made.has_labels if not settings.predicted.has_classes else not hides_labels(settings, name)
     kind = kind_of_inputs(raw, silo.shape, settings)
     rows = silo_rows(raw, used, silo.facts, kind, settings.task if known else None)
-    return replace(rows, ignored=tuple(_ignored(experiment, name)))
+    kinds = tuple(map(str, columns_with_a_kind(settings)))
+    return replace(rows, kinds=kinds, ignored=tuple(_ignored(experiment, name)))
 
 
 def _rows_of_each(data: SiloDataset) -> dict[str, int]:

@@ -1,9 +1,8 @@
 """How the ``predict.py`` of an export reads a table: the part of the script that makes inputs of the columns of a CSV file."""
 
+from codecs import lookup
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from fedtl.data.columns import Column, Kind, column_named, columns_of_inputs
 from fedtl.data.csv_files import MISSING_WORDS
@@ -61,8 +60,13 @@ def hashed(name, text, about):
 """
 TARGET = """
 def target(name, text, about):
-    means = INPUTS["tables"][about["table"]]
-    return {name: dict(zip(means["codes"], means["values"])).get(float(code(text)), means["other"])}
+    return {name: float(code(text))}
+"""
+TEXT = """
+def text(name, text, about):
+    from sklearn.feature_extraction.text import HashingVectorizer
+    counted = HashingVectorizer(n_features=about["width"], norm="l2").transform([text]).toarray()[0]
+    return {f"{name}#{number}": value for number, value in enumerate(counted * about["width"] ** 0.5)}
 """
 FUNCTIONS = {
     Kind.CATEGORY: CATEGORY,
@@ -70,6 +74,7 @@ FUNCTIONS = {
     Kind.DATE: DATE,
     Kind.HASHED: HASHED,
     Kind.TARGET: TARGET,
+    Kind.TEXT: TEXT,
 }
 
 
@@ -91,17 +96,15 @@ def described_columns(settings: DataSettings, inputs: Inputs) -> dict[str, Any]:
     columns = columns_in(settings, inputs)
     absent: dict[str, float] = {}
     for column in columns:
-        if column.kind in (Kind.CATEGORY, Kind.HASHED):
+        if column.kind in (Kind.CATEGORY, Kind.HASHED, Kind.TEXT):
             absent |= dict.fromkeys(column.inputs, 0.0)
-    for table in inputs.tables:
-        absent[inputs.columns[table.column]] = float(table.encoded(np.array([np.nan]))[0])
     return {
         "delimiter": settings.delimiter,
         "decimal": settings.decimal,
-        "encoding": "utf-8-sig" if settings.encoding == "utf-8" else settings.encoding,
+        "encoding": "utf-8-sig" if lookup(settings.encoding).name == "utf-8" else settings.encoding,
         "missing": sorted(MISSING_WORDS),
         "absent": absent,
-        "columns": {column.name: _described(column, settings, inputs) for column in columns},
+        "columns": {column.name: _described(column, settings) for column in columns},
     }
 
 
@@ -110,7 +113,7 @@ def columns_in(settings: DataSettings, inputs: Inputs) -> list[Column]:
     return [column_named(name, settings) for name in columns_of_inputs(inputs.columns, settings)]
 
 
-def _described(column: Column, settings: DataSettings, inputs: Inputs) -> dict[str, Any]:
+def _described(column: Column, settings: DataSettings) -> dict[str, Any]:
     about: dict[str, Any] = {"kind": str(column.kind)}
     match column.kind:
         case Kind.CATEGORY | Kind.ORDERED:
@@ -121,8 +124,6 @@ def _described(column: Column, settings: DataSettings, inputs: Inputs) -> dict[s
                 "zone": settings.time_zone,
                 "since": settings.reference_date,
             }
-        case Kind.HASHED:
+        case Kind.HASHED | Kind.TEXT:
             about["width"] = column.width
-        case Kind.TARGET:
-            about["table"] = [inputs.columns[table.column] for table in inputs.tables].index(column.name)
     return about

@@ -45,7 +45,7 @@ QUANTITIES = (
     ),
     Quantity(
         "columns and categories",
-        "the header of the file, data.columns, data.categories, data.ordered, data.dates with its reference date, data.hashed",
+        "the header of the file, data.columns, data.categories, data.ordered, data.dates with its reference date, data.hashed, data.text",
         "declared; each cell is read separately, so no cell affects how another is read; a cell that cannot be read is missing, "
         "and an undeclared category is treated as no category; what is learned from labels (data.target_encoded) is refused",
     ),

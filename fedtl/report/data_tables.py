@@ -51,6 +51,8 @@ def silo_lines(report: DataReport) -> Iterator[str]:
 
 def _not_read(silo: SiloRows) -> Iterator[str]:
     yield from silo.unread
+    if silo.kinds:
+        yield f"columns that are no numbers: {_listed(silo.kinds)}"
     unused = silo.stored - silo.train - silo.val - silo.test
     if unused > 0:
         yield f"{unused} of {silo.stored} rows are not used (data.limit, or test rows without a label)"

@@ -95,7 +95,10 @@ def method_dots(comparison: Comparison) -> str:
     keys: dict[str, Artist] = {}
     for at, (method, figures) in enumerate(methods.items()):
         shift = (at - (len(methods) - 1) / 2) * 0.76 / len(methods)
-        colour, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
+        colour = PALETTE[at % len(PALETTE)]
+        marker = MARKERS[
+            (at + at // len(PALETTE)) % len(MARKERS)
+        ]  # the ninth method is not the first one's twin
         for row, silo in enumerate(silos):
             if score := figures.get(silo, {}).get(metric):
                 if score.ci95:

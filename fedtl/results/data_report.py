@@ -10,7 +10,8 @@ class SiloRows:
     ``stored``: rows that the source has; ``train``, ``val`` and ``test``: those used, as inputs of the kind ``inputs``.
     ``without_label``: training and validation rows whose label is missing or not used. ``units``: the training units, where a
     column names them. ``labels``: training rows by label, as stored; ``trained``: those that are left to train on;
-    ``values``: the range, mean and deviation of the target of a regression. ``ignored``: columns of the file that are not inputs.
+    ``values``: the range, mean and deviation of the target of a regression. ``kinds``: what becomes of
+    columns that are no numbers. ``ignored``: columns of the file that are not inputs.
     ``unread``: what else was not read, and why. ``missing``: missing cells by column. ``constant``, ``counting``, ``running``,
     ``copies``, ``sentinels``, ``decisive`` and ``repeated``: as in ``data.facts``. ``tested_on_training_rows``: test rows with
     the inputs of a training row.
@@ -27,6 +28,7 @@ class SiloRows:
     trained: Mapping[str, int] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     missing: Mapping[str, int] = field(default_factory=dict)

@@ -67,7 +67,10 @@ def run(name: str, folder: Path, changes: Sequence[str] = ()) -> Origin:
         f"simulations/{name}.toml",
         *(word for change in changes for word in ("--set", change)),
     ]
-    commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if _git("status", "--porcelain") else "")
+    changed = _git(
+        "status", "--porcelain", "--", ":/fedtl", ":/simulations/*.toml"
+    )  # not what earlier runs wrote
+    commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
     about = f"{machine.cpu()}, {machine.cores()} cores, load {machine.description(None)['load_before']}"
     clock, before = time.perf_counter(), _cpu_of_children()
     subprocess.run(

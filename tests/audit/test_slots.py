@@ -23,8 +23,13 @@ from tests.experiments import ROUNDS_ONLY
 SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial", *ROUNDS_ONLY]
 PRIVATE = ["privacy.epsilon=8", "privacy.tuning=public"]
 SLOTS = [name for name, make in METHODS.items() if make().slots]
-SEVERAL_MODELS = ("kd3a", "select_start")  # which take minutes, and cross as those of ifca do
-ATTACKED = [pytest.param(name, marks=pytest.mark.slow) if name in SEVERAL_MODELS else name for name in SLOTS]
+SEVERAL_MODELS = (
+    "kd3a",
+    "select_start",
+)  # which take long, and whose models cross as those of ifca do: left to the night
+ATTACKED = [
+    pytest.param(name, marks=pytest.mark.nightly) if name in SEVERAL_MODELS else name for name in SLOTS
+]
 ALLOWED = [name for name in SLOTS if not list(private_problems(METHODS[name]()))]
 
 

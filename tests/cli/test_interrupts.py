@@ -12,6 +12,13 @@ import pytest
 from tests.cli.runs import SMALL
 from tests.commands import fedtl
 
+ALONE = [
+    "--set",
+    "engine.name=serial",
+    "--set",
+    "data.limit=40",
+]  # the next test presses Ctrl-C while workers train
+
 
 def enable_ctrl_c():
     """Handle SIGINT as in a terminal: a shell ignores it in background processes, and child processes inherit that."""
@@ -37,7 +44,18 @@ def press_ctrl_c(child):
 @pytest.mark.slow
 def test_ctrl_c_is_exit_130_and_resumable(tmp_path):
     path = tmp_path / "run"
-    command = [sys.executable, "-m", "fedtl", "run", "digits", "--set", "rounds=500", "--out", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "fedtl",
+        "run",
+        "digits",
+        *ALONE,
+        "--set",
+        "rounds=5000",
+        "--out",
+        str(path),
+    ]
     child = subprocess.Popen(
         command,
         start_new_session=True,
@@ -108,7 +126,7 @@ def test_an_interrupted_comparison_resumes_to_the_same_result(tmp_path):
 def test_no_worker_outlives_a_killed_command(tmp_path):
     """Workers exit when the command is killed with kill -9 during training."""
     command = [sys.executable, "-m", "fedtl", "compare", "digits", "--methods", "local,fedtl", "--seeds", "0"]
-    command += ["--set", "rounds=2000", "--quiet", "--out", str(tmp_path / "run")]
+    command += ["--set", "rounds=20000", "--set", "data.limit=40", "--quiet", "--out", str(tmp_path / "run")]
     child = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list((tmp_path / "run").glob("runs/*/checkpoint/state.pt")):

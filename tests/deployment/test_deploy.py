@@ -14,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from fedtl.deployment.coordinator.nginx import nginx_configuration
+from fedtl.deployment.coordinator.reply_size import ReplySize
 from fedtl.deployment.coordinator.settings import ServerSettings
 from fedtl.experiment.config.load import load_experiment
 from tests.real_processes import CLI, Federation, around, wait
@@ -117,7 +118,7 @@ def test_systemd_reads_the_units(whose, tmp_path):
 
 def test_deploys_nginx_conf_is_the_generated_one():
     settings = ServerSettings(host="fl.example.org", listen="0.0.0.0:8443")
-    made = nginx_configuration(Path("/var/lib/fedtl/server"), settings).splitlines()
+    made = nginx_configuration(Path("/var/lib/fedtl/server"), settings, {}, ReplySize()).splitlines()
     assert (DEPLOY / "nginx.conf").read_text().splitlines() == [x for x in made if not x.startswith("user ")]
 
 

@@ -73,6 +73,8 @@ KINDS = [
     'data.hashed=["icd"]',
     "data.hash_width=4",
     'data.target_encoded=["ward"]',
+    'data.text=["note"]',
+    "data.text_width=8",
 ]
 
 
@@ -80,12 +82,13 @@ KINDS = [
 def test_a_table_with_columns_of_every_kind_and_empty_cells(task, tmp_path, monkeypatch, capsys):
     (tmp_path / "data").mkdir()
     for silo in "ab":
-        lines = ["x;sex;z;stage;seen;icd;ward;label"]
+        lines = ["x;sex;z;stage;seen;icd;ward;note;label"]
         for x, z in RNG.normal(size=(60, 2)):
             label = 1000 + 30 * x if task == "regression" else "yes" if x > 0 else "no"
             words = [RNG.choice(list(values)) for values in (["f", "m", ""], ["I", "II", "III", ""])]
             words.append(RNG.choice(["2024-02-29", "2023-07-01T18:30", "2024-01-01T10:00Z", ""]))
             words += [RNG.choice(values) for values in (["E10", "007", "7", "NA"], ["north", "south", ""])]
+            words.append(RNG.choice(["no fever", "Fever, fever and cough", ""]))
             row = [f"{x:.4f}", words[0], f"{z:.4f}", *words[1:], f"{label}"]
             lines.append(";".join(row).replace("0.1", "").replace(".", ","))
         (tmp_path / "data" / f"{silo}.csv").write_text("\n".join(lines) + "\n")
@@ -97,12 +100,16 @@ def test_a_table_with_columns_of_every_kind_and_empty_cells(task, tmp_path, monk
         f"data.task={task}",
     ]
     model, script = exported(tmp_path, tmp_path / "data", *sets, *KINDS)
-    assert len(model.inputs.columns) == 2 + 2 + 1 + 7 + 4 + 1
+    assert len(model.inputs.columns) == 2 + 2 + 1 + 7 + 4 + 1 + 8
     file = tmp_path / "new.csv"
-    rows = ["1,5;;f;II;2024-05-05;E10;north", ";2;m;;;;", "0,1;-3;;III;2023-12-31T23:59-05:00;new;west"]
-    file.write_text("\n".join(["z;x;sex;stage;seen;icd;ward", *rows]) + "\n")
+    rows = [
+        "1,5;;f;II;2024-05-05;E10;north;No fever",
+        ";2;m;;;;;",
+        "0,1;-3;;III;2023-12-31T23:59-05:00;new;west;-",
+    ]
+    file.write_text("\n".join(["z;x;sex;stage;seen;icd;ward;note", *rows]) + "\n")
     swapped = [";".join([one.split(";")[1], one.split(";")[0], *one.split(";")[2:]]) for one in rows]
-    (tmp_path / "ordered.csv").write_text("\n".join(["x;z;sex;stage;seen;icd;ward", *swapped]) + "\n")
+    (tmp_path / "ordered.csv").write_text("\n".join(["x;z;sex;stage;seen;icd;ward;note", *swapped]) + "\n")
     check(model, script, tmp_path / "ordered.csv", monkeypatch, capsys)
     other = printed(script, file, monkeypatch, capsys)  # its columns are found by name
     assert other == printed(script, tmp_path / "ordered.csv", monkeypatch, capsys)

@@ -58,7 +58,10 @@ OTHERS = [
 )
 def test_flipping_all_labels_of_an_unlabelled_silo_changes_no_bit(method, tmp_path, monkeypatch):
     more = [ALL_TERMS] if method == "jan" else ["method.head=shared"] if method in SELF_SUPERVISED else []
-    experiment = small(f"method.name={method}", UNLABELLED, *MIXED, *more)
+    more += ["method.sources=3"] if method == "kd3a" else []
+    experiment = small(
+        f"method.name={method}", UNLABELLED, 'data.silos=["plain", "inverted", "faint"]', *MIXED, *more
+    )
     first = do(tmp_path / "a", experiment)
     flip_unused_labels(monkeypatch, experiment.data, experiment.split_seed)
     second = do(tmp_path / "b", experiment)

@@ -1,28 +1,35 @@
 """
 The gate: nginx in front of the SuperLink. It forwards the calls that a SuperNode needs and no others, because Flower's
 open-source SuperLink does not authenticate its users: every program that can connect to it can start runs and
-register keys.
+register keys. It reads no body of a request without the public key of an admitted site; the SuperLink checks the signature. What
+it forwards is limited by key and not by address, because several sites can have one address.
 """
 
 import os
 import pwd
+from base64 import b64encode
+from collections.abc import Mapping
 from pathlib import Path
 
+from fedtl.deployment.coordinator.admitted import AdmittedSite
+from fedtl.deployment.coordinator.reply_size import ReplySize
 from fedtl.deployment.coordinator.settings import ServerSettings
+from fedtl.deployment.site.gate import NOT_ADMITTED
+from fedtl.deployment.site.keys import public_key_pem
+from fedtl.errors import ConfigError
 
-SUPERNODE_CALLS = (  # of flwr 1.41.0
+SMALL_CALLS = (  # of flwr 1.41.0: whose bodies have a few hundred bytes
     "activate-node",
     "deactivate-node",
     "send-node-heartbeat",
     "pull-messages",
-    "push-messages",
     "get-run",
     "get-fab",
-    "push-object",
     "pull-object",
     "confirm-message-received",
 )
-MAX_BODY = "16m"  # Flower sends objects in chunks of at most 5 MiB
+SUPERNODE_CALLS = (*SMALL_CALLS, "push-messages", "push-object")
+SMALL_BODY = 16 << 10
 
 TEMPLATE = """\
 # Written by fedtl server init and run. Forwards the calls that a SuperNode needs; every other call gets 404.
@@ -35,39 +42,59 @@ http {{
   access_log off;
   server_tokens off;
 {temporary}
-  client_max_body_size {body};
-  client_body_buffer_size 6m;
-  client_body_timeout 60s;
-  limit_conn_zone $binary_remote_addr zone=each:1m;
+  default_type text/plain;
+  client_header_timeout 15s;
+  client_body_timeout 15s;
+  map_hash_bucket_size 1024;
+  map $http_flwr_public_key $site {{
+    default "";
+{sites}  }}
+  limit_req_zone $site zone=calls:1m rate=200r/s;
+  limit_conn_zone $site zone=each:1m;
+  limit_conn_zone $site zone=large:1m;
+  limit_conn_status 503;
+  limit_req_status 503;
+  limit_req_log_level warn;
   server {{
     listen {listen} ssl;
     server_name {host};
     ssl_certificate {tls}/server.pem;
     ssl_certificate_key {tls}/server.key;
     ssl_protocols TLSv1.2 TLSv1.3;
-    limit_conn each 64;
-    location ~ ^/v1/fleet/({calls})$ {{
-      limit_except POST {{ deny all; }}
-      proxy_pass https://127.0.0.1:{port};
-      proxy_ssl_trusted_certificate {tls}/ca.crt;
-      proxy_ssl_name {host};
-      proxy_ssl_server_name on;
-      proxy_ssl_verify on;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_set_header Host $host;
-      proxy_request_buffering on;
-      proxy_max_temp_file_size 0;
-      proxy_read_timeout 120s;
-    }}
-    location / {{ return 404; }}
+    proxy_ssl_trusted_certificate {tls}/ca.crt;
+    proxy_ssl_name {host};
+    proxy_ssl_server_name on;
+    proxy_ssl_verify on;
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Host $host;
+    proxy_request_buffering on;
+    proxy_max_temp_file_size 0;
+    proxy_read_timeout 120s;
+{locations}    location / {{ return 404; }}
   }}
 }}
 """
+LOCATION = """\
+    location ~ ^/v1/fleet/({calls})$ {{
+      if ($site = "") {{ return 401 "{not_admitted}\\n"; }}
+      limit_except POST {{ deny all; }}
+      limit_req zone=calls burst=1000 delay=500;
+      limit_conn {zone} {at_once};
+      client_max_body_size {body};
+      client_body_buffer_size {body};
+      proxy_pass https://127.0.0.1:{port};
+    }}
+"""
 
 
-def nginx_configuration(folder: Path, settings: ServerSettings) -> str:
-    """Return nginx's whole configuration. It runs as the user who calls this, and writes to ``gate/`` only."""
+def nginx_configuration(
+    folder: Path, settings: ServerSettings, sites: Mapping[str, AdmittedSite], reply: ReplySize
+) -> str:
+    """
+    Return nginx's whole configuration. It runs as the user who calls this, and writes to ``gate/`` only. ``sites``: whose keys
+    may pass, once they are registered. ``reply``: the largest reply of a site.
+    """
     gate = folder / "gate"
     temporary = "\n".join(
         f"  {kind}_temp_path {gate}/tmp-{kind};"
@@ -79,10 +106,32 @@ def nginx_configuration(folder: Path, settings: ServerSettings) -> str:
         user=user,
         gate=gate,
         temporary=temporary,
-        body=MAX_BODY,
+        sites="".join(_site_line(name, site) for name, site in sites.items() if site.node),
+        locations="".join(
+            LOCATION.format(
+                calls=calls,
+                zone=zone,
+                at_once=at_once,
+                body=body,
+                port=settings.port,
+                not_admitted=NOT_ADMITTED,
+            )
+            for calls, zone, at_once, body in (
+                ("|".join(SMALL_CALLS), "each", 32, SMALL_BODY),
+                ("push-messages", "large", 4, reply.record),
+                ("push-object", "large", 4, reply.object),  # Flower sends two at once
+            )
+        ),
         listen=settings.listen,
         host=settings.host,
-        port=settings.port,
         tls=folder / "tls",
-        calls="|".join(SUPERNODE_CALLS),
     )
+
+
+def _site_line(name: str, site: AdmittedSite) -> str:
+    """Return the line of the map from the header that a SuperNode sends to the site's name; "" for a key that is none."""
+    try:
+        key = b64encode(public_key_pem(site.key)).decode()
+    except ConfigError:  # register_sites logs it
+        return ""
+    return f'    "{key}" "{name}";\n'

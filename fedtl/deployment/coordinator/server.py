@@ -1,23 +1,27 @@
 """The coordinator's folder and its processes: SuperLink, SuperExec and gate."""
 
 import json
+import logging
 import os
 import shutil
 import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedtl._util.files import make_folder, write_bytes
 from fedtl.deployment.certificates import create_authority, create_server_certificate
-from fedtl.deployment.coordinator.nginx import nginx_configuration
 from fedtl.deployment.coordinator.settings import TEMPLATE, ServerSettings, load_server_settings
-from fedtl.deployment.coordinator.studies import resume_studies
+from fedtl.deployment.coordinator.studies import certificate_lines, resume_studies
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE
+from fedtl.deployment.coordinator.watch import GateWatch, StudyWatch, gate_text, watch_all
 from fedtl.deployment.flower_commands import find_command, flower_environment
+from fedtl.deployment.running import ended_line, only_one
 from fedtl.deployment.supervise import supervise
 from fedtl.errors import ConfigError
 
+log = logging.getLogger(__name__)
 PARTS = ("link", "exec", "gate")
 STOP_SECONDS = 40.0
 
@@ -39,15 +43,17 @@ def create_server(folder: Path, host: str, listen: str, port: int) -> ServerSett
     create_authority(folder / "tls", host)
     create_server_certificate(folder / "tls", host)
     write_bytes(folder / "exec.secret", os.urandom(32), private=True)
-    write_configuration(folder, settings)
+    write_configuration(folder)
     return settings
 
 
-def write_configuration(folder: Path, settings: ServerSettings) -> None:
-    """Write nginx's configuration, which follows from server.toml."""
+def write_configuration(folder: Path) -> str:
+    """Write and return nginx's configuration, which follows from server.toml, the admitted sites and the bundles."""
     folder = folder.absolute()
     make_folder(folder / "gate", private=True)
-    write_bytes(folder / "gate" / "nginx.conf", nginx_configuration(folder, settings).encode())
+    text = gate_text(folder)
+    write_bytes(folder / "gate" / "nginx.conf", text.encode())
+    return text
 
 
 def server_commands(folder: Path, parts: Sequence[str]) -> dict[str, list[str]]:
@@ -57,7 +63,8 @@ def server_commands(folder: Path, parts: Sequence[str]) -> dict[str, list[str]]:
     secret = ["--superexec-auth-secret-file", str(folder / "exec.secret")]
     commands = {
         "link": [
-            *(find_command("flower-superlink"), "--host", "127.0.0.1", "--port", str(settings.port)),
+            *(sys.executable, "-P", "-m", "fedtl.deployment.coordinator.bounded_superlink", str(folder)),
+            *("--host", "127.0.0.1", "--port", str(settings.port)),
             *("--ssl-certfile", str(tls / "server.pem"), "--ssl-keyfile", str(tls / "server.key")),
             *("--ssl-ca-certfile", str(tls / "ca.crt"), "--enable-supernode-auth"),
             *("--isolation", "process", *secret, "--disable-runtime-dependency-installation"),
@@ -86,20 +93,29 @@ def _nginx() -> str:
 def run_server(folder: Path, parts: Sequence[str]) -> int:
     """
     Run the parts until one of them ends, and return its exit code. Studies that were started and are not done are
-    resumed.
+    resumed. Raises ConfigError where another process runs a part of this folder.
     """
     folder = folder.absolute()
-    write_configuration(folder, load_server_settings(folder))
+    for line in certificate_lines(folder):
+        log.info("%s", line)
+    watches: list[Callable[[], None]] = [GateWatch(folder, write_configuration(folder))]
+    if "link" in parts:
+        watches.append(StudyWatch(folder))
     os.umask(0o077)  # otherwise every user could read Flower's database
     commands = server_commands(folder, parts)
     environment = flower_environment(folder, **{SERVER_FOLDER_VARIABLE: str(folder)})
-    write_bytes(folder / "run.pid", f"{os.getpid()}\n".encode(), private=True)
-    try:
-        ready = (lambda: resume_studies(folder)) if "link" in parts else None
-        ended, code = supervise(commands, dict.fromkeys(commands, environment), ready)
-    finally:
-        (folder / "run.pid").unlink(missing_ok=True)
-    return 0 if not ended else code or 1
+    with only_one(folder, parts, "fedtl server run"):
+        write_bytes(folder / "run.pid", f"{os.getpid()}\n".encode(), private=True)
+        try:
+            ready = (lambda: resume_studies(folder)) if "link" in parts else None
+            ended, code = supervise(
+                commands, dict.fromkeys(commands, environment), ready, lambda: watch_all(watches)
+            )
+        finally:
+            (folder / "run.pid").unlink(missing_ok=True)
+    if ended:
+        log.error("%s", ended_line(ended, code))
+    return 0 if not ended else abs(code) or 1
 
 
 def stop_server(folder: Path) -> None:

@@ -49,11 +49,8 @@ def read_without_plan(home: Home) -> Raw:
     columns and their categories, the size of images. Raises ConfigError or DataError.
     """
     private = home.settings.policy.privacy
-    rows, inputs = _with_absolute_paths(home), InputSettings()
-    if rows.source == "images":
-        whole = rows.slices is None and holds_volumes(rows.path)
-        inputs = InputSettings(size=ANY_SIZE, kind="volumes" if whole else "auto")
-    settings = data_settings(rows, inputs)
+    rows = _with_absolute_paths(home)
+    settings = data_settings(rows, inputs_without_plan(rows))
     if private is not None and private.unit != "record":
         settings = settings.model_copy(update={"unit_column": private.unit})
     if home.settings.data.unlabelled:
@@ -69,6 +66,14 @@ def read_without_plan(home: Home) -> Raw:
     # Any finite number can be a label of a regression, and any text one of a classification.
     task = "regression" if raw.train.y.dtype.kind in "uif" else "classification"
     return check_rows(raw, settings.model_copy(update={"task": task}), name, source.missing_values)
+
+
+def inputs_without_plan(rows: RowSettings) -> InputSettings:
+    """Return how images are read before there is a plan: of one size, and NIfTI files without ``data.slices`` as volumes."""
+    if rows.source != "images":
+        return InputSettings()
+    whole = rows.slices is None and holds_volumes(rows.path)
+    return InputSettings(size=ANY_SIZE, kind="volumes" if whole else "auto")
 
 
 def _with_absolute_paths(home: Home) -> RowSettings:

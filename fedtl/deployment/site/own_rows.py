@@ -11,9 +11,9 @@ from fedtl.data.facts import row_facts
 from fedtl.data.labels import label_texts
 from fedtl.data.parts import split_rows
 from fedtl.data.prepare import input_shape
-from fedtl.data.settings import DataSettings, InputSettings, data_settings
+from fedtl.data.settings import DataSettings, data_settings
 from fedtl.data.source import Part, Raw, parts_of
-from fedtl.deployment.site.data_settings import read_without_plan
+from fedtl.deployment.site.data_settings import inputs_without_plan, read_without_plan
 from fedtl.deployment.site.home import Home
 from fedtl.experiment.data_advice import of_own_rows
 from fedtl.experiment.data_folder import write_data
@@ -76,9 +76,9 @@ def _with_numbers(raw: Raw) -> Raw:
 def _settings(home: Home, raw: Raw) -> DataSettings:
     """Return the site's settings for the task that its labels suggest; a plan may decide otherwise."""
     numbers = raw.train.y.dtype.kind in "uif" and len(np.unique(raw.train.y)) > MOST_CLASSES
-    settings = data_settings(
-        home.settings.data, InputSettings(task="regression" if numbers else "classification")
-    )
+    task = "regression" if numbers else "classification"
+    here = home.settings.data.model_copy(update={"path": str(home.at(home.settings.data.path))})
+    settings = data_settings(here, inputs_without_plan(here).model_copy(update={"task": task}))
     names = [home.settings.name] if home.settings.data.unlabelled else []
     return settings.model_copy(update={"unlabelled": names})
 

@@ -1,29 +1,22 @@
 """Checks whether a site is ready to take part: files, rows, device, keys, connection, clock, disk, approvals, ledger."""
 
 import shutil
-import socket
-import ssl
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 from fedtl.data.checks import without_label
-from fedtl.deployment.certificates import days_left
+from fedtl.deployment.certificates import MIN_DAYS, days_left, validity
+from fedtl.deployment.running import MIN_FREE_BYTES
 from fedtl.deployment.site.approvals import bundles_approved_without_terms, code_hash, read_approvals
 from fedtl.deployment.site.covered import APPROVE_AGAIN, APPROVED_WITHOUT_TERMS, approval_uses
 from fedtl.deployment.site.data_settings import read_without_plan
+from fedtl.deployment.site.gate import MAX_CLOCK_SKEW, ask_gate, clock_skew, clock_text, not_admitted
 from fedtl.deployment.site.home import SECRET_FILES, Home
 from fedtl.deployment.site.keys import check_private, keys_match
 from fedtl.deployment.site.paid import check_ledger_complete
 from fedtl.deployment.site.site_plan import choose_device
 from fedtl.errors import ConfigError, FedTLError
 from fedtl.privacy.ledger_reading import read_ledgers
-
-MIN_FREE_BYTES = 1 << 30
-MAX_CLOCK_SKEW = 60.0  # seconds; Flower's own limit is 300
-MIN_CERTIFICATE_DAYS = 30.0
-CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -90,52 +83,27 @@ def _certificate(home: Home) -> str:
     if not path.is_file():
         raise ConfigError(f"{path} is missing; get ca.crt from the coordinator by a way that you trust")
     days = days_left(path)
-    if days < MIN_CERTIFICATE_DAYS:
-        raise ConfigError(f"{path} expires in {days:.0f} days; ask the coordinator for a new one")
-    return f"valid for {days:.0f} days"
-
-
-def _gate_reply(home: Home) -> bytes:
-    """Return the gate's reply to a call that it does not forward. The reply states the server's time."""
-    host, _, port = home.settings.server.rpartition(":")
-    authority = home.at(home.settings.certificate)
-    if not authority.is_file():
-        raise ConfigError(f"not checked, because {authority.name} is missing")
-    context = ssl.create_default_context(cafile=str(authority))
-    try:
-        with (
-            socket.create_connection((host, int(port)), CONNECT_SECONDS) as plain,
-            context.wrap_socket(plain, server_hostname=host) as connection,
-        ):
-            connection.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-            return connection.recv(4096)
-    except ssl.SSLCertVerificationError as error:
-        raise ConfigError(
-            f"{home.settings.server}: {error.verify_message}; either {authority.name} is of another coordinator, or server in "
-            "silo.toml has the wrong host name"
-        ) from error
-    except OSError as error:
-        raise ConfigError(
-            f"cannot connect to {home.settings.server}: {error}; check server in silo.toml and the firewall"
-        ) from error
+    text = validity(str(path), days, "ask the coordinator for a new one")
+    if days < MIN_DAYS:
+        raise ConfigError(text)
+    return text
 
 
 def _connection(home: Home) -> str:
-    if b" 404 " not in _gate_reply(home).split(b"\r\n", 1)[0]:
+    if ask_gate(home).status != 404:
         raise ConfigError(
             f"{home.settings.server} answers, but is not a coordinator's gate; check server in silo.toml"
         )
-    return f"{home.settings.server} answers, and its certificate is valid"
+    if reason := not_admitted(home):
+        raise ConfigError(reason)
+    return f"{home.settings.server} answers, its certificate is valid, and it knows this site's key"
 
 
 def _clock(home: Home) -> str:
-    for line in _gate_reply(home).decode("latin-1").split("\r\n"):
-        if line.lower().startswith("date:"):
-            skew = time.time() - parsedate_to_datetime(line[5:].strip()).timestamp()
-            if abs(skew) > MAX_CLOCK_SKEW:
-                raise ConfigError(f"differs from the server's clock by {skew:+.0f} s; synchronise it (NTP)")
-            return f"differs from the server's clock by {skew:+.0f} s"
-    raise ConfigError("the server's reply has no date, so the clocks cannot be compared")
+    skew = clock_skew(home)
+    if abs(skew) > MAX_CLOCK_SKEW:
+        raise ConfigError(clock_text(skew))
+    return clock_text(skew)
 
 
 def _disk(home: Home) -> str:

@@ -18,7 +18,7 @@ from flwr.supercore.cli import flower_superexec
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, subprocess_executor
 
-from fedtl.deployment.site.flower_version import check_flower, run_main
+from fedtl.deployment.flower_version import check_flower, run_main
 from fedtl.deployment.site.home import Home
 
 KNOWN_HASH = "8fca14d06c1531f0895952719e9194a3f62e9cd0de4148a6d2cdd5cdaf051f39"  # of subprocess_executor.py

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fedtl.data.settings import DataSettings
+from fedtl.data.settings import KINDS, DataSettings
 
 ARRAYS = ("npz", "memory")
 TABLES = ("table", "memory")
@@ -14,11 +14,11 @@ def sequence_mistakes(data: DataSettings) -> Iterator[str]:
         return
     if data.source not in {*ARRAYS, *TABLES}:
         yield f'data.sequence: only sources "npz", "table" and "memory" have series, not {data.source!r}; remove it'
-    for key in ("target_domain", "split_column", "categories"):
+    for key in ("target_domain", "split_column", *KINDS):
         if getattr(data, key):
             yield f"data.{key} has no meaning for series of measurements; remove it, or data.sequence"
-    for key in ("size", "channels"):
-        if getattr(data, key) != "native":
+    for key in ("size", "channels", "kind", "pixel_range", "slices"):
+        if getattr(data, key) not in ("native", "auto", None, []):
             yield f"data.{key} is for images, and data.sequence for series of measurements; remove one of them"
     if data.source == "table":
         for key in ("id", "time", "length"):

@@ -6,6 +6,7 @@ from fedtl.data.frame import COLUMNS_WITH_A_USE
 from fedtl.data.settings import KINDS, NAMES_COLUMNS, DataSettings
 
 TABLES = ("table", "memory", "huggingface")  # sources with columns by name
+ONE_LABEL = ("classification", "regression")
 OF_FILES = ("delimiter", "decimal", "encoding", "sheet")
 
 
@@ -43,6 +44,8 @@ def _of_kinds(data: DataSettings) -> Iterator[str]:
     for name, values in {**data.categories, **data.ordered}.items():
         if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
             yield f"data.{key_of[name]}.{name} lists {twice[0]!r} twice; list it once"
+    if data.text and data.scale == "dp":
+        yield 'data.text: its words have a fixed scale; with data.scale = "dp" noise would be added for each of them: set data.scale to a file of constants'
     yield from _of_target_encoding(data)
 
 
@@ -50,6 +53,8 @@ def _of_target_encoding(data: DataSettings) -> Iterator[str]:
     """Yield a line for each setting under which a silo has no labels, or must not use all, to encode a column by."""
     if not data.target_encoded:
         return
+    if data.task not in ONE_LABEL:
+        yield f'data.target_encoded is the mean of one label, and data.task = "{data.task}"; use data.hashed'
     if data.by_record:
         yield "data.target_encoded is learned from the labels of all training rows, which [privacy] and data.by_record exclude; use data.hashed"
     for key in ("unlabelled", "late", "public", "target_domain"):
@@ -70,5 +75,5 @@ def rule_contradictions(data: DataSettings) -> Iterator[str]:
             yield f"data.{key} = {value} is not a setting of source 'memory'; leave such silos out of the rows that are passed"
         if data.deal is not None:
             yield f"data.{key} = {value} and data.deal; set data.deal.minimum instead"
-    if data.min_labels > 1 and data.task == "regression":
-        yield 'data.min_labels counts classes, but data.task = "regression"; remove one of them'
+    if data.min_labels > 1 and not data.predicted.has_classes:
+        yield f'data.min_labels counts classes, but data.task = "{data.task}"; remove one of them'

@@ -1,14 +1,9 @@
 """The coordinator's folder: certificates, keys, bundles, and the gate: nginx in front of a test server."""
 
-import http.server
 import json
 import shutil
-import ssl
 import stat
 import subprocess
-import threading
-import urllib.error
-import urllib.request
 import zipfile
 from dataclasses import replace
 
@@ -24,12 +19,11 @@ from fedtl.deployment.coordinator.bundle import (
     Bundle,
     _limited,
     build_bundle,
+    load_without_rows,
     pack_app,
     read_agreement,
 )
-from fedtl.deployment.coordinator.nginx import SUPERNODE_CALLS
-from fedtl.deployment.coordinator.server import create_server, server_commands
-from fedtl.deployment.coordinator.settings import load_server_settings
+from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.sites import admit_site, expel_site, register_sites, suspend_site
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
@@ -49,7 +43,7 @@ from fedtl.experiment.config.settings_file import validate
 from fedtl.federation.limits import UpdateLimits
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
-from tests.real_processes import free_port, wait
+from tests.real_processes import free_port
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
@@ -150,6 +144,18 @@ def test_a_coordinator_without_rows_declares_the_schema(folder):
     made = build_bundle(folder / "bundles", "x", settings, (1, 28, 28), ("no", "yes"))
     _, its = read_agreement(made.file.read_bytes(), "x")
     assert (its.shape, its.classes) == ([1, 28, 28], ["no", "yes"])
+
+
+def test_an_experiment_with_a_declared_schema_needs_no_rows_here(tmp_path):
+    (tmp_path / "e.toml").write_text('[data]\nsource = "table"\npath = "nowhere"\nlabel = "y"')
+    with pytest.raises(ConfigError, match="nowhere does not exist"):
+        load_experiment(str(tmp_path / "e.toml"))
+    for path in ("nowhere", ""):
+        settings = load_without_rows(str(tmp_path / "e.toml"), [f'data.path="{path}"'], tmp_path)
+        assert settings.data.path == str(tmp_path)
+    assert load_without_rows("digits", ["rounds=3"], tmp_path).rounds == 3
+    with pytest.raises(ConfigError, match="data.source"):
+        load_without_rows(str(tmp_path / "e.toml"), ["data.source='tabel'"], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -307,79 +313,6 @@ def test_an_incomplete_line_in_runs_jsonl_does_not_stop_the_server(text, ended, 
     monkeypatch.setattr(studies, "_submit", lambda *_: link.calls.append("submitted"))
     studies.resume_studies(folder)
     assert link.calls == [*ended, "submitted"]
-
-
-class Behind(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(f"{self.path} {len(body)}".encode())
-
-    do_GET = do_PUT = do_POST
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def gate(folder):
-    """nginx as ``fedtl server init`` configures it, in front of a server that answers every call."""
-    if NGINX is None:
-        pytest.skip("no nginx: apt-get install nginx-light")
-    settings = load_server_settings(folder)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "tls" / "server.pem", folder / "tls" / "server.key")
-    behind = http.server.ThreadingHTTPServer(("127.0.0.1", settings.port), Behind)
-    behind.socket = context.wrap_socket(behind.socket, server_side=True)
-    thread = threading.Thread(target=behind.serve_forever)
-    thread.start()
-    command = server_commands(folder, ["gate"])["gate"]
-    nginx = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    client = ssl.create_default_context(cafile=str(folder / "tls" / "ca.crt"))
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=client)
-    )
-
-    def call(path, body=b"", method="POST"):
-        url = f"https://localhost:{settings.listen.rpartition(':')[2]}{path}"
-        try:
-            with opener.open(urllib.request.Request(url, body, method=method), timeout=20) as reply:
-                return reply.status, reply.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, ""
-        except urllib.error.URLError as error:
-            return 0, str(error.reason)
-
-    try:
-        wait("gate", lambda: call("/")[0] == 404, 10)
-        yield call
-    finally:
-        nginx.terminate()
-        nginx.wait(10)
-        behind.shutdown()
-        behind.server_close()
-        thread.join(10)
-
-
-def test_the_gate_forwards_only_the_calls_of_a_supernode(gate):
-    for name in SUPERNODE_CALLS:
-        assert gate(f"/v1/fleet/{name}", b"x") == (200, f"/v1/fleet/{name} 1")
-    for path in (
-        *("/v1/fleet/register-node", "/v1/fleet/unregister-node", "/v1/fleet/", "/v1/fleet/push-object/x"),
-        *("/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/acquire-task"),
-        *("/health", "/docs", "/openapi.json", "/"),
-        *("/v1/fleet/../control/start-run", "/v1/fleet/%2e%2e/control/start-run", "/v1/fleet/push-object%2f..%2f..%2fcontrol"),
-        *("//v1/control/start-run", "/V1/control/start-run"),
-    ):  # fmt: skip
-        assert gate(path, b"x")[0] in (400, 404), path
-    assert gate("/v1/fleet/push-object", method="GET")[0] == 403
-
-
-def test_the_gate_limits_the_size_of_a_body(gate):
-    assert gate("/v1/fleet/push-object", b"x" * (6 << 20)) == (200, f"/v1/fleet/push-object {6 << 20}")
-    assert gate("/v1/fleet/push-object", b"x" * (17 << 20))[0] in (0, 413)
 
 
 def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):

@@ -9,8 +9,8 @@ import pytest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import LaunchResultStatus, subprocess_executor
 
+from fedtl.deployment.flower_version import check_flower
 from fedtl.deployment.site import superexec as executor
-from fedtl.deployment.site.flower_version import check_flower
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.run import PARTS, site_commands
 from fedtl.errors import ConfigError

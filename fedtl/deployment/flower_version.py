@@ -25,7 +25,7 @@ def check_flower(module: ModuleType, known_hash: str) -> None:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a process of a site: its files are private to the owner, and an error is one line and an exit code."""
+    """Run a process of fedtl's in place of one of Flower's: its files are private to the owner, and an error is one line and an exit code."""
     os.umask(0o077)
     try:
         main()

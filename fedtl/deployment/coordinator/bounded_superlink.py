@@ -1,0 +1,89 @@
+"""
+The coordinator's SuperLink: Flower's own, except that a reply of a site has at most the bytes that the plans allow, and that a
+site can send replies to its own messages and nothing else.
+
+Flower 1.41.0 stores whatever an admitted site sends, and a reply of a gigabyte ended the coordinator. This module replaces the
+two functions through which a site sends. It starts nothing where their file is not exactly the one that it was written for.
+"""
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from fastapi import HTTPException
+from flwr.superlink.cli import flower_superlink
+from flwr.superlink.servicer.fleet import fleet_handlers
+
+from fedtl.deployment.coordinator.reply_size import reply_size
+from fedtl.deployment.flower_version import check_flower, run_main
+
+KNOWN_HASH = "117665fa865c30dccc5a21b7c5b099e101ae481870513f0a9242fd292ff1b18c"  # of fleet_handlers.py
+MAX_SESSIONS = 10_000  # of which the received bytes are remembered; Flower ends a session after 3 minutes
+TOO_LARGE, FORBIDDEN = 413, 400
+
+
+class ReceivedBytes:
+    """Counts the bytes of each reply. ``limit`` returns the most that a reply may have."""
+
+    def __init__(self, limit: Callable[[], int]) -> None:
+        self._limit, self._lock = limit, Lock()
+        self._received: OrderedDict[str, tuple[int, int]] = OrderedDict()  # by session: so far, and at most
+
+    def add(self, session: str, size: int) -> None:
+        """Raise HTTPException where a reply becomes larger than its plan allows."""
+        with self._lock:
+            received, limit = self._received.get(session) or (0, self._limit())
+            received += size
+            self._received[session] = received, limit
+            self._received.move_to_end(session)
+            if len(self._received) > MAX_SESSIONS:
+                self._received.popitem(last=False)
+        if received > limit:
+            raise HTTPException(
+                TOO_LARGE, f"the reply has more than the {limit} bytes that a plan of this coordinator allows"
+            )
+
+
+def check_sender(request: Any) -> None:
+    """
+    Raise HTTPException unless the request has one message, which is a reply, from the node that signed the request: Flower would
+    also store a task for another site, if it claims to be from the SuperLink.
+    """
+    messages = request.messages_list
+    if len(messages) != 1 or len(request.message_object_trees) != 1:
+        raise HTTPException(FORBIDDEN, "a request must have one message")
+    metadata = messages[0].metadata
+    if not metadata.reply_to_message_id or metadata.src_node_id != request.node.node_id:
+        raise HTTPException(FORBIDDEN, "a site may only send replies, in its own name")
+
+
+def bound_replies(folder: Path) -> None:
+    """Make the SuperLink in this process refuse what no plan in ``folder`` allows. Raises ConfigError for another flwr."""
+    check_flower(fleet_handlers, KNOWN_HASH)
+    received = ReceivedBytes(lambda: reply_size(folder).total)
+    push_messages, push_object = fleet_handlers.push_messages, fleet_handlers.push_object
+
+    def checked_messages(request: Any, state: Any) -> Any:
+        check_sender(request)
+        return push_messages(request=request, state=state)
+
+    def bounded_object(request: Any, state: Any) -> Any:
+        received.add(request.session_id, len(request.object_content))
+        return push_object(request=request, state=state)
+
+    fleet_handlers.push_messages = checked_messages
+    fleet_handlers.push_object = bounded_object
+
+
+def main() -> None:
+    folder, *words = sys.argv[1:]
+    bound_replies(Path(folder))
+    sys.argv = ["flower-superlink", *words]
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,49 @@
+"""How large the reply of a site can be by the plans of the coordinator's bundles, as Flower sends it: object by object."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+CHUNK_BYTES = 5 << 20  # the largest part of a tensor that Flower sends in one object
+RECORD_BYTES = 64 << 10  # of records, metrics and framing
+NAME_BYTES = 2048  # of an object's id and a tensor's name in a list; names have at most 1000 characters
+HEADER_BYTES = 8  # of a safetensors file, before its header
+
+
+@dataclass(frozen=True)
+class ReplySize:
+    """Limits in bytes. ``record``: of a list of objects; ``object``: of one object; ``total``: of all objects of a reply."""
+
+    record: int = RECORD_BYTES
+    object: int = RECORD_BYTES
+    total: int = 2 * RECORD_BYTES
+
+
+def reply_size(folder: Path) -> ReplySize:
+    """Return the largest reply that the plan of any bundle in the coordinator's ``folder`` allows."""
+    sizes = [_of_tensors(_tensor_bytes(path)) for path in (folder / "bundles").glob("*/start.safetensors")]
+    return ReplySize(
+        max((size.record for size in sizes), default=ReplySize.record),
+        max((size.object for size in sizes), default=ReplySize.object),
+        max((size.total for size in sizes), default=ReplySize.total),
+    )
+
+
+def _of_tensors(tensors: Iterable[int]) -> ReplySize:
+    """An update in full has the bytes of the shared tensors; a compressed one has fewer, in at most three parts a tensor."""
+    sizes = list(tensors)
+    objects = sum(3 + math.ceil(size / CHUNK_BYTES) for size in sizes)
+    record = RECORD_BYTES + NAME_BYTES * objects
+    largest = min(max(sizes, default=0), CHUNK_BYTES) + RECORD_BYTES
+    return ReplySize(record, max(record, largest), sum(sizes) + 2 * record)
+
+
+def _tensor_bytes(path: Path) -> list[int]:
+    """Return the size of each tensor in a safetensors file, from its header alone."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(HEADER_BYTES), "little")
+        header = json.loads(file.read(length))
+    offsets = [row["data_offsets"] for name, row in header.items() if name != "__metadata__"]
+    return [end - start for start, end in offsets]

@@ -1,0 +1,97 @@
+"""What ``fedtl server run`` looks after while its processes run: studies whose ServerApp ended, and the gate's configuration."""
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedtl._util.files import write_bytes
+from fedtl.deployment.coordinator.admitted import read_admitted
+from fedtl.deployment.coordinator.nginx import nginx_configuration
+from fedtl.deployment.coordinator.reply_size import reply_size
+from fedtl.deployment.coordinator.settings import load_server_settings
+from fedtl.deployment.coordinator.studies import is_at_work, resume_study, studies_to_resume
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.errors import FedTLError
+
+log = logging.getLogger(__name__)
+START_SECONDS = 120.0  # that a ServerApp may take until it holds the lock of its study
+MOST_RESUMES = 3  # of a study without a finished round in between
+
+
+@dataclass
+class StudyWatch:
+    """
+    Resumes a study that should run and whose lock no ServerApp holds, ``START_SECONDS`` after it was last seen at work. After
+    ``MOST_RESUMES`` without a finished round it stops the study.
+    """
+
+    folder: Path
+    clock: Callable[[], float] = time.monotonic
+    _seen: dict[str, float] = field(default_factory=dict)  # when it was at work, or started
+    _resumes: dict[str, list[int]] = field(default_factory=dict)  # the last finished round at each
+
+    def __call__(self) -> None:
+        now, studies = self.clock(), studies_to_resume(self.folder)
+        names = {study.path.name for study in studies}
+        self._seen = {name: at for name, at in self._seen.items() if name in names}
+        for study in studies:
+            name = study.path.name
+            if is_at_work(study):
+                self._seen[name] = now
+            elif now - self._seen.setdefault(name, now) >= START_SECONDS:
+                self._seen[name] = now
+                self._resume(study)
+
+    def _resume(self, study: HostedStudy) -> None:
+        name, lines = study.path.name, study.log.lines()
+        done = lines[-1].round if lines else 0
+        at = self._resumes.setdefault(name, [])
+        if at.count(done) >= MOST_RESUMES:
+            reason = (
+                f"its ServerApp ended {MOST_RESUMES + 1} times in round {done + 1} without a result; see the output of fedtl "
+                "server run"
+            )
+            write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
+            log.error("study %s is stopped: %s", name, reason)
+            return
+        at.append(done)
+        log.warning("study %s: its ServerApp has ended; it is resumed after round %d", name, done)
+        resume_study(self.folder, study)
+
+
+def gate_text(folder: Path) -> str:
+    """Return nginx's configuration for the sites and bundles of now. Raises ConfigError."""
+    return nginx_configuration(
+        folder, load_server_settings(folder), read_admitted(folder), reply_size(folder)
+    )
+
+
+@dataclass
+class GateWatch:
+    """Has nginx read its configuration again where sites were admitted or expelled, or a bundle with a larger reply was built."""
+
+    folder: Path
+    loaded: str
+
+    def __call__(self) -> None:
+        text = gate_text(self.folder)
+        if text == self.loaded:
+            return
+        write_bytes(self.folder / "gate" / "nginx.conf", text.encode())
+        with suppress(OSError, ValueError):  # an nginx that fedtl does not run is reloaded by its owner
+            os.kill(int((self.folder / "gate" / "nginx.pid").read_text()), signal.SIGHUP)
+        self.loaded = text
+
+
+def watch_all(watches: list[Callable[[], None]]) -> None:
+    """Call every watch; an error of one is logged and ends nothing."""
+    for watch in watches:
+        try:
+            watch()
+        except (FedTLError, OSError, ValueError) as error:
+            log.error("%s: %s", type(watch).__name__, error)

@@ -1,0 +1,86 @@
+"""What a SuperLink refuses that Flower's own would store."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fastapi import HTTPException
+from flwr.proto import fleet_pb2, message_pb2, node_pb2
+from flwr.superlink.servicer.fleet import fleet_handlers
+from safetensors.torch import save_file
+
+from fedtl.deployment import flower_version
+from fedtl.deployment.coordinator import bounded_superlink
+from fedtl.deployment.coordinator.bounded_superlink import ReceivedBytes, bound_replies
+from fedtl.deployment.coordinator.reply_size import reply_size
+from fedtl.errors import ConfigError
+
+
+@pytest.fixture
+def handlers(tmp_path, monkeypatch):
+    """Flower's handlers, bounded by a bundle with 40 bytes of tensors; what they stored."""
+    stored = []
+    for name in ("push_messages", "push_object"):
+        monkeypatch.setattr(fleet_handlers, name, lambda request, state, name=name: stored.append(name))
+    (tmp_path / "bundles" / "b").mkdir(parents=True)
+    save_file({"a": torch.zeros(10)}, tmp_path / "bundles" / "b" / "start.safetensors")
+    bound_replies(tmp_path)
+    return SimpleNamespace(stored=stored, limit=reply_size(tmp_path).total)
+
+
+def pushed(session, size):
+    request = message_pb2.PushObjectRequest(session_id=session, object_content=b"x" * size)
+    return fleet_handlers.push_object(request=request, state=None)
+
+
+def test_a_reply_has_at_most_the_bytes_of_the_plan(handlers):
+    half = handlers.limit // 2
+    pushed("one", half)
+    pushed("two", handlers.limit)  # another reply
+    pushed("one", half)
+    with pytest.raises(HTTPException) as error:
+        pushed("one", 2)
+    assert error.value.status_code == 413
+    assert handlers.stored == ["push_object"] * 3
+
+
+def test_the_oldest_reply_is_forgotten_first(monkeypatch):
+    monkeypatch.setattr(bounded_superlink, "MAX_SESSIONS", 2)
+    received = ReceivedBytes(lambda: 10)
+    for session in ("a", "b", "a", "c"):
+        received.add(session, 5)
+    with pytest.raises(HTTPException):
+        received.add("a", 1)
+    received.add("b", 10)  # forgotten
+
+
+def request(node=7, source=7, reply_to="task", messages=1):
+    metadata = message_pb2.Metadata(src_node_id=source, reply_to_message_id=reply_to)
+    return fleet_pb2.PushMessagesRequest(
+        node=node_pb2.Node(node_id=node),
+        messages_list=[message_pb2.Message(metadata=metadata)] * messages,
+        message_object_trees=[message_pb2.ObjectTree()] * messages,
+    )
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"source": 8},
+        {"source": 1, "reply_to": ""},  # a task in the name of the SuperLink
+        {"reply_to": ""},
+        {"messages": 2},
+        {"messages": 0},
+    ],
+)
+def test_a_site_sends_replies_in_its_own_name_only(handlers, forged):
+    fleet_handlers.push_messages(request=request(), state=None)
+    with pytest.raises(HTTPException):
+        fleet_handlers.push_messages(request=request(**forged), state=None)
+    assert handlers.stored == ["push_messages"]
+
+
+def test_another_flower_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(flower_version, "version", lambda name: "1.42.0")
+    with pytest.raises(ConfigError, match="flwr 1.42.0"):
+        bound_replies(tmp_path)

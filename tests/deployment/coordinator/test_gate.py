@@ -1,0 +1,205 @@
+"""The gate: nginx, as ``fedtl server init`` configures it, in front of a server that answers every call."""
+
+import http.server
+import shutil
+import ssl
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fedtl.deployment.coordinator.admitted import AdmittedSite, write_admitted
+from fedtl.deployment.coordinator.nginx import SMALL_CALLS, SUPERNODE_CALLS
+from fedtl.deployment.coordinator.reply_size import NAME_BYTES, RECORD_BYTES, reply_size
+from fedtl.deployment.coordinator.server import create_server, server_commands, write_configuration
+from fedtl.deployment.coordinator.settings import load_server_settings
+from fedtl.deployment.coordinator.watch import GateWatch, gate_text
+from fedtl.deployment.site.gate import ask_gate, not_admitted, wait_until_admitted
+from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.keys import public_key_pem, read_public_key
+from fedtl.errors import ConfigError
+from tests.real_processes import free_port, wait
+
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+MIB = 1 << 20
+
+
+class Behind(http.server.BaseHTTPRequestHandler):
+    """Answers with the path and the size of the body. A body that begins with "wait" is answered once ``go`` is set."""
+
+    go, waiting, seen = threading.Event(), threading.Semaphore(0), []
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.seen.append(self.path)
+        if body.startswith(b"wait"):
+            self.waiting.release()
+            self.go.wait(10)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f"{self.path} {len(body)}".encode())
+
+    do_GET = do_PUT = do_POST
+
+    def log_message(self, *args):
+        pass
+
+
+def header(home):
+    return b64encode(public_key_pem(read_public_key(home.path / "node.key.pub"))).decode()
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory):
+    """``call(path, body, method, key)``; two sites, of which ``clinic`` is admitted; a bundle with tensors of 4 MiB and 4 bytes."""
+    if NGINX is None:
+        pytest.skip("no nginx: apt-get install nginx-light")
+    tmp = tmp_path_factory.mktemp("gate")
+    folder = tmp / "server"
+    create_server(folder, "localhost", f"127.0.0.1:{free_port()}", free_port())
+    settings = load_server_settings(folder)
+    homes = {
+        name: Home.create(tmp / name, name, settings.listen.replace("127.0.0.1", "localhost"))
+        for name in ("clinic", "late")
+    }
+    for home in homes.values():
+        shutil.copy(folder / "tls" / "ca.crt", home.path)
+    write_admitted(
+        folder, {"clinic": AdmittedSite(read_public_key(homes["clinic"].path / "node.key.pub"), 7)}
+    )
+    (folder / "bundles" / "b").mkdir(parents=True)
+    save_file({"a": torch.zeros(MIB), "b": torch.zeros(1)}, folder / "bundles" / "b" / "start.safetensors")
+    watch = GateWatch(folder, write_configuration(folder))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "tls" / "server.pem", folder / "tls" / "server.key")
+    behind = http.server.ThreadingHTTPServer(("127.0.0.1", settings.port), Behind)
+    behind.socket = context.wrap_socket(behind.socket, server_side=True)
+    thread = threading.Thread(target=behind.serve_forever, args=(0.02,))
+    thread.start()
+    nginx = subprocess.Popen(server_commands(folder, ["gate"])["gate"], stderr=subprocess.DEVNULL)
+    client = ssl.create_default_context(cafile=str(folder / "tls" / "ca.crt"))
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=client)
+    )
+
+    admitted = header(homes["clinic"])
+
+    def call(path, body=b"", method="POST", key=admitted):
+        url = f"https://localhost:{settings.listen.rpartition(':')[2]}{path}"
+        headers = {"Flwr-Public-Key": key} if key else {}
+        try:
+            with opener.open(urllib.request.Request(url, body, headers, method=method), timeout=20) as reply:
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except urllib.error.URLError as error:
+            return 0, str(error.reason)
+
+    try:
+        wait("gate", lambda: call("/")[0] == 404, 10)
+        yield SimpleNamespace(call=call, folder=folder, homes=homes, watch=watch)
+    finally:
+        nginx.terminate()
+        nginx.wait(10)
+        behind.shutdown()
+        behind.server_close()
+        thread.join(10)
+
+
+def test_the_gate_forwards_only_the_calls_of_a_supernode(gate):
+    for name in SUPERNODE_CALLS:
+        assert gate.call(f"/v1/fleet/{name}", b"x") == (200, f"/v1/fleet/{name} 1")
+    for path in (
+        *("/v1/fleet/register-node", "/v1/fleet/unregister-node", "/v1/fleet/", "/v1/fleet/push-object/x"),
+        *("/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/acquire-task"),
+        *("/health", "/docs", "/openapi.json", "/"),
+        *("/v1/fleet/../control/start-run", "/v1/fleet/%2e%2e/control/start-run", "/v1/fleet/push-object%2f..%2f..%2fcontrol"),
+        *("//v1/control/start-run", "/V1/control/start-run"),
+    ):  # fmt: skip
+        assert gate.call(path, b"x")[0] in (400, 404), path
+    assert gate.call("/v1/fleet/push-object", method="GET")[0] == 403
+
+
+def test_without_the_key_of_an_admitted_site_nothing_is_forwarded(gate):
+    before = len(Behind.seen)
+    other = header(gate.homes["late"])
+    for key in ("", "x", other, other.swapcase(), header(gate.homes["clinic"])[:-8]):
+        for name in SUPERNODE_CALLS:
+            status, text = gate.call(f"/v1/fleet/{name}", b"x" * 1000, key=key)
+            assert (status, "not admitted" in text) == (401, True), (name, key)
+    assert len(Behind.seen) == before
+
+
+def test_a_body_is_no_larger_than_the_plans_allow(gate):
+    size = reply_size(gate.folder)
+    assert size.record == RECORD_BYTES + NAME_BYTES * (3 + 1 + 3 + 1)
+    assert size.object == 4 * MIB + RECORD_BYTES
+    assert size.total == 4 * MIB + 4 + 2 * size.record
+    limits = {
+        "push-object": size.object,
+        "push-messages": size.record,
+        **dict.fromkeys(SMALL_CALLS, 16 << 10),
+    }
+    for name, limit in limits.items():
+        assert gate.call(f"/v1/fleet/{name}", b"x" * limit) == (200, f"/v1/fleet/{name} {limit}")
+        assert gate.call(f"/v1/fleet/{name}", b"x" * (limit + 1))[0] in (0, 413), name
+
+
+def test_a_tensor_is_sent_in_chunks_and_so_are_the_limits(tmp_path):
+    (tmp_path / "bundles" / "b").mkdir(parents=True)
+    save_file({"a": torch.zeros(3 * MIB)}, tmp_path / "bundles" / "b" / "start.safetensors")
+    assert reply_size(tmp_path).object == 5 * MIB + RECORD_BYTES
+    assert reply_size(tmp_path).total == 12 * MIB + 2 * (RECORD_BYTES + NAME_BYTES * (3 + 3))
+
+
+def test_few_large_bodies_of_a_site_pass_at_once(gate):
+    """Six at once: four wait in the server, two are told to come again; small calls pass meanwhile."""
+    Behind.go.clear()
+    with ThreadPoolExecutor(6) as pool:
+        calls = [pool.submit(gate.call, "/v1/fleet/push-object", b"wait" + b"x" * 100_000) for _ in range(6)]
+        for _ in range(4):
+            assert Behind.waiting.acquire(timeout=10)
+        wait("refusals", lambda: sum(call.done() for call in calls) == 2, 10)
+        assert gate.call("/v1/fleet/send-node-heartbeat", b"x")[0] == 200
+        Behind.go.set()
+        assert sorted(call.result()[0] for call in calls) == [200] * 4 + [503] * 2
+
+
+def test_a_site_waits_until_it_is_admitted(gate):
+    """The gate reads its configuration again, and the site, which may have asked before, goes on."""
+    late, slept, noted = gate.homes["late"], [], []
+    assert not_admitted(gate.homes["clinic"]) is None
+    assert "SHA256:" in not_admitted(late)
+    assert abs(ask_gate(late).time - time.time()) < 60
+
+    def sleep(seconds):
+        slept.append(seconds)
+        rows = {
+            name: AdmittedSite(read_public_key(home.path / "node.key.pub"), 7)
+            for name, home in gate.homes.items()
+        }
+        write_admitted(gate.folder, {**rows, "bad": AdmittedSite("nonsense", 8)})
+        gate.watch()
+        wait("reload", lambda: gate.call("/v1/fleet/get-run", b"x", key=header(late))[0] == 200, 10)
+
+    wait_until_admitted(late, noted.append, sleep)
+    assert len(slept) == len(noted) == 1
+    assert gate.watch.loaded == gate_text(gate.folder)
+
+
+def test_a_site_that_cannot_reach_the_gate_leaves_it_to_flower(tmp_path):
+    home = Home.create(tmp_path / "alone", "alone", f"localhost:{free_port()}")
+    create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
+    shutil.copy(tmp_path / "srv" / "tls" / "ca.crt", home.path)
+    wait_until_admitted(home, pytest.fail)
+    with pytest.raises(ConfigError, match="cannot connect to"):
+        ask_gate(home)
