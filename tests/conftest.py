@@ -29,7 +29,10 @@ MARKS = {
     "zoo": (
         *("experiment/test_run.py", "experiment/test_engines.py", "experiment/test_resume.py"),
         *("methods/test_everywhere.py", "experiment/test_scoring.py", "simulation/stacked/"),
-        *(f"models/test_{name}.py" for name in ("dp_norm", "registry", "weights", "roles", "scaled")),
+        *(
+            f"models/test_{name}.py"
+            for name in ("dp_norm", "registry", "weights", "roles", "scaled", "timm_zoo")
+        ),
     ),
 }
 # Files whose subject is how workers start, as they do for a user. In all others workers are forked, which takes 0.1 s, not 3.
