@@ -43,7 +43,9 @@ def ask_gate(home: Home, path: str = "/", key: str = "") -> GateReply:
     server, authority = home.settings.server, home.at(home.settings.certificate)
     if not authority.is_file():
         raise ConfigError(f"not checked, because {authority.name} is missing")
-    proxies: dict[str, str] | None = {} if server.rpartition(":")[0] in LOCAL else None  # None: those of the environment
+    proxies: dict[str, str] | None = (
+        {} if server.rpartition(":")[0] in LOCAL else None
+    )  # None: those of the environment
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler(proxies),
         urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(authority))),
