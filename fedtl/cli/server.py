@@ -148,7 +148,7 @@ def bundle(
     Example: fedtl server bundle srv hospitals.toml
     """
     from fedtl.data.columns import parse_columns, with_declared_columns
-    from fedtl.deployment.coordinator.bundle import build_bundle
+    from fedtl.deployment.coordinator.bundle import build_bundle, load_without_rows
     from fedtl.deployment.coordinator.settings import load_server_settings
     from fedtl.experiment.config.load import load_experiment
 
@@ -160,7 +160,10 @@ def bundle(
             f"--shape {shape!r}: write whole numbers with commas between them, as in 1,28,28"
         ) from error
     labels = tuple(classes.split(",")) if classes else ()
-    settings = load_experiment(experiment, set_ or [])
+    if shape or columns:
+        settings = load_without_rows(experiment, set_ or [], folder)
+    else:
+        settings = load_experiment(experiment, set_ or [])
     if columns:
         declared = parse_columns(columns, settings.data)
         settings = settings.model_copy(update={"data": with_declared_columns(settings.data, declared)})
@@ -241,8 +244,8 @@ def status(folder: Dir, as_json: Json = False) -> None:
         print_json(asdict(facts))
         return
     print_line(
-        f"{'running' if facts.running else 'not running'}; listens on {facts.listen}; "
-        f"the certificate is valid for {facts.certificate_days_left:.0f} days"
+        f"{'running' if facts.running else 'not running'}; listens on {facts.listen}; {facts.disk}; "
+        f"{'; '.join(facts.certificates)}"
     )
     for name, text in facts.admitted.items():
         print_line(f"site {name}: {text}")

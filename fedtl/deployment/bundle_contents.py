@@ -1,6 +1,8 @@
 """Checks what an app bundle holds. A site's SuperNode calls this for every bundle, so nothing large is imported here."""
 
+import stat
 import zipfile
+from collections.abc import Sequence
 from importlib.metadata import packages_distributions
 from io import BytesIO
 from sys import stdlib_module_names
@@ -11,13 +13,14 @@ from fedtl.errors import ConfigError
 MAX_BUNDLE_BYTES = 10 << 20  # Flower's own limit
 MAX_UNPACKED_BYTES = 32 << 20
 ALLOWED_NAMES = ("server", "clients", EXPERIMENTS_FOLDER, ".info", "pyproject.toml")
+EXECUTABLE = 0o111
 ADVICE = "ask the coordinator for one that fedtl server bundle built"
 
 
 def check_bundle_contents(content: bytes) -> None:
     """
     Check the content of a bundle. Raises ConfigError if it is too large, is not a zip file, holds a path outside its
-    folder, holds anything but ``ALLOWED_NAMES``, or would be imported in place of an installed package.
+    folder, a link, an executable file or one path twice, holds anything but ``ALLOWED_NAMES``, or would be imported in place of an installed package.
     """
     if len(content) > MAX_BUNDLE_BYTES:
         raise ConfigError(
@@ -32,6 +35,7 @@ def check_bundle_contents(content: bytes) -> None:
         raise ConfigError(
             f"the bundle has {size:,} bytes unpacked; the limit is {MAX_UNPACKED_BYTES:,}; {ADVICE}"
         )
+    _check_entries(files)
     installed = {*packages_distributions(), *stdlib_module_names, "fedtl"} - {"server", "clients"}
     for file in files:
         path = file.filename
@@ -46,3 +50,22 @@ def check_bundle_contents(content: bytes) -> None:
             raise ConfigError(
                 f"the bundle holds {top!r}; it may hold only {', '.join(ALLOWED_NAMES)}; {ADVICE}"
             )
+
+
+def _check_entries(files: Sequence[zipfile.ZipInfo]) -> None:
+    """Raise ConfigError for an entry that is no plain file or is executable, and for two that would be written to one path."""
+    seen: dict[str, str] = {}
+    for file in files:
+        mode = file.external_attr >> 16  # 0 where the file was not packed on Unix
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise ConfigError(
+                f"the bundle holds {file.filename!r}, which is a link or a special file; {ADVICE}"
+            )
+        if mode & EXECUTABLE and not file.is_dir():
+            raise ConfigError(f"the bundle holds {file.filename!r}, which is executable; {ADVICE}")
+        path = file.filename.rstrip("/").casefold()  # some disks do not tell capital letters from small ones
+        if path in seen:
+            raise ConfigError(
+                f"the bundle holds {file.filename!r} and {seen[path]!r}, which are one path; {ADVICE}"
+            )
+        seen[path] = file.filename

@@ -22,6 +22,7 @@ from fedtl._util.files import write_bytes
 from fedtl.errors import ConfigError
 
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 365
+MIN_DAYS = 30.0  # before its end, a certificate must be renewed
 
 
 def create_authority(folder: Path, host: str) -> None:
@@ -78,6 +79,13 @@ def days_left(path: Path) -> float:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a PEM certificate: {error}; replace the file") from error
     return (certificate.not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1)
+
+
+def validity(name: str, days: float, remedy: str) -> str:
+    """Return how long a certificate is valid, and from ``MIN_DAYS`` before its end what to do."""
+    if days < 0:
+        return f"{name} expired {-days:.0f} days ago; {remedy}"
+    return f"{name} is valid for {days:.0f} days" + (f"; {remedy}" if days < MIN_DAYS else "")
 
 
 def _certificate_builder(

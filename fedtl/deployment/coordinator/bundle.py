@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tomllib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -21,6 +21,8 @@ from safetensors.torch import save_file
 import fedtl
 from fedtl._util.files import write_bytes, write_file, write_json
 from fedtl.data.columns import declared_columns
+from fedtl.data.registry import DATA
+from fedtl.data.settings import DataSettings
 from fedtl.deployment.bundle_contents import check_bundle_contents
 from fedtl.deployment.coordinator.study_files import BundleInfo
 from fedtl.deployment.flower_commands import find_command, flower_environment
@@ -34,9 +36,11 @@ from fedtl.deployment.plan import (
 from fedtl.deployment.site.site_experiment import DP_READY
 from fedtl.deployment.site.site_plan import NO_SHARED_STORE
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.load import parse_experiment, read_experiment
 from fedtl.experiment.config.resolve import limits_of, method_of, server_of
 from fedtl.experiment.config.schema import Experiment, UpdateSettings
 from fedtl.experiment.config.settings_file import validate
+from fedtl.experiment.config.task_checks import check_every_task
 from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
 from fedtl.experiment.study import Study, build
 from fedtl.federation.rounds import FederationConfig
@@ -112,6 +116,11 @@ def build_bundle(
 
 
 def _study(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], dp_ready: bool) -> Study:
+    check_every_task(experiment, "a deployment")
+    if experiment.data.class_weights != "none" or experiment.data.focal:
+        raise ConfigError(
+            "data.class_weights and data.focal are not part of what sites agree to; remove them for a deployment"
+        )
     if experiment.data.label_fraction != 1.0:
         raise ConfigError(
             "data.label_fraction hides labels in simulations; a site trains on all labels of its rows or, with data.unlabelled in its "
@@ -141,6 +150,19 @@ def _declared_schema(experiment: Experiment, shape: tuple[int, ...], classes: tu
             f"{', '.join(inputs) or 'not named'}; use --columns NAME,NAME,... instead of --shape"
         )
     return DataSchema({"schema": SiloSchema(shape, inputs, labels, frozenset(labels), 0)})
+
+
+def load_without_rows(name: str, overrides: Sequence[str], folder: Path) -> Experiment:
+    """
+    Return an experiment whose schema is declared, so that its ``data.path`` need not exist here. No row is read, and no path
+    enters a bundle. ``folder``: one that exists, which stands in for it. Raises ConfigError.
+    """
+    table = read_experiment(name, overrides)
+    data = table.setdefault("data", {})
+    source = DATA.get(data.get("source", DataSettings().source))
+    if source and source.needs_path and not Path(data.get("path") or "/nonexistent").exists():
+        data["path"] = str(folder.absolute())
+    return parse_experiment(table)
 
 
 def _limited(experiment: Experiment) -> UpdateSettings:

@@ -54,6 +54,7 @@ http {{
   limit_conn_zone $site zone=large:1m;
   limit_conn_status 503;
   limit_req_status 503;
+  limit_req_log_level warn;
   server {{
     listen {listen} ssl;
     server_name {host};
@@ -78,7 +79,7 @@ LOCATION = """\
     location ~ ^/v1/fleet/({calls})$ {{
       if ($site = "") {{ return 401 "{not_admitted}\\n"; }}
       limit_except POST {{ deny all; }}
-      limit_req zone=calls burst=1000;
+      limit_req zone=calls burst=1000 delay=500;
       limit_conn {zone} {at_once};
       client_max_body_size {body};
       client_body_buffer_size {body};

@@ -1,6 +1,7 @@
 """The coordinator's folder and its processes: SuperLink, SuperExec and gate."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -12,13 +13,15 @@ from pathlib import Path
 from fedtl._util.files import make_folder, write_bytes
 from fedtl.deployment.certificates import create_authority, create_server_certificate
 from fedtl.deployment.coordinator.settings import TEMPLATE, ServerSettings, load_server_settings
-from fedtl.deployment.coordinator.studies import resume_studies
+from fedtl.deployment.coordinator.studies import certificate_lines, resume_studies
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE
 from fedtl.deployment.coordinator.watch import GateWatch, StudyWatch, gate_text, watch_all
 from fedtl.deployment.flower_commands import find_command, flower_environment
+from fedtl.deployment.running import ended_line, only_one
 from fedtl.deployment.supervise import supervise
 from fedtl.errors import ConfigError
 
+log = logging.getLogger(__name__)
 PARTS = ("link", "exec", "gate")
 STOP_SECONDS = 40.0
 
@@ -90,24 +93,29 @@ def _nginx() -> str:
 def run_server(folder: Path, parts: Sequence[str]) -> int:
     """
     Run the parts until one of them ends, and return its exit code. Studies that were started and are not done are
-    resumed.
+    resumed. Raises ConfigError where another process runs a part of this folder.
     """
     folder = folder.absolute()
+    for line in certificate_lines(folder):
+        log.info("%s", line)
     watches: list[Callable[[], None]] = [GateWatch(folder, write_configuration(folder))]
     if "link" in parts:
         watches.append(StudyWatch(folder))
     os.umask(0o077)  # otherwise every user could read Flower's database
     commands = server_commands(folder, parts)
     environment = flower_environment(folder, **{SERVER_FOLDER_VARIABLE: str(folder)})
-    write_bytes(folder / "run.pid", f"{os.getpid()}\n".encode(), private=True)
-    try:
-        ready = (lambda: resume_studies(folder)) if "link" in parts else None
-        ended, code = supervise(
-            commands, dict.fromkeys(commands, environment), ready, lambda: watch_all(watches)
-        )
-    finally:
-        (folder / "run.pid").unlink(missing_ok=True)
-    return 0 if not ended else code or 1
+    with only_one(folder, parts, "fedtl server run"):
+        write_bytes(folder / "run.pid", f"{os.getpid()}\n".encode(), private=True)
+        try:
+            ready = (lambda: resume_studies(folder)) if "link" in parts else None
+            ended, code = supervise(
+                commands, dict.fromkeys(commands, environment), ready, lambda: watch_all(watches)
+            )
+        finally:
+            (folder / "run.pid").unlink(missing_ok=True)
+    if ended:
+        log.error("%s", ended_line(ended, code))
+    return 0 if not ended else abs(code) or 1
 
 
 def stop_server(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from fedtl._util.files import append_durably, write_bytes
-from fedtl.deployment.certificates import days_left
+from fedtl.deployment.certificates import days_left, validity
 from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.bundle import Bundle
 from fedtl.deployment.coordinator.settings import ServerSettings, load_server_settings
@@ -20,6 +20,7 @@ from fedtl.deployment.coordinator.sites import check_name, register_sites
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import SuperLink
+from fedtl.deployment.running import free_space
 from fedtl.errors import ConfigError
 from fedtl.federation.limits import outliers
 
@@ -43,11 +44,16 @@ class StudyStatus:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """``admitted``: for each site whether the SuperLink knows its key. ``studies``: by name."""
+    """
+    ``admitted``: for each site whether the SuperLink knows its key. ``certificates``: how long they are valid. ``disk``: how much is
+    free. ``studies``: by name.
+    """
 
     running: bool
     listen: str
     certificate_days_left: float
+    certificates: Sequence[str]
+    disk: str
     admitted: Mapping[str, str]
     studies: Mapping[str, StudyStatus]
 
@@ -162,12 +168,23 @@ def server_status(folder: Path) -> ServerStatus:
         running=SuperLink(folder).healthy,
         listen=settings.listen,
         certificate_days_left=round(days_left(folder / "tls" / "server.pem"), 1),
+        certificates=certificate_lines(folder),
+        disk=free_space(folder),
         admitted={name: str(site) for name, site in sites.items()},
         studies={
             path.parent.name: _study_status(HostedStudy(path.parent))
             for path in sorted((folder / "studies").glob("*/plan.json"))
         },
     )
+
+
+def certificate_lines(folder: Path) -> list[str]:
+    """Return how long the gate's certificate and its authority are valid, and what to do where one ends soon."""
+    tls, again = folder / "tls", "send every site the ca.crt of a new authority, see deploy/README.md"
+    return [
+        validity("the certificate", days_left(tls / "server.pem"), f"renew it: fedtl server renew {folder}"),
+        validity("its authority", days_left(tls / "ca.crt"), again),
+    ]
 
 
 def _study_status(study: HostedStudy) -> StudyStatus:

@@ -3,6 +3,7 @@ A site's answer to one task: check the approval and the policy, train, check the
 goes wrong is written into the site's record; the server only learns a code.
 """
 
+import shutil
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,8 @@ from fedtl.messages import Refusal, Task, Update
 from fedtl.models.failures import module_failure
 from fedtl.privacy.charge import task_hash
 from fedtl.training import threads
+
+ROUND_BYTES = 256 << 20  # free on the disk before a round
 
 
 def answer_round(
@@ -63,6 +66,7 @@ def _answer(home: Home, agreement_file: Path, task: Task) -> Update:
         raise Denied(
             Code.PLAN, f"the server's name for the study is not valid ({len(task.study)} characters)"
         )
+    _check_disk(home)
     if home.settings.policy.privacy is not None:
         check_ledger_complete(home)
     home.record.received(task, agreement.hash)
@@ -97,6 +101,15 @@ def _answer(home: Home, agreement_file: Path, task: Task) -> Update:
         check_reply_paid(home, task.study, task.round, digest)
     home.record.sent(task, update, terms, home.dataset if private else None, answered is not None)
     return update
+
+
+def _check_disk(home: Home) -> None:
+    """Raise Denied, before anything is charged, where a round could not be stored."""
+    if (free := shutil.disk_usage(home.path).free) < ROUND_BYTES:
+        raise Denied(
+            Code.FAILED,
+            f"{free:,} bytes of disk are free at {home.path}; a round needs {ROUND_BYTES:,}; make room",
+        )
 
 
 def _released(plan: SitePlan, private: bool) -> frozenset[str] | None:

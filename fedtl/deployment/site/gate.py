@@ -9,9 +9,11 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
+from fedtl.deployment.certificates import MIN_DAYS, days_left, validity
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.keys import fingerprint, public_key_pem, read_public_key
 from fedtl.errors import ConfigError
@@ -19,6 +21,7 @@ from fedtl.errors import ConfigError
 NOT_ADMITTED = "this key is not admitted"  # the gate's answer to any other key
 KEY_HEADER = "flwr-public-key"
 LOCAL = ("127.0.0.1", "localhost")  # never through a proxy
+MAX_CLOCK_SKEW = 60.0  # seconds; Flower refuses a site from 300 on
 CONNECT_SECONDS = 5.0
 WAIT_SECONDS = 5.0  # between two questions whether the key is admitted
 
@@ -70,6 +73,31 @@ def ask_gate(home: Home, path: str = "/", key: str = "") -> GateReply:
 def _time(headers: object) -> float | None:
     date = getattr(headers, "get", lambda name: None)("date")
     return parsedate_to_datetime(date).timestamp() if date else None
+
+
+def clock_skew(home: Home) -> float:
+    """Return by how many seconds the site's clock is ahead of the gate's. Raises ConfigError where that cannot be told."""
+    at = ask_gate(home).time
+    if at is None:
+        raise ConfigError("the server's reply has no date, so the clocks cannot be compared")
+    return time.time() - at
+
+
+def warnings_before_connecting(home: Home) -> list[str]:
+    """Return what will soon keep the site from connecting: its clock, or a certificate that ends. Errors are Flower's to report."""
+    found = []
+    with suppress(ConfigError, OSError):
+        days = days_left(home.at(home.settings.certificate))
+        if days < MIN_DAYS:
+            found.append(validity(home.settings.certificate, days, "ask the coordinator for a new one"))
+        if abs(skew := clock_skew(home)) > MAX_CLOCK_SKEW:
+            found.append(clock_text(skew))
+    return found
+
+
+def clock_text(skew: float) -> str:
+    text = f"the clock differs from the server's by {skew:+.0f} s"
+    return f"{text}; synchronise it (NTP)" if abs(skew) > MAX_CLOCK_SKEW else text
 
 
 def not_admitted(home: Home) -> str | None:

@@ -1,26 +1,22 @@
 """Checks whether a site is ready to take part: files, rows, device, keys, connection, clock, disk, approvals, ledger."""
 
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedtl.data.checks import without_label
-from fedtl.deployment.certificates import days_left
+from fedtl.deployment.certificates import MIN_DAYS, days_left, validity
+from fedtl.deployment.running import MIN_FREE_BYTES
 from fedtl.deployment.site.approvals import bundles_approved_without_terms, code_hash, read_approvals
 from fedtl.deployment.site.covered import APPROVE_AGAIN, APPROVED_WITHOUT_TERMS, approval_uses
 from fedtl.deployment.site.data_settings import read_without_plan
-from fedtl.deployment.site.gate import ask_gate, not_admitted
+from fedtl.deployment.site.gate import MAX_CLOCK_SKEW, ask_gate, clock_skew, clock_text, not_admitted
 from fedtl.deployment.site.home import SECRET_FILES, Home
 from fedtl.deployment.site.keys import check_private, keys_match
 from fedtl.deployment.site.paid import check_ledger_complete
 from fedtl.deployment.site.site_plan import choose_device
 from fedtl.errors import ConfigError, FedTLError
 from fedtl.privacy.ledger_reading import read_ledgers
-
-MIN_FREE_BYTES = 1 << 30
-MAX_CLOCK_SKEW = 60.0  # seconds; Flower's own limit is 300
-MIN_CERTIFICATE_DAYS = 30.0
 
 
 @dataclass(frozen=True)
@@ -87,9 +83,10 @@ def _certificate(home: Home) -> str:
     if not path.is_file():
         raise ConfigError(f"{path} is missing; get ca.crt from the coordinator by a way that you trust")
     days = days_left(path)
-    if days < MIN_CERTIFICATE_DAYS:
-        raise ConfigError(f"{path} expires in {days:.0f} days; ask the coordinator for a new one")
-    return f"valid for {days:.0f} days"
+    text = validity(str(path), days, "ask the coordinator for a new one")
+    if days < MIN_DAYS:
+        raise ConfigError(text)
+    return text
 
 
 def _connection(home: Home) -> str:
@@ -103,13 +100,10 @@ def _connection(home: Home) -> str:
 
 
 def _clock(home: Home) -> str:
-    at = ask_gate(home).time
-    if at is None:
-        raise ConfigError("the server's reply has no date, so the clocks cannot be compared")
-    skew = time.time() - at
+    skew = clock_skew(home)
     if abs(skew) > MAX_CLOCK_SKEW:
-        raise ConfigError(f"differs from the server's clock by {skew:+.0f} s; synchronise it (NTP)")
-    return f"differs from the server's clock by {skew:+.0f} s"
+        raise ConfigError(clock_text(skew))
+    return clock_text(skew)
 
 
 def _disk(home: Home) -> str:

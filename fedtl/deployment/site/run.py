@@ -1,13 +1,17 @@
 """Runs the processes of a site: the SuperNode, restricted to approved bundles, and the SuperExec, which starts a ClientApp for each round."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from fedtl.deployment.flower_commands import flower_environment
+from fedtl.deployment.running import ended_line, only_one
+from fedtl.deployment.site.egress_lines import Disconnected
 from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE, Home
 from fedtl.deployment.supervise import supervise
 
+log = logging.getLogger(__name__)
 PARTS = ("node", "exec")
 
 
@@ -24,9 +28,15 @@ def site_commands(home: Home, parts: Sequence[str]) -> dict[str, list[str]]:
 def run_site(home: Home, parts: Sequence[str]) -> int:
     """
     Run the parts until one of them ends, and return its exit code. After a crash the server refuses the key for two
-    heartbeats; run the site again after that.
+    heartbeats; run the site again after that. Raises ConfigError where another process runs a part of this folder.
     """
     os.umask(0o077)
     environment = flower_environment(home.path, **{SILO_FOLDER_VARIABLE: str(home.path)})
-    ended, code = supervise(site_commands(home, parts), dict.fromkeys(PARTS, environment))
-    return 0 if not ended else code or 1
+    with only_one(home.path, parts, "fedtl silo run"):
+        ended, code = supervise(site_commands(home, parts), dict.fromkeys(PARTS, environment))
+    if not ended:
+        return 0
+    last = home.record.lines()[-1:] if ended == "node" and code > 0 else []
+    reason = next((line.entry.reason for line in last if isinstance(line.entry, Disconnected)), "")
+    log.error("%s", ended_line(ended, code, reason))
+    return abs(code) or 1

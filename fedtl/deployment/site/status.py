@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fedtl.deployment.certificates import days_left, validity
+from fedtl.deployment.running import free_space
 from fedtl.deployment.site.covered import approval_uses
 from fedtl.deployment.site.egress_lines import PlanApproved, RoundRefused, TaskReceived, UpdateSent
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.paid import missing_entries
 from fedtl.deployment.site.privacy_policy import describe_values
+from fedtl.errors import ConfigError
 from fedtl.privacy.hash_chain import ChainLine
 from fedtl.privacy.ledger_lines import BudgetChanged, Opened
 from fedtl.privacy.ledger_reading import read_ledgers
@@ -39,7 +42,8 @@ class SiteStatus:
     """
     ``study`` and ``round``: of the last update that left. ``approved``: how far each approval was used. ``privacy``: the
     values approved last, with their source. ``labels``: that they are not used, as silo.toml says now; None where they are.
-    ``gaps``: entries that the record or the ledger has lost.
+    ``gaps``: entries that the record or the ledger has lost. ``disk``: how much is free. ``certificate``: how long the coordinator's
+    authority is valid.
     """
 
     name: str
@@ -55,6 +59,8 @@ class SiteStatus:
     labels: str | None
     budget: DatasetBudget | None
     gaps: list[str]
+    disk: str
+    certificate: str
 
 
 def site_status(home: Home) -> SiteStatus:
@@ -77,7 +83,18 @@ def site_status(home: Home) -> SiteStatus:
         labels=LABELS_NOT_USED if home.settings.data.unlabelled else None,
         budget=dataset_budget(home),
         gaps=missing_entries(home, lines),
+        disk=free_space(home.path),
+        certificate=_certificate(home),
     )
+
+
+def _certificate(home: Home) -> str:
+    try:
+        return validity(
+            "ca.crt", days_left(home.at(home.settings.certificate)), "ask the coordinator for a new one"
+        )
+    except ConfigError as error:
+        return str(error)
 
 
 def approved_values(home: Home) -> dict[str, str]:

@@ -25,7 +25,7 @@ from fedtl.deployment.flower_version import check_flower, run_main
 from fedtl.deployment.site.approvals import bundles_approved_without_terms, is_approved, read_approvals
 from fedtl.deployment.site.covered import APPROVED_WITHOUT_TERMS
 from fedtl.deployment.site.egress_lines import Disconnected
-from fedtl.deployment.site.gate import wait_until_admitted
+from fedtl.deployment.site.gate import wait_until_admitted, warnings_before_connecting
 from fedtl.deployment.site.home import Home
 from fedtl.errors import FedTLError
 from fedtl.federation.policy import Code
@@ -120,7 +120,7 @@ def arguments(home: Home) -> list[str]:
     ]
 
 
-def _note_waiting(home: Home, reason: str) -> None:
+def _note(home: Home, reason: str) -> None:
     home.record.append(Disconnected(reason=reason))
     print(reason, file=sys.stderr, flush=True)
 
@@ -128,7 +128,9 @@ def _note_waiting(home: Home, reason: str) -> None:
 def main() -> None:
     home = Home.open(Path(sys.argv[1]))
     restrict_to_approved(home)
-    wait_until_admitted(home, lambda reason: _note_waiting(home, reason))
+    for warning in warnings_before_connecting(home):
+        _note(home, warning)
+    wait_until_admitted(home, lambda reason: _note(home, reason))
     last_error = _LastError()
     logging.getLogger("flwr").addHandler(last_error)
     sys.argv = ["flower-supernode", *arguments(home)]

@@ -19,6 +19,7 @@ from fedtl.deployment.coordinator.bundle import (
     Bundle,
     _limited,
     build_bundle,
+    load_without_rows,
     pack_app,
     read_agreement,
 )
@@ -143,6 +144,18 @@ def test_a_coordinator_without_rows_declares_the_schema(folder):
     made = build_bundle(folder / "bundles", "x", settings, (1, 28, 28), ("no", "yes"))
     _, its = read_agreement(made.file.read_bytes(), "x")
     assert (its.shape, its.classes) == ([1, 28, 28], ["no", "yes"])
+
+
+def test_an_experiment_with_a_declared_schema_needs_no_rows_here(tmp_path):
+    (tmp_path / "e.toml").write_text('[data]\nsource = "table"\npath = "nowhere"\nlabel = "y"')
+    with pytest.raises(ConfigError, match="nowhere does not exist"):
+        load_experiment(str(tmp_path / "e.toml"))
+    for path in ("nowhere", ""):
+        settings = load_without_rows(str(tmp_path / "e.toml"), [f'data.path="{path}"'], tmp_path)
+        assert settings.data.path == str(tmp_path)
+    assert load_without_rows("digits", ["rounds=3"], tmp_path).rounds == 3
+    with pytest.raises(ConfigError, match="data.source"):
+        load_without_rows(str(tmp_path / "e.toml"), ["data.source='tabel'"], tmp_path)
 
 
 @pytest.mark.parametrize(

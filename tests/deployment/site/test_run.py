@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import warnings
 import zipfile
 from types import SimpleNamespace
 
@@ -56,6 +57,29 @@ def test_an_approved_bundle_runs_and_any_other_does_not(home, made):
     assert "approved bundles: 0" in refusal_reason(home, content)
     home.approved.unlink()
     assert "approved bundles: 0" in refusal_reason(home, content)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "match"),
+    [
+        ("server/link.py", 0o120644, "a link or a special"),
+        ("server/pipe.py", 0o010644, "a link or a special"),
+        ("server/tool.py", 0o100755, "which is executable"),
+        ("server/app.py", 0o100644, "which are one path"),
+        ("server/APP.py", 0o100644, "which are one path"),
+    ],
+)
+def test_a_bundle_holds_plain_files_only(made, name, mode, match):
+    check_bundle_contents(made.file.read_bytes())
+    content = io.BytesIO(packed(**{"server/app.py": ""}))
+    with zipfile.ZipFile(content, "a") as zipped:
+        entry = zipfile.ZipInfo(name)
+        entry.external_attr = mode << 16
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zipfile warns of the second entry of a name
+            zipped.writestr(entry, "../../secret")
+    with pytest.raises(ConfigError, match=match):
+        check_bundle_contents(content.getvalue())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""One process a part and folder: a lock that names its holder, and a line that says which part ended and why."""
+
+import fcntl
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from fedtl.errors import ConfigError
+
+MIN_FREE_BYTES = 1 << 30  # below which status and check say that the disk is nearly full
+
+
+@contextmanager
+def only_one(folder: Path, parts: Sequence[str], command: str) -> Iterator[None]:
+    """
+    Hold the lock of each part in ``folder``. The lock of a process that died is free. ``command``: which command holds it. Raises
+    ConfigError, with the other process, where one is held.
+    """
+    with ExitStack() as held:
+        for part in parts:
+            path = folder / f".{part}.pid"
+            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+            held.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                pid = os.read(handle, 20).decode(errors="replace").strip() or "unknown"
+                raise ConfigError(
+                    f"{command} runs already for {folder} (part {part}, process {pid}); stop it first, or use another folder"
+                ) from error
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+
+
+def ended_line(part: str, code: int, reason: str = "") -> str:
+    """Return the line that says how a part ended. ``code``: as subprocess gives it, negative for a signal."""
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        how = f"was killed by {name}"
+    else:
+        how = f"ended with exit code {code}"
+    return f"part {part} {how}{f': {reason}' if reason else ''}; the other parts were stopped"
+
+
+def free_space(folder: Path) -> str:
+    """Return how much of the disk of ``folder`` is free, and that this is too little where it is."""
+    free = shutil.disk_usage(folder).free
+    text = f"{free / 2**30:.1f} GiB free"
+    return (
+        text if free >= MIN_FREE_BYTES else f"{text}, less than {MIN_FREE_BYTES / 2**30:.0f} GiB: make room"
+    )

@@ -1,0 +1,89 @@
+"""What the commands of both sides say about the machine: a second process, the end of a part, the disk, certificates, clocks."""
+
+import os
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from fedtl.deployment.certificates import validity
+from fedtl.deployment.coordinator import server
+from fedtl.deployment.coordinator.server import create_server, run_server
+from fedtl.deployment.running import ended_line, free_space, only_one
+from fedtl.deployment.site import answer_round, gate, run
+from fedtl.deployment.site.egress_lines import Disconnected
+from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.run import run_site
+from fedtl.errors import ConfigError, Denied
+
+FULL = SimpleNamespace(free=100 << 20)
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home.create(tmp_path / "home", "here", "localhost:1")
+
+
+def test_a_second_process_on_one_folder_is_refused_with_the_first_ones_id(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "supervise", lambda *_: ("", 0))
+    monkeypatch.setattr(server, "supervise", lambda *_: ("", 0))
+    create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
+    for folder, part, start in (
+        (home.path, "exec", lambda: run_site(home, ["node", "exec"])),
+        (tmp_path / "srv", "link", lambda: run_server(tmp_path / "srv", ["link"])),
+    ):
+        with only_one(folder, ["node", part], "x"):
+            with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
+                start()
+            with only_one(folder, ["gate"], "another part"):
+                pass
+        assert start() == 0  # the lock is free again
+
+
+def test_the_end_of_a_part_is_one_line_with_the_reason(home, monkeypatch, caplog):
+    home.record.append(Disconnected(reason="CERTIFICATE_VERIFY_FAILED"))
+    for ended, code, text in (
+        (
+            "node",
+            1,
+            "part node ended with exit code 1: CERTIFICATE_VERIFY_FAILED; the other parts were stopped",
+        ),
+        ("exec", -9, "part exec was killed by SIGKILL; the other parts were stopped"),
+    ):
+        monkeypatch.setattr(run, "supervise", lambda *_, ended=ended, code=code: (ended, code))
+        assert run_site(home, ["node", "exec"]) == abs(code)
+        assert caplog.messages[-1] == text
+    assert ended_line("x", -99).startswith("part x was killed by signal 99")
+
+
+def test_a_full_disk_is_seen_before_a_round(home, monkeypatch):
+    answer_round._check_disk(home)
+    assert "make room" not in free_space(home.path) or shutil.disk_usage(home.path).free < 1 << 30
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: FULL)
+    with pytest.raises(Denied, match="make room"):
+        answer_round._check_disk(home)
+    assert free_space(home.path) == "0.1 GiB free, less than 1 GiB: make room"
+
+
+@pytest.mark.parametrize(
+    ("days", "text"),
+    [
+        (31.2, "c is valid for 31 days"),
+        (29.2, "c is valid for 29 days; renew it"),
+        (-3.0, "c expired 3 days ago; renew it"),
+    ],
+)
+def test_a_certificate_that_ends_within_thirty_days_says_what_to_do(days, text):
+    assert validity("c", days, "renew it") == text
+
+
+def test_clocks_and_certificates_are_noted_before_the_site_connects(home, tmp_path, monkeypatch):
+    assert gate.warnings_before_connecting(home) == []  # ca.crt is missing, which Flower reports
+    create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
+    shutil.copy(tmp_path / "srv" / "tls" / "ca.crt", home.path)
+    monkeypatch.setattr(gate, "ask_gate", lambda home: gate.GateReply(404, "", gate.time.time() + 90))
+    monkeypatch.setattr(gate, "days_left", lambda path: 12.0)
+    assert gate.warnings_before_connecting(home) == [
+        "ca.crt is valid for 12 days; ask the coordinator for a new one",
+        "the clock differs from the server's by -90 s; synchronise it (NTP)",
+    ]
