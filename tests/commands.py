@@ -27,6 +27,13 @@ PRELOADED = (
     *("fedtl.simulation.worker", "tests.commands"),
 )
 
+if (
+    COSTS in os.environ
+):  # imported by the process that others are forked from: its workers share costs as the commands do
+    from tests.costs import share_costs
+
+    share_costs(pytest.MonkeyPatch(), os.environ[COSTS])
+
 
 def start_fork_server():
     """Start the process that others are forked from; once more does nothing. It finds this checkout, wherever a test is."""
@@ -89,10 +96,6 @@ def _command(words, folder, environment, files, imports):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    if COSTS in environment:
-        from tests.costs import share_costs
-
-        share_costs(pytest.MonkeyPatch(), environment[COSTS])
     for name in imports:
         importlib.import_module(name)
     sys.argv = ["fedtl", *words]

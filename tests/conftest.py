@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import hypothesis
@@ -28,17 +29,38 @@ MARKS = {
     "zoo": (
         *("experiment/test_run.py", "experiment/test_engines.py", "experiment/test_resume.py"),
         *("methods/test_everywhere.py", "experiment/test_scoring.py", "simulation/stacked/"),
-        *(f"models/test_{name}.py" for name in ("dp_norm", "registry", "weights", "roles", "scaled")),
+        *(
+            f"models/test_{name}.py"
+            for name in ("dp_norm", "registry", "weights", "roles", "scaled", "timm_zoo")
+        ),
     ),
 }
 # Files whose subject is how workers start, as they do for a user. In all others workers are forked, which takes 0.1 s, not 3.
 SPAWNED = ("simulation/test_processes.py",)
 # Files whose subject is what privacy costs. In all others the processes of a session share the numbers.
 COMPUTED = ("privacy/test_accounting.py", "privacy/test_tradeoff.py")
-# What takes longest starts first, so that at the end no worker waits for the other.
+# What takes longest starts first, so that at the end no worker waits for the other: files of minutes, then by package.
 FIRST = (
     *("deployment/test_deployment.py", "audit/test_broken_privacy.py", "deployment/test_malice.py"),
-    *("experiment/", "simulation/", "audit/", "methods/", "deployment/", "privacy/", "models/", "cli/"),
+    *(
+        "simulation/test_ray.py",
+        "experiment/test_engines.py",
+        "methods/test_everywhere.py",
+        "cli/test_interrupts.py",
+    ),
+    *("experiment/test_private.py", "experiment/test_unlabelled.py", "models/test_dp_norm.py", "test_api.py"),
+    *("experiment/test_tuning.py", "simulations/test_private_table.py", "privacy/test_accounting.py"),
+    *(
+        "audit/",
+        "experiment/",
+        "deployment/",
+        "simulation/",
+        "report/",
+        "cli/",
+        "privacy/",
+        "models/",
+        "test_packaging.py",
+    ),
 )
 DATA = Path(os.environ.get("FEDTL_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 
@@ -89,6 +111,7 @@ def fast_starts(request: pytest.FixtureRequest, costs_folder: Path) -> Iterator[
         yield
 
 
+@lru_cache
 def _place(path: Path) -> str:
     return path.relative_to(Path(__file__).parent).as_posix()
 

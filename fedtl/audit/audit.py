@@ -24,6 +24,7 @@ from fedtl.audit.workload import FULL, Effort, JobResults, Progress, run_workloa
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.task_checks import check_every_task
 from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.run_folder import RunFolder
@@ -99,6 +100,7 @@ def read_audit(out: Path) -> AuditResult:
 
 def refuse_unauditable(experiment: Experiment) -> None:
     """Raise ConfigError for a method that has no silos to attack, for silos whose models differ, and for hidden labels."""
+    check_every_task(experiment, "fedtl audit")
     if experiment.data.unlabelled or experiment.data.label_fraction != 1.0:
         raise ConfigError(
             "data.unlabelled and data.label_fraction: the attacks are on rows with labels, and would miss the others; audit a run "

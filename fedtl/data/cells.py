@@ -46,7 +46,7 @@ def column_inputs(cells: "pd.Series", column: Column, settings: DataSettings, wh
             return {column.name: category_codes(_texts(cells))}
         case _:
             by_cell = settings.by_record
-            return {column.name: numbers_by_cell(cells, settings) if by_cell else _numbers(cells, where)}
+            return {column.name: numbers_by_cell(cells, settings) if by_cell else numbers(cells, where)}
 
 
 def _indicators(cells: "pd.Series", column: Column, settings: DataSettings, where: str) -> dict[str, Array]:
@@ -93,7 +93,7 @@ def _texts(cells: "pd.Series") -> list[str | None]:
     return [None if cell is None else spelled(cell) for cell in _present(cells)]
 
 
-def _numbers(cells: "pd.Series", where: str) -> Array:
+def numbers(cells: "pd.Series", where: str) -> Array:
     """Return a column of numbers [N], NaN where missing. Raises DataError for text and for infinite values."""
     import pandas as pd
 

@@ -47,4 +47,4 @@ def summaries(x: Array, raw: Raw, settings: DataSettings) -> dict[str, Array]:
 
 def _as_inputs(x: Array, raw: Raw, settings: DataSettings) -> Array:
     """Return [N, C, ...] with the experiment's size and channels, not scaled."""
-    return Inputs(settings.size, settings.channels, raw.columns).apply(x)
+    return Inputs.unscaled(settings, raw.columns).apply(x)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from fedtl.data.cells import column_inputs, numbers_by_cell, spelled, spelled_by_cell
+from fedtl.data.cells import column_inputs, numbers, numbers_by_cell, spelled, spelled_by_cell
 from fedtl.data.columns import column_named, columns_of_inputs
 from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Array, Part, Raw
@@ -15,7 +15,7 @@ from fedtl.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS_WITH_A_USE = ("label", "silo_column", "domain_column", "unit_column", "split_column")
+COLUMNS_WITH_A_USE = ("label", "event", "silo_column", "domain_column", "unit_column", "split_column")
 PARTS = ("train", "val", "test")  # the values of a split column
 
 
@@ -96,7 +96,8 @@ def used_columns(settings: DataSettings) -> frozenset[str]:
     """Return the names of the columns that have another use than as an input; "" for a use that no column has."""
     sequence = settings.sequence
     steps = frozenset() if sequence is None else frozenset({sequence.id, sequence.time})
-    return steps | {getattr(settings, key) for key in COLUMNS_WITH_A_USE}
+    labels = frozenset(settings.predicted.columns(settings))
+    return steps | labels | {getattr(settings, key) for key in COLUMNS_WITH_A_USE}
 
 
 def input_columns(frame: "pd.DataFrame", settings: DataSettings) -> list[str]:
@@ -152,9 +153,18 @@ def column_of(frame: "pd.DataFrame", name: str, where: str, key: str) -> "pd.Ser
 
 
 def labels_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array:
-    """Return the labels [N]: numbers as they are, anything else as text. Raises DataError."""
+    """
+    Return the labels [N]: numbers as they are, anything else as text; [N, K] of numbers where the task has K columns, NaN in empty
+    cells. Raises DataError.
+    """
     import pandas as pd
 
+    if settings.predicted.label_shape(settings):
+        parts = []
+        for name in settings.predicted.columns(settings):
+            one = column_of(frame, name, where, "data.classes" if name in settings.classes else "data.label")
+            parts.append(numbers_by_cell(one, settings) if settings.by_record else numbers(one, where))
+        return np.stack(parts, 1)
     column = column_of(frame, settings.label, where, "data.label")
     if settings.by_record:
         return _labels_by_cell(column, settings)

@@ -36,8 +36,8 @@ def read_inputs(
 ) -> NewRows:
     """
     Return new rows. ``path``: an .npz (array ``x`` or ``test_x``), an .npy, a CSV, Parquet or Excel table with the columns of training
-    in any order, an image or volume, or a folder of them. ``shape``: of one input of the model, which decides whether images are read
-    as grey or RGB. ``key``: what names the path, for messages. Raises DataError.
+        in any order, an image or volume, or a folder of them. ``shape``: of one input of the model, which decides whether images are
+    read as grey or RGB. ``key``: what names the path, for messages. Raises DataError.
     """
     if not path.exists():
         raise DataError(f"{key}: {path} does not exist")

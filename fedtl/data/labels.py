@@ -61,7 +61,7 @@ def label_numbers(y: Array, classes: tuple[str, ...], settings: DataSettings) ->
     """
     if not settings.predicted.has_classes:
         return settings.predicted.encoded(finite_numbers(y))
-    number = {label: index for index, label in enumerate(classes)}
+    number = {label: index for index, label in enumerate(settings.predicted.outputs(classes))}
     if settings.by_record:
         return torch.tensor([number.get(label, NO_LABEL) for label in label_texts(y)], dtype=torch.int64)
     return torch.tensor([number[label] for label in label_texts(y)], dtype=torch.int64)

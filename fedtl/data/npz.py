@@ -201,7 +201,7 @@ def _one_label(y: Array, name: str) -> str:
     one_hot = y.dtype.kind in "uifb" and np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all()
     if one_hot:
         return f"it is one-hot: save {name}_y.argmax(1)"
-    return f"save one column, such as {name}_y[:, 0]"
+    return f'set data.task = "multilabel" with the names of the columns in data.classes, or save one column, such as {name}_y[:, 0]'
 
 
 def _part(arrays: Mapping[str, Array], name: str, where: str, settings: DataSettings) -> Part | None:
@@ -210,20 +210,25 @@ def _part(arrays: Mapping[str, Array], name: str, where: str, settings: DataSett
         return None
     if x is None or y is None:
         raise DataError(f"{where} has only one of {name}_x and {name}_y; add the other")
-    if y.ndim == 2 and y.shape[1] == 1:
+    shape = settings.predicted.label_shape(settings)
+    if y.ndim == 2 and y.shape[1] == 1 and not shape:
         y = y[:, 0]
-    if y.ndim == 2:
+    if shape and y.shape[1:] != shape:
         raise DataError(
-            f"{where}: {name}_x is {x.shape} and {name}_y is {y.shape}, and fedtl predicts one label; {_one_label(y, name)}"
+            f"{where}: {name}_y is {y.shape}, and this task needs [N, {shape[0]}] numbers; correct it, or data.task and data.classes"
         )
-    if x.ndim not in (2, 3, 4) or y.ndim != 1 or len(x) != len(y):
+    if y.ndim == 2 and not shape:
+        raise DataError(
+            f"{where}: {name}_x is {x.shape} and {name}_y is {y.shape}, and data.task predicts one label; {_one_label(y, name)}"
+        )
+    if x.ndim not in (2, 3, 4) or y.ndim != 1 + len(shape) or len(x) != len(y):
         raise DataError(
             f"{where}: {name}_x is {x.shape} and {name}_y is {y.shape}; expected N images or rows, and N labels"
         )
     _check_axes(x, f"{where}: {name}_x", settings)
     unit = settings.unit_column
     units = arrays.get(f"{name}_{unit}") if unit else None
-    if unit and (units is None or units.shape != y.shape):
+    if unit and (units is None or units.shape != y.shape[:1]):
         problem = f"has no array {name}_{unit}" if units is None else f"{name}_{unit} is {units.shape}"
         raise DataError(
             f"{where}: {problem}; data.unit_column = {unit!r} needs one number or name for each row of {name}_x"

@@ -19,8 +19,8 @@ from fedtl.data.source import Array, finite_numbers
 from fedtl.data.target_encoding import TargetTable, encoded_rows
 from fedtl.errors import DataError
 
-UINT16_RANGE = (0.0, 65535.0)
 AS_IT_IS = Constants(0.0, 0.0, 1.0)
+UINT16_RANGE = (0.0, 65535.0)
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ class RowSettings(Settings):
     """
     The keys that an experiment and a site's ``silo.toml`` have in common: where rows are and how they are prepared.
 
-    ``classes``: every label that can occur. ``scale``: "silo" (constants learned from the silo's training rows), "none", the
-    path of a TOML file of constants, or, under ``[privacy]``, "dp": mean and standard deviation are released with noise, and
+    ``classes``: every label that can occur; of the task "ordinal" from low to high, of "multilabel" the columns. ``scale``: "silo"
+    (constants learned from the silo's training rows), "none", the path of a TOML file of constants, or, under ``[privacy]``, "dp": mean and standard deviation are released with noise, and
     ``bounds`` gives for each column, or channel by number, ``[low, high]`` or ``[low, high, fill]``; "*" stands for all
     columns that are not named. ``pixel_range``: ``[low, high]``, to which pixels and other numbers of images are clipped before
     they are mapped to -1..1; []: the range of the type of uint8 and uint16; "window": that of each DICOM file. ``pixel_bits``: with
@@ -140,7 +140,9 @@ class InputSettings(Settings):
     size: Literal["native"] | Annotated[int, Field(ge=1, le=4096)] = "native"
     channels: Literal["native", 1, 3] = "native"
     kind: Literal["auto", "volumes"] = "auto"
-    task: Literal["classification", "regression"] = "classification"
+    task: Literal["classification", "multilabel", "ordinal", "regression", "counts", "survival", "cox"] = (
+        "classification"
+    )
     positive_above: float | None = Field(None, allow_inf_nan=False)
     columns: list[Name] = []
     categories: dict[Name, list[Name]] = {}
@@ -195,6 +197,9 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     ``wrong_labels``: by silo, the share of these labels that the simulation replaces by another class.
     ``public``: inputs that every silo and the server may see, for distillation: the name of a silo, which then does not train;
     "inputs:PATH", a file or folder as for fedtl predict; or "noise:N", N random inputs. Labels of these rows are not used.
+    ``event``: of the tasks "survival" and "cox", the column that says whether the label is the time of an event (1) or of
+    censoring (0). ``horizons``: of "survival", the times at which the probability of no event is predicted, in the unit of the label.
+    ``class_weights`` and ``focal``: factors of the training loss of a classification (``tasks.classification``).
     """
 
     silos: list[str] = []
@@ -217,6 +222,10 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     label_fraction: LabelFraction | dict[str, LabelFraction] = 1.0
     wrong_labels: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
     public: list[str] = []
+    event: str = ""
+    horizons: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = []
+    class_weights: Literal["none", "balanced"] | dict[Name, Annotated[float, Field(gt=0, le=1e6)]] = "none"
+    focal: float = Field(0.0, ge=0, le=10)
 
     @property
     def predicted(self) -> LearningTask:

@@ -15,10 +15,12 @@ from pydantic import Field
 
 from fedtl._util.settings import Settings
 from fedtl.data import table
+from fedtl.data.columns import columns_of_inputs
 from fedtl.data.settings import AGREED, DataSettings, Name
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.config.settings_file import read_toml, validate
+from fedtl.experiment.config.task_checks import check_every_task
 from fedtl.experiment.pixels import with_pixels
 from fedtl.federation.policy import Code
 
@@ -59,7 +61,7 @@ def with_column_names(
     data = experiment.data
     if len(shape) > 2 or data.columns or inputs == tuple(map(str, range(shape[0]))):
         return experiment
-    names = table.input_columns(data, silo) if data.source == "table" else list(inputs)
+    names = table.input_columns(data, silo) if data.source == "table" else columns_of_inputs(inputs, data)
     return experiment.model_copy(update={"data": data.model_copy(update={"columns": names})})
 
 
@@ -129,4 +131,6 @@ def load_agreement(path: Path) -> Agreement:
         raise ConfigError(
             f"{path} has {size:,} bytes; an agreement has at most {MAX_AGREEMENT_BYTES:,} bytes"
         )
-    return validate(Agreement, read_toml(path), str(path))
+    agreement = validate(Agreement, read_toml(path), str(path))
+    check_every_task(agreement.experiment, "a deployment")
+    return agreement

@@ -168,5 +168,5 @@ def _check(experiment: Experiment, where: str) -> None:
         )
     if experiment.data.task != "classification":
         raise ConfigError(
-            f"{where}: a regression; few-shot heads need classes. data.late onboards silos of a regression"
+            f'{where}: data.task = "{experiment.data.task}"; few-shot heads need classes. data.late onboards silos of any task'
         )

@@ -55,7 +55,7 @@ def between_silos(
     return BetweenSilos(
         inputs=alone,
         pairs={f"{one}, {other}": found for (one, other), found in pairs.items()},
-        labels=label_shifts(labels, settings.task == "regression"),
+        labels=label_shifts(labels, not settings.predicted.has_classes),
         differences=differences({name: silo.summaries for name, silo in silos.items()}),
         gaps={name: _gaps(silo.summaries) for name, silo in silos.items()},
         leaked=dict(_leaked(silos)),
@@ -71,11 +71,15 @@ def _silo(settings: DataSettings, seed: int, name: str, stored: Raw, most: int) 
     x, telling = rows.x[drawn], can_tell_rows_apart(rows.x)
     # Units of two silos are different ones. Hashes are compared in this process only.
     units = None if rows.units is None else [hash((name, str(unit))) for unit in rows.units[drawn]]
-    y = finite_numbers(rows.y) if settings.task == "regression" else np.array(label_texts(rows.y))
+    if settings.predicted.has_classes:
+        y = np.array(label_texts(rows.y))[~without_label(rows.y)]
+    else:  # of several numbers the first, such as the time until an event
+        y = finite_numbers(rows.y if rows.y.ndim == 1 else rows.y[:, 0])
+        y = y[~np.isnan(y)]
     return _Silo(
         Sample(row_features(x, raw, settings), np.array(row_hashes(x) if units is None else units)),
         summaries(x, raw, settings),
-        y[~without_label(rows.y)],
+        y,
         frozenset(row_hashes(rows.x)) if telling else frozenset(),
         tuple(row_hashes(raw.test.x)) if raw.test is not None and telling else (),
     )

@@ -13,6 +13,7 @@ from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.settings import DataSettings, declared_range
 from fedtl.data.source import Array, Raw, finite_numbers, parts_of
 from fedtl.results.data_report import SiloRows
+from fedtl.tasks.registry import TASKS
 
 GREY, RGB = 1, 3
 
@@ -32,6 +33,7 @@ class UsedRows:
 
 def silo_rows(raw: Raw, used: UsedRows, facts: RowFacts, inputs: str, task: str | None) -> SiloRows:
     """Return the record of a silo. ``inputs``: how the model sees one; ``task``: of the labels, None where they must not be seen."""
+    named = task is not None and TASKS[task].has_classes
     return SiloRows(
         stored=sum(len(part.y) for part in parts_of(raw).values()),
         train=used.train,
@@ -40,9 +42,9 @@ def silo_rows(raw: Raw, used: UsedRows, facts: RowFacts, inputs: str, task: str 
         inputs=inputs,
         without_label=used.without_label,
         units=used.units,
-        labels=_counted(raw.train.y) if task == "classification" else {},
+        labels=_counted(raw.train.y) if named else {},
         trained=used.trained,
-        values=_range(raw.train.y) if task == "regression" else {},
+        values=_range(raw.train.y) if task is not None and not named and raw.train.y.ndim == 1 else {},
         columns=raw.columns,
         unread=raw.unread,
         missing=_missing(raw),

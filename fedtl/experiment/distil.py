@@ -11,6 +11,7 @@ from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.config.resolve import model_arguments, model_of, training_of
+from fedtl.experiment.config.task_checks import check_every_task
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.study import study_data
@@ -80,6 +81,7 @@ def distilled(model: SiloModel, chosen: ModelSettings, epochs: int | None = None
     ConfigError, DataError or ModelError.
     """
     experiment = model.experiment
+    check_every_task(experiment, "--distil")
     data, test_rows = _rows(model)
     spec = model_of(chosen, model.shape, experiment.seed)
     training = training_of(experiment.train)

@@ -75,22 +75,22 @@ def prepare(x):
         x = (np.where(np.isfinite(x), x, fill) - mean) / std
     return torch.tensor(np.nan_to_num(x), dtype=torch.float32)
 
-def scores(x):
+{task}
+def average(x):  # over the models of a mix
     total = 0.0
     for file, weight in ABOUT.get("mix", {{"model.safetensors": 1.0}}).items():
         model = network()
         model.load_state_dict(load_file(HERE / file))
         with torch.no_grad():
-            out = model.eval()(x)
-        total = total + weight * (out.softmax(1) if ABOUT["classes"] else out)
-    return total if ABOUT["classes"] else total * INPUTS["y_std"] + INPUTS["y_mean"]
+            total = total + weight * averaged(model.eval()(x))
+    return total
 
 if __name__ == "__main__":
     writer = csv.writer(sys.stdout)
-    writer.writerow(["row", "prediction", *(f"p({{label}})" for label in ABOUT["classes"])])
-    for number, row in enumerate(scores(prepare(read(sys.argv[1]))).tolist()):
-        label = ABOUT["classes"][row.index(max(row))] if ABOUT["classes"] else f"{{row[0]:.6g}}"
-        writer.writerow([number, label, *(f"{{one:.6g}}" for one in (row if ABOUT["classes"] else []))])
+    writer.writerow(["row", "prediction", *HEADS])
+    for number, row in enumerate(average(prepare(read(sys.argv[1]))).tolist()):
+        cells = (f"{{one:.6g}}" if isinstance(one, float) else one for one in answer(row))
+        writer.writerow([number, *cells])
 '''
 
 
@@ -109,13 +109,13 @@ def write_script(model: "SiloModel", out: Path, files: Mapping[str, int]) -> str
         return f"no {FILE}: {reason}; build {model.settings.name} and load the weights into it"
     columns = columns_in(model.experiment.data, model.inputs)
     code = columns_code(columns) if columns else ""
-    (out / FILE).write_text(SCRIPT.format(network=indent(lines, "    "), table=code))
+    (out / FILE).write_text(SCRIPT.format(network=indent(lines, "    "), table=code, task=model.task.script))
     return f"{out / FILE}: predictions without fedtl"
 
 
 def network_code(model: "SiloModel") -> str:
     """Return the body of a function that builds the network with the library's names. Raises ModelError."""
-    name, shape, width = model.settings.name, model.shape, len(model.classes) or 1
+    name, shape, width = model.settings.name, model.shape, model.data.width
     if name in MODELS:
         net = next(iter(model.nets().values()))
         whole = net.get_submodule("body")

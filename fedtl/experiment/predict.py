@@ -182,6 +182,8 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         "model": model.settings.name,
         "settings": model.settings.settings,
         "classes": model.classes,
+        "task": model.task.name,
+        "outputs": model.task.outputs(model.classes),
         "shape": model.shape,
         "pixels": _range_in_words(model),
         "inputs": asdict(model.inputs),

@@ -103,7 +103,8 @@ def public_datasets(experiment: Experiment, entry: str) -> list[SiloDataset]:
     for name in names:
         raw = prepare.read_silo(settings, name)
         own = prepare.silo_classes(raw, settings)
-        trained = frozenset(label_texts(raw.train.y))
+        named = settings.predicted.has_classes
+        trained = frozenset(label_texts(raw.train.y)) if named else frozenset[str]()
         data = prepare.prepare_silo(raw, settings, name, experiment.split_seed, own, trained).data
         datasets.append(replace(data, target=None))
     return datasets

@@ -225,7 +225,9 @@ def _check_roles(experiment: Experiment, trainer: Trainer) -> None:
 
 
 def head_labels(experiment: Experiment, schema: DataSchema) -> list[tuple[str, ...]]:
-    """Return the labels of each training silo's head."""
+    """Return the labels of each training silo's head; () where they are not exclusive classes."""
+    if not experiment.data.predicted.exclusive:
+        return [()]
     if not own_labels(method_of(experiment.method)):
         return [schema.union]
     return [schema.silos[name].classes for name in training_silos(experiment, schema)]

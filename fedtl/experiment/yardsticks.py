@@ -48,7 +48,11 @@ def write_ensemble(folder: RunFolder, members: Sequence[RunFolder]) -> None:
     for name, own in results[0].silos.items():
         file = f"silos/{name}/test.safetensors"
         first, *others = tests = [member.tensors(file) for member in members]
-        if any(not torch.equal(first[key], other[key]) for other in others for key in ("ids", "y")):
+        if any(
+            not torch.equal(first[key].nan_to_num(-1), other[key].nan_to_num(-1))
+            for other in others
+            for key in ("ids", "y")
+        ):
             raise ValueError(f"{name}: the members of an ensemble have different test rows")
         scores = task.mixed([test["scores"].double() for test in tests], shares)
         silos[name] = _tested(

@@ -7,7 +7,7 @@ its function's parameters.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from fedtl.methods.summary import Summary
 from fedtl.methods.wire import FLOAT32, Wire
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State
+from fedtl.tasks.base import LearningTask
 
 HEAD = frozenset({Role.HEAD})
 BACKBONE = EVERYTHING - HEAD
@@ -71,13 +72,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """
-    The features [N, D] of rows that have a label, and the labels as the model is trained on them: class numbers [N], or
-    numbers in the silo's own scale. On the CPU.
-    """
+    """Features [N, D] of rows with a label, and labels as the model is trained on them. ``task`` None: classification or regression."""
 
     features: Tensor
     y: Tensor
+    task: LearningTask | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -123,12 +122,13 @@ class Finish(ABC):
     """
     A step at the silo after the last round, which improves the model that the silo uses. ``trained``: the roles
     that it fits to the silo's rows; steps that fit none come first. ``at``: which silos take it. ``fixes_statistics``:
-    the model keeps the statistics that it has then.
+    the model keeps the statistics that it has then. ``any_task``: it works whatever is predicted (``tasks``).
     """
 
     trained: frozenset[Role] = frozenset()
     at: Literal["labelled", "all", "unlabelled"] = "labelled"
     fixes_statistics: bool = False
+    any_task: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, site: Site, state: State, sets: Sets) -> State: ...
@@ -141,6 +141,7 @@ class Use(Finish):
     silo uses one of them if its validation rows clearly say that it is better (``choose_mix``).
     """
 
+    any_task = True
     name: str = MODEL
     through: Through | None = None
     others: tuple[Through, ...] = ()
@@ -157,9 +158,7 @@ Memory = dict[str, Any]  # of a server's step between rounds: the state_dict of 
 
 
 class Server(Protocol):
-    """
-    The server's step: from the updates, sorted by silo, to the next shared tensors and the server's next ``memory``.
-    """
+    """The server's step: from the updates, sorted by silo, to the next shared tensors and the server's next ``memory``."""
 
     def __call__(
         self, shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: Memory

@@ -55,6 +55,8 @@ class Denoise(PerExample):
     ``AddNoise``.
     """
 
+    any_task = True
+
     noise: Noise = "gaussian"
     level: Positive = 0.5
     weight: Positive = 1.0

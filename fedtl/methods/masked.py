@@ -56,6 +56,8 @@ class Masked(PerExample):
     decoder and x' the row with 0 there: the mean of a scaled column, mid-grey in an image. Other entries do not count.
     """
 
+    any_task = True
+
     share: Annotated[float, Gt(0), Lt(1)] = 0.3
     hide: Hide = "patches"
     weight: Positive = 1.0

@@ -27,6 +27,8 @@ Temperature = Annotated[float, Gt(0)]
 class ModelContrast(PerExample):
     """Li et al., 2021: mu log(1 + e^((s(z, z_previous) - s(z, z_received)) / t)), with s the cosine similarity."""
 
+    any_task = True
+
     mu: Weight = 1.0
     temperature: Temperature = 0.5
 

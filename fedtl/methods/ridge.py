@@ -74,6 +74,8 @@ class RidgeHead(Finish):
         train, val = site.features(state, "train"), site.features(state, "val")
         if not len(train) and self.sums == "own":
             return state
+        if train.task is not None and not train.task.least_squares:
+            return state
         chosen_by = val if len(val) else train
         fitted = self._best(train, chosen_by, self._moments(sets, train, width), chosen=bool(len(val)))
         if self.keep_better and len(val):

@@ -27,6 +27,8 @@ class Scarf(PerBatch):
     share ``corrupt``. The marginal distribution of a column is that of the batch.
     """
 
+    any_task = True
+
     corrupt: Fraction = 0.6
     weight: Positive = 1.0
     temperature: Positive = 1.0

@@ -17,7 +17,7 @@ class Summary(ABC):
     One vector an example, of which a silo sends the mean over its training rows and receives the mean over silos. A
     vector longer than ``bound`` is scaled down to it.
 
-    ``by_label``: the vector depends on the number of the label, so all silos must number their labels alike.
+    ``by_label``: the vector depends on the number of the label, so all silos must number their labels alike. ``any_task``: it is defined whatever is predicted.
     ``every_round``: it changes with training; otherwise a private silo releases it in its first round only.
     ``exact_statistics``: of the model with the exact statistics of the silo's training inputs, where the silo uses these and
     trains without privacy; otherwise of the model as trained.
@@ -28,6 +28,7 @@ class Summary(ABC):
     name: str
     bound: float
     by_label: bool = False
+    any_task: bool = False
     every_round: bool = True
     exact_statistics: bool = False
     on_public: bool = False

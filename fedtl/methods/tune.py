@@ -35,7 +35,8 @@ class Tune(Finish):
     lr (1 + cos(pi k / E)) / 2, for k = 0..E-1. Statistics are fitted exactly after each epoch.
 
     ``ridge_head``: where the head is trained and is one linear layer, it is first fitted in closed form (``methods.ridge``), if
-    that lowers the loss on validation rows: a head that lags behind its body would disturb it.
+    that lowers the loss on validation rows: a head that lags behind its body would disturb it. Of tasks other than classification
+    and regression it stays as it is.
 
     ``unfreeze``: "gradual" trains the head alone in the first epoch, and one more stage of the body in each that follows, the
     last stage first (Howard and Ruder, 2018).
@@ -48,6 +49,7 @@ class Tune(Finish):
     divergence from the teacher. The silo uses the last generation, unless an earlier one is clearly better, as for epochs.
     """
 
+    any_task = True
     what: What = "all"
     epochs: Count = 10
     lr: float | Literal["auto", "train"] = "auto"

@@ -23,6 +23,8 @@ class TwoViews(PerBatch):
     brightness shifted by up to ``jitter``. Tables: a share ``corrupt`` of the columns takes the values of other rows.
     """
 
+    any_task = True
+
     crop: Area = 0.4
     jitter: Fraction = 0.4
     mirror: bool = False

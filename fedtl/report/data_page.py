@@ -13,10 +13,10 @@ NOTES = (
     "Rows are compared by hashes with a random key, which exist in memory only. Two rows are copies if all their inputs are equal.",
 )
 NOTES_BETWEEN = (
-    "AUC: a random forest is trained to name the silo of a training row, and judged on rows that it was not trained on, in five folds "
-    "(a classifier two-sample test; Lopez-Paz and Oquab, 2017). Equal rows, and the rows of one unit, are in the same fold. 0.5: silos "
+    "AUC: a random forest is trained to name the silo of a training row, and judged on rows that it was not trained on, in two halves "
+    "(a classifier two-sample test; Lopez-Paz and Oquab, 2017). Equal rows, and the rows of one unit, are in the same half. 0.5: silos "
     "look alike. 1: each row shows its silo, for example by a unit, by missing cells, or by the colours of its images.",
-    "Intervals of the AUC: 95 % (Newcombe, 2006), not corrected for the number of silos. They are too narrow where several rows belong to "
+    "Intervals of the AUC: 95 % (Newcombe, 2006) for half of the rows, because both halves depend on each other; not corrected for the number of silos. They are too narrow where several rows belong to "
     "one unit.",
     "The distance of labels is the total variation between a silo's shares and those of all others, with the p-value of Pearson's "
     "chi-squared test; in regression Kolmogorov and Smirnov's. 0: the same shares. 1: no label in common.",

@@ -12,6 +12,7 @@ from fedtl.results.comparison import Averages, Comparison, Estimate, Interval
 from fedtl.results.metrics import Measured
 from fedtl.results.run import RunResult
 from fedtl.tasks.metrics import METRICS
+from fedtl.tasks.registry import TASKS
 
 TITLES = {name: metric.title for name, metric in METRICS.items()}
 NOT_MEASURED = "not measured"
@@ -107,9 +108,10 @@ def silo_count_note(count: int | None, silos: int) -> str:
 
 
 def measured_metrics(result: RunResult) -> list[str]:
-    """The metrics that at least one silo has, in the order in which they are shown."""
+    """The metrics of the task, and the main one, that at least one silo has, in the order in which they are shown."""
     measured = {metric for silo in result.silos.values() for metric in silo.measured.figures}
-    return [metric for metric in TITLES if metric in measured]
+    shown = {*TASKS[result.task].metrics, result.metric}
+    return [metric for metric in TITLES if metric in measured & shown]
 
 
 def format_average(metric: str, averages: Averages | None) -> str:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedtl._util.labels import NO_LABEL
+from fedtl.tasks.metrics import figure
+from fedtl.tasks.row_metrics import Answers, Figure
 
 Values = NDArray[np.float64]
 
@@ -29,13 +31,26 @@ class TaskSettings(Protocol):
     @property
     def classes(self) -> Sequence[str]: ...
 
+    @property
+    def event(self) -> str: ...
+
+    @property
+    def horizons(self) -> Sequence[float]: ...
+
+    @property
+    def focal(self) -> float: ...
+
+    @property
+    def class_weights(self) -> str | Mapping[str, float]: ...
+
 
 class LearningTask(ABC):
     """
     ``about``: for the table of tasks. ``metrics``: of every result and comparison, in the order in which they are shown;
     ``further``: of every result, and of a comparison where ``compare.metric`` names one. ``main``: decides which method is best,
     unless ``compare.metric`` names another. ``curve``: what is measured in each round, besides the loss. ``constant``: what the
-    constant answer is, in words. ``needs``: what labels have to be, in words.
+    constant answer is, in words. ``script``: code of an exported predict.py, which
+    knows ``ABOUT["outputs"]``: ``HEADS`` of columns, ``averaged`` and the ``answer`` to a row of averages. ``own_figures``: of metrics that the task computes in another way than others do. ``needs``: what labels have to be, in words.
     """
 
     name: ClassVar[str]
@@ -45,6 +60,8 @@ class LearningTask(ABC):
     main: ClassVar[str]
     curve: ClassVar[str] = "loss"
     constant: ClassVar[str]
+    script: ClassVar[str]
+    own_figures: ClassVar[Mapping[str, Figure]] = {}
     needs: ClassVar[str]
     has_classes: ClassVar[bool] = False  # labels are names of classes, and not numbers
     exclusive: ClassVar[bool] = (
@@ -71,6 +88,14 @@ class LearningTask(ABC):
     def label_shape(self, settings: TaskSettings) -> tuple[int, ...]:
         """Return the shape of one row's label in an array: (), or (K,) where it has K numbers."""
         return ()
+
+    def at_silo(self, classes: Sequence[str], y: Tensor) -> "LearningTask":
+        """Return the task at a silo with these classes and labels of training rows."""
+        return self
+
+    def chosen(self, scores: Values) -> Values:
+        """Return the number of the predicted class of each row [N]."""
+        return np.asarray(scores.argmax(1))
 
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         """Return what the answer to a row consists of, by name. ``classes``: the silo's labels, where they are exclusive."""
@@ -121,13 +146,13 @@ class LearningTask(ABC):
 
     def figures(self, scores: Tensor, y: Tensor) -> dict[str, float]:
         """Return every metric that is defined for these rows. All have a label, and all scores are finite."""
-        from fedtl.tasks.metrics import METRICS
-        from fedtl.tasks.row_metrics import Answers
+        return self.weighted_figures(scores, y, self.measured)
 
+    def weighted_figures(self, scores: Tensor, y: Tensor, metrics: Sequence[str]) -> dict[str, float]:
+        """Return those of the metrics that are defined, as a comparison computes them, with equal weights."""
         answers = Answers(scores.double().numpy(), y.numpy(), np.arange(len(y)), task=self)
         one = np.ones((1, len(y)))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values = {name: float(METRICS[name].figure(answers, one)[0]) for name in self.measured}
+        values = {name: float(figure(name, answers, one)[0]) for name in metrics}
         return {name: value for name, value in values.items() if not np.isnan(value)}
 
     @property

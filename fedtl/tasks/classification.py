@@ -1,7 +1,8 @@
 """Classification: one of several classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,23 +10,72 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedtl._util.labels import NO_LABEL
-from fedtl.tasks.base import LearningTask
+from fedtl.tasks.base import LearningTask, TaskSettings, known_numbers
+
+FLOOR = 1e-12  # of 1 - p, whose power has no finite gradient at 0
 
 
 @dataclass(frozen=True)
 class Classification(LearningTask):
-    """Cross-entropy in nats; scores [N, classes] before the softmax."""
+    """
+    Cross-entropy in nats; scores [N, classes] before the softmax. In training, the loss of a row of class c with probability p_c
+    has the factor w_c (1 - p_c)^focal (Lin et al., 2017), with the ``weights`` w of the classes, (): all 1. ``given``: weights by
+    the name of the class, 1 for others; "balanced": w_c = n / (C n_c), from the n_c training rows of the silo.
+    """
+
+    weights: tuple[float, ...] = ()
+    focal: float = 0.0
+    given: Literal["none", "balanced"] | tuple[tuple[str, float], ...] = "none"
 
     name = "classification"
     about = "one of several classes; cross-entropy"
     metrics = ("accuracy", "balanced_accuracy", "auc", "loss")
+    further = ("macro_auc", "macro_f1", "ece")
     main = "accuracy"
     curve = "accuracy"
     constant = "the majority class"
     needs = "classes"
+    script = """\
+HEADS = [f"p({label})" for label in ABOUT["outputs"]]
+
+def averaged(out):
+    return out.softmax(1)
+
+def answer(row):
+    return [ABOUT["outputs"][row.index(max(row))], *row]
+"""
     has_classes = True
     exclusive = True
     least_squares = True
+
+    @classmethod
+    def of(cls, settings: TaskSettings) -> "Classification":
+        given = settings.class_weights
+        if given == "none" and not settings.focal:
+            return CLASSIFICATION
+        if isinstance(given, Mapping):
+            return cls(focal=settings.focal, given=tuple(given.items()))
+        return cls(focal=settings.focal, given="balanced" if given == "balanced" else "none")
+
+    def at_silo(self, classes: Sequence[str], y: Tensor) -> "Classification":
+        if self.given == "none":
+            return self
+        if self.given != "balanced":
+            by_name = dict(self.given)
+            return replace(self, weights=tuple(by_name.get(label, 1.0) for label in classes))
+        counts = torch.bincount(y[y != NO_LABEL], minlength=len(classes)).double()
+        present = counts > 0
+        weights = counts.sum() / (present.sum() * counts.clamp_min(1))
+        return replace(self, weights=tuple(torch.where(present, weights, 1.0).tolist()))
+
+    def training_losses(self, scores: Tensor, y: Tensor) -> Tensor:
+        losses = self.losses(scores, y)
+        if self.focal:
+            losses = (1 - (-losses).exp()).clamp_min(FLOOR).pow(self.focal) * losses
+        if self.weights:
+            weights = torch.tensor(self.weights, dtype=losses.dtype, device=losses.device)
+            losses = weights[known_numbers(y)] * losses
+        return losses
 
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         return tuple(classes)
@@ -77,7 +127,8 @@ class Classification(LearningTask):
             values["balanced_accuracy"] = float(recall)
             if scores.shape[1] == 2:
                 values["auc"] = float(metrics.roc_auc_score(labels, margin(scores)))
-        return values | {"loss": float(F.cross_entropy(scores.double(), y))}
+        values |= {"loss": float(F.cross_entropy(scores.double(), y))}
+        return values | self.weighted_figures(scores, y, self.further)
 
     def why_undefined(self, metric: str, scores: Tensor, y: Tensor) -> str:
         if metric == "auc" and scores.shape[1] != 2:

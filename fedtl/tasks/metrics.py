@@ -1,13 +1,13 @@
 """The table of metrics: how each is computed with weights on rows, in which direction it is better, and how it is shown."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from fedtl.tasks import row_metrics
-from fedtl.tasks.row_metrics import Answers, Floats
+from fedtl.tasks import label_metrics, row_metrics, survival_metrics
+from fedtl.tasks.row_metrics import Answers, Figure, Floats
 
 Rests = Literal["rows", "classes", "pairs", "values"]
 
@@ -21,7 +21,7 @@ class Metric:
     """
 
     title: str
-    figure: Callable[[Answers, Floats], Floats]
+    figure: Figure
     rests: Rests
     lower_is_better: bool = False
     percent: bool = False
@@ -35,6 +35,20 @@ METRICS: Mapping[str, Metric] = {
         "balanced accuracy (%)", row_metrics.balanced_accuracy, "classes", percent=True
     ),
     "auc": Metric("AUC (%)", row_metrics.auc, "pairs", percent=True),
+    "macro_auc": Metric("macro AUC (%)", label_metrics.macro_auc, "values", percent=True),
+    "macro_f1": Metric("macro F1 (%)", label_metrics.macro_f1, "values", percent=True),
+    "ece": Metric("calibration error (%)", label_metrics.calibration_error, "values", True, percent=True),
+    "kappa": Metric("quadratic kappa", label_metrics.quadratic_kappa, "values", low=-1.0),
+    "mae": Metric(
+        "mean absolute error", label_metrics.mean_absolute_error, "values", lower_is_better=True, high=np.inf
+    ),
+    "concordance": Metric("concordance (%)", survival_metrics.concordance, "values", percent=True),
+    "brier": Metric("Brier score", survival_metrics.brier, "values", lower_is_better=True, high=np.inf),
+    "calibration": Metric(
+        "calibration distance", survival_metrics.calibration, "values", lower_is_better=True
+    ),
+    "d2": Metric("D²", label_metrics.d2, "values", low=-np.inf),
+    "deviance": Metric("deviance", label_metrics.deviance, "values", lower_is_better=True, high=np.inf),
     "r2": Metric("R²", row_metrics.r2, "values", low=-np.inf),
     "rmse": Metric("RMSE", row_metrics.rmse, "values", lower_is_better=True, high=np.inf),
     "loss": Metric("loss", row_metrics.loss, "values", lower_is_better=True, high=np.inf),
@@ -44,7 +58,8 @@ METRICS: Mapping[str, Metric] = {
 def figure(metric: str, answers: Answers, weights: Floats) -> Floats:
     """Return [R]: the metric with each row of ``weights`` [R, N] as weights; NaN where it is undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return METRICS[metric].figure(answers, weights)
+        own = {} if answers.task is None else answers.task.own_figures
+        return own.get(metric, METRICS[metric].figure)(answers, weights)
 
 
 def better(metric: str, a: float, b: float) -> bool:

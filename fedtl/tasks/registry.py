@@ -6,9 +6,19 @@ from torch import Tensor
 
 from fedtl.tasks.base import LearningTask
 from fedtl.tasks.classification import CLASSIFICATION, Classification
+from fedtl.tasks.counts import Counts
+from fedtl.tasks.cox import Cox
+from fedtl.tasks.multilabel import MultiLabel
+from fedtl.tasks.ordinal import Ordinal
 from fedtl.tasks.regression import REGRESSION, Regression
+from fedtl.tasks.survival import Survival
 
-TASKS: Mapping[str, type[LearningTask]] = {task.name: task for task in (Classification, Regression)}
+_ALL: tuple[type[LearningTask], ...] = (
+    *(Classification, MultiLabel, Ordinal),
+    *(Regression, Counts),
+    *(Survival, Cox),
+)
+TASKS: Mapping[str, type[LearningTask]] = {task.name: task for task in _ALL}
 
 
 def plain_task(y: Tensor) -> LearningTask:

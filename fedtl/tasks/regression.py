@@ -20,6 +20,15 @@ class Regression(LearningTask):
     curve = "rmse"
     constant = "the mean"
     needs = "finite numbers"
+    script = """\
+HEADS = []
+
+def averaged(out):
+    return out * INPUTS["y_std"] + INPUTS["y_mean"]
+
+def answer(row):
+    return [row[0]]
+"""
     standardised = True
     least_squares = True
 

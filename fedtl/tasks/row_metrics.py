@@ -1,6 +1,6 @@
 """Metrics of a model on the test rows of one silo, with a weight on each row, for many sets of weights at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,9 +32,17 @@ class Answers:
     task: "LearningTask | None" = None
 
     @property
+    def chosen(self) -> Floats:
+        """The number of the predicted class of each row [N]."""
+        return np.asarray(self.scores.argmax(1)) if self.task is None else self.task.chosen(self.scores)
+
+    @property
     def groups(self) -> Integers:
         """The unit of each row [N]: rows of one unit depend on each other, those of several do not."""
         return self.units if len(self.units) else self.ids
+
+
+Figure = Callable[[Answers, Floats], Floats]  # the metric [R] with each row of weights [R, N]
 
 
 def pooled(folds: Sequence[Answers]) -> Answers:
@@ -52,12 +60,12 @@ def pooled(folds: Sequence[Answers]) -> Answers:
 
 def accuracy(answers: Answers, weights: Floats) -> Floats:
     """Return the share of rows whose highest score is that of their class."""
-    return ratio(weights, answers.scores.argmax(1) == answers.y, np.ones(len(answers.y)))
+    return ratio(weights, answers.chosen == answers.y, np.ones(len(answers.y)))
 
 
 def balanced_accuracy(answers: Answers, weights: Floats) -> Floats:
     """Return the mean recall over the classes that occur."""
-    right = answers.scores.argmax(1) == answers.y
+    right = answers.chosen == answers.y
     recalls = [ratio(weights, right & (answers.y == c), answers.y == c) for c in np.unique(answers.y)]
     stacked = np.stack(recalls, 1)
     there = np.isfinite(stacked)

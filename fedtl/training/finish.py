@@ -209,7 +209,12 @@ class Onboard:
         models = {"alone": trainer.adapt(alone, data.inputs, data.width) if adapts else alone}
         received = trainer.partition.join(self.task.shared, silo.local)
         adapted = trainer.adapt(received, data.inputs, data.width)
-        if trainer.method.head_is_local and self.task.shared and is_linear(adapted):
+        if (
+            trainer.method.head_is_local
+            and self.task.shared
+            and is_linear(adapted)
+            and data.task.least_squares
+        ):
             blind = replace(few, data=replace(few.data, val=few.data.val.take(torch.arange(0))))
             models["ridge_adabn"] = with_ridge_head(trainer, blind, self.task, received, adapted)
         if trainer.partition.shared:

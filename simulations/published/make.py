@@ -8,7 +8,7 @@ The first comment of a TOML file here names the paper, the measure and what is e
     # Expected: fedper above fedavg                         where only the order can be compared
 
 Run: python simulations/published/make.py NAME... [--keep FOLDER]. NAME is a file here or one of its runs, such as
-crossover-data.partition.alpha-0.1. The run folders go to FOLDER/NAME, or are removed; a comparison that FOLDER already holds
+crossover-data.deal.alpha-0.1. The run folders go to FOLDER/NAME, or are removed; a comparison that FOLDER already holds
 finished is not run again. Without NAME nothing is run: what FOLDER holds is measured, and the page is written. Numbers are kept
 in measured.json; a run without numbers there is "not run".
 """

@@ -44,6 +44,17 @@ def shaken(model, seed=0):
     return model
 
 
+@pytest.fixture(scope="module")
+def made(request):
+    """A net of the zoo, made once for all tests; each takes a copy."""
+    return net_of(request.param)
+
+
+@pytest.fixture
+def net(made):
+    return copy.deepcopy(made)
+
+
 def net_of(name):
     """A model with statistics from one pass in training mode, so that its scores depend on the input."""
     with torch.random.fork_rng(devices=[]):
@@ -203,9 +214,9 @@ def test_norms_within_one_example_are_not_converted():
     assert [type(module) for module in convert_norms(model)] == [type(module) for module in model]
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_a_model_converted_and_restored(name):
-    net, x = net_of(name), images(3)
+@pytest.mark.parametrize("made", ZOO, indirect=True, scope="module")
+def test_a_model_converted_and_restored(net):
+    x = images(3)
     new = convert_norms(net)
     back = restore_norms(new)
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in new.modules())
@@ -220,9 +231,8 @@ def test_a_model_converted_and_restored(name):
             assert before.extra_repr() == after.extra_repr()
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_names_converted_and_restored(name):
-    net = net_of(name)
+@pytest.mark.parametrize("made", ZOO, indirect=True, scope="module")
+def test_names_converted_and_restored(net):
     state, new = net.state_dict(), convert_norms(net)
     converted = convert_state(net, state)
     assert converted.keys() == new.state_dict().keys()
@@ -238,7 +248,10 @@ def test_names_converted_and_restored(name):
             for key, tensor in back.items()
         )
     places, stood = roles(new), roles(net)
-    mapped = {key: convert_state(net, {key: torch.zeros(())}) for key in state}
+    numbers = {key: torch.tensor(number) for number, key in enumerate(state)}
+    mapped = {key: [] for key in state}
+    for key, number in convert_state(net, numbers).items():
+        mapped[list(state)[number]].append(key)
     for key, its in mapped.items():
         assert [places[one] for one in its] == ([] if stood[key] is Role.COUNT else [stood[key]]), key
     assert [[key for one in stage for key in mapped[f"body.{one}"]] for stage in stages(net.body)] == [
@@ -314,10 +327,15 @@ def steady(model):
 
 
 @pytest.mark.parametrize("way", [by_bookkeeping, by_hooks])
-@pytest.mark.parametrize("name", [*ZOO, pytest.param("torchvision/googlenet", marks=pytest.mark.slow)])
-def test_per_example_gradients(name, way):
+@pytest.mark.parametrize(
+    "made",
+    [*ZOO, pytest.param("torchvision/googlenet", marks=pytest.mark.slow)],
+    indirect=True,
+    scope="module",
+)
+def test_per_example_gradients(net, way):
     """Of the converted model in training mode, against autograd on the library's model in eval()."""
-    net, x, y = net_of(name), images(3), images(3)[:, :, 0, 0]
+    x, y = images(3), images(3)[:, :, 0, 0]
     new = steady(convert_norms(net))
     names = [key for key, _ in new.named_parameters()]
     _, weighted = way(new, torch.arange(3), lambda model, rows: (model(x[rows]) - y[rows]).square().sum(1))

@@ -40,6 +40,7 @@ from fedtl.experiment.config.load import parse_experiment, read_experiment
 from fedtl.experiment.config.resolve import limits_of, method_of, server_of
 from fedtl.experiment.config.schema import Experiment, UpdateSettings
 from fedtl.experiment.config.settings_file import validate
+from fedtl.experiment.config.task_checks import check_every_task
 from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
 from fedtl.experiment.study import Study, build
 from fedtl.federation.rounds import FederationConfig
@@ -115,6 +116,11 @@ def build_bundle(
 
 
 def _study(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], dp_ready: bool) -> Study:
+    check_every_task(experiment, "a deployment")
+    if experiment.data.class_weights != "none" or experiment.data.focal:
+        raise ConfigError(
+            "data.class_weights and data.focal are not part of what sites agree to; remove them for a deployment"
+        )
     if experiment.data.label_fraction != 1.0:
         raise ConfigError(
             "data.label_fraction hides labels in simulations; a site trains on all labels of its rows or, with data.unlabelled in its "

@@ -22,6 +22,7 @@ from fedtl.experiment.config.sequence_checks import sequence_mistakes
 from fedtl.experiment.config.set_checks import set_contradictions
 from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
 from fedtl.experiment.config.table_checks import rule_contradictions, table_contradictions
+from fedtl.experiment.config.task_checks import label_mistakes, task_contradictions
 from fedtl.experiment.config.train_checks import train_contradictions
 from fedtl.experiment.config.tune_checks import tune_contradictions
 from fedtl.experiment.config.units import UNITS, has_units
@@ -70,6 +71,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     yield from _of_wrong_labels(experiment.data, experiment)
     yield from _of_classes(experiment)
     yield from public_contradictions(experiment)
+    yield from task_contradictions(experiment)
     yield from silo_model_contradictions(experiment)
     yield from adapter_contradictions(experiment)
     yield from _messages_of(model_arguments, experiment.model)
@@ -135,8 +137,8 @@ def _of_wrong_labels(data: DataSettings, experiment: Experiment) -> Iterator[str
     """Yield a line for each setting that ``data.wrong_labels`` contradicts."""
     if not data.wrong_labels:
         return
-    if data.task == "regression":
-        yield "data.wrong_labels replaces classes, and data.task is regression; remove one of them"
+    if not data.predicted.exclusive:
+        yield f"data.wrong_labels replaces classes, and data.task is {data.task}; remove one of them"
     if experiment.privacy is not None:
         yield "data.wrong_labels and [privacy]: wrong labels are drawn from the classes of all rows; remove one of them"
 
@@ -213,8 +215,7 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
         yield f"data.folds = {data.folds} and data.val = {data.val} leave no training rows; lower data.val"
     elif data.folds == 1 and data.test + data.val >= 1:
         yield f"data.test = {data.test} and data.val = {data.val} leave no training rows; their sum must be below 1"
-    if data.positive_above is not None and data.task == "regression":
-        yield 'data.positive_above makes two classes, but data.task = "regression"; remove one of them'
+    yield from label_mistakes(data)
     if data.scale not in SCALES and not os.path.isfile(data.scale):
         yield f'data.scale = {data.scale!r}: must be "silo", "none", "dp" or a TOML file that exists'
     for name, entry in data.bounds.items():
@@ -223,9 +224,7 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
     yield from sequence_mistakes(data)
     if data.split_column and data.target_domain:
         yield "data.split_column and data.target_domain both divide the rows; remove one of them"
-    if data.classes and data.task == "regression":
-        yield 'data.classes lists labels, but data.task = "regression"; remove one of them'
-    if len(data.classes) == 1:
+    if len(data.classes) == 1 and data.predicted.exclusive:
         yield f"data.classes lists only {data.classes[0]!r}; classification needs at least two labels"
 
 

@@ -10,8 +10,8 @@ def deal_mistakes(data: DataSettings) -> Iterator[str]:
     """Yield a line for each of them, with what to do."""
     if (deal := data.deal) is None:
         return
-    if deal.by in BY_LABEL and data.task == "regression":
-        yield f'data.deal.by = "{deal.by}" deals classes, but data.task = "regression"; set it to "size" or "iid"'
+    if deal.by in BY_LABEL and not data.predicted.has_classes:
+        yield f'data.deal.by = "{deal.by}" deals classes, but data.task = "{data.task}"; set it to "size" or "iid"'
     if data.source in ("digits", "memory"):
         yield f"data.deal deals one set of rows, but source {data.source!r} has silos of its own; remove it"
     if deal.by == "unit" and not data.unit_column:

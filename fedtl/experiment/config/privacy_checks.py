@@ -7,6 +7,7 @@ from fedtl.data.settings import SCALES, WINDOW
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of, privacy_of
 from fedtl.experiment.config.schema import Experiment, MethodSettings
+from fedtl.experiment.config.task_checks import unsound_task
 from fedtl.experiment.config.train_checks import unsound_training
 from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS
@@ -32,6 +33,7 @@ def unsound(experiment: Experiment) -> Iterator[str]:
         return
     if not experiment.method.is_absent:  # otherwise nothing can be trained
         yield from _unsound_method(experiment)
+    yield from unsound_task(experiment.data)
     if experiment.model.dtype != "float32":
         yield f'[privacy] and model.dtype = {experiment.model.dtype!r}: clipping needs model.dtype = "float32"'
     if experiment.model.checkpointing:

@@ -17,8 +17,8 @@ def sequence_mistakes(data: DataSettings) -> Iterator[str]:
     for key in ("target_domain", "split_column", *KINDS):
         if getattr(data, key):
             yield f"data.{key} has no meaning for series of measurements; remove it, or data.sequence"
-    for key in ("size", "channels"):
-        if getattr(data, key) != "native":
+    for key in ("size", "channels", "kind", "pixel_range", "slices"):
+        if getattr(data, key) not in ("native", "auto", None, []):
             yield f"data.{key} is for images, and data.sequence for series of measurements; remove one of them"
     if data.source == "table":
         for key in ("id", "time", "length"):

@@ -26,8 +26,8 @@ def train_contradictions(experiment: Experiment) -> Iterator[str]:
         yield f"train.patience = {train.patience} and method.server.soup both say which rounds make the model; remove one of them"
     if experiment.model.checkpointing:
         yield from _of_checkpointing(experiment)
-    if train.balanced and experiment.data.task == "regression":
-        yield 'train.balanced draws classes equally often, but data.task = "regression"; remove it'
+    if train.balanced and not experiment.data.predicted.has_classes:
+        yield f'train.balanced draws classes equally often, but data.task = "{experiment.data.task}"; remove it'
 
 
 def unsound_training(train: TrainSettings) -> Iterator[str]:

@@ -14,6 +14,7 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.task_checks import check_every_task
 from fedtl.experiment.jobs import Job, Watch, Workshop, worker_pool
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study, build
@@ -66,6 +67,7 @@ def check_question(experiment: Experiment) -> None:
     """Raise ConfigError where no cut can be recommended, before any data is read."""
     if experiment.privacy is not None:
         raise ConfigError(PRIVATE)
+    check_every_task(experiment, "fedtl transferability")
     if experiment.method.cut is not None:
         raise ConfigError(
             f"method.cut = {experiment.method.cut}: fedtl transferability tries every cut; remove it"

@@ -1,0 +1,100 @@
+"""Settings that ``data.task`` contradicts, and what a task other than classification and regression cannot be used with."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from fedtl.data.settings import DataSettings
+from fedtl.errors import ConfigError
+from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.config.schema import Experiment
+from fedtl.tasks.classification import Classification
+from fedtl.tasks.multilabel import MultiLabel
+from fedtl.tasks.ordinal import Ordinal
+from fedtl.tasks.survival import Survival, TimeToEvent
+
+OTHERS = "works with classification and regression only; remove it"
+
+
+def label_mistakes(data: DataSettings) -> Iterator[str]:
+    """Yield a line for each key on labels that the task lacks or does not have."""
+    task, named = data.predicted, f'data.task = "{data.task}"'
+    if data.positive_above is not None and not task.exclusive:
+        yield f"data.positive_above makes two classes, but {named}; remove one of them"
+    if data.classes and not task.has_classes and not isinstance(task, MultiLabel):
+        yield f"data.classes lists labels, but {named}; remove one of them"
+    if isinstance(task, Ordinal) and len(data.classes) < 2:
+        yield f'{named} needs its levels from low to high: data.classes = ["low", "middle", "high"]'
+    if isinstance(task, MultiLabel) and not data.classes:
+        yield f'{named} needs the columns of its labels: data.classes = ["edema", "effusion"]'
+    if isinstance(task, TimeToEvent) and not data.event and data.source == "table":
+        yield f'{named} needs data.event, the column that is 1 for an event and 0 for a censored row, as data.label = "{data.label}" is the time'
+    if data.event and not isinstance(task, TimeToEvent):
+        yield f'data.event is a setting of the tasks "survival" and "cox", but {named}; remove it'
+    ends = data.horizons
+    if isinstance(task, Survival) and (not ends or ends != sorted(set(ends))):
+        yield f"{named} needs data.horizons, times in ascending order in the unit of data.label, such as [12, 24, 60]; found {ends}"
+    if ends and not isinstance(task, Survival):
+        yield f'data.horizons is a setting of the task "survival", but {named}; remove it'
+    if (data.class_weights != "none" or data.focal) and not isinstance(task, Classification):
+        key = "class_weights" if data.class_weights != "none" else "focal"
+        yield f"data.{key} changes the loss of a classification, but {named}; remove it"
+    if isinstance(data.class_weights, dict) and data.classes:
+        for label in sorted(data.class_weights.keys() - set(data.classes)):
+            yield f"data.class_weights: {label!r} is not in data.classes; remove it or correct it"
+
+
+def task_contradictions(experiment: Experiment) -> Iterator[str]:
+    """Yield a line for each method and setting that cannot be used with the task."""
+    data = experiment.data
+    if data.class_weights != "none" and experiment.engine.stack > 1:
+        yield f"data.class_weights differ from silo to silo, but engine.stack = {experiment.engine.stack}; set it to 1"
+    if data.predicted.everywhere:
+        return
+    where = f'but data.task = "{data.task}"'
+    used = {
+        "data.unlabelled": data.unlabelled,
+        "data.label_fraction": data.label_fraction != 1.0,
+        "data.target_domain": data.target_domain,
+        "data.public": data.public,
+        "data.target_encoded": data.target_encoded,
+        "data.min_labels": data.min_labels > 1 and not data.predicted.has_classes,
+        "engine.stack": experiment.engine.stack > 1,
+        'data.late_head = "ridge"': data.late_head == "ridge",
+        "method.tune.generations": experiment.method.tune.generations,
+        "audit.canaries": experiment.audit.canaries,
+        "privacy.metrics": experiment.privacy is not None and experiment.privacy.metrics,
+    }
+    for key, value in used.items():
+        if value:
+            yield f"{key} is set, {where}, and it {OTHERS}"
+    with suppress(ConfigError):  # contradictions() reports it
+        method = method_of(experiment.method)
+        parts = [*method.losses, *method.finish, *method.summaries]
+        for part in parts:
+            if not part.any_task:
+                yield (
+                    f"method {experiment.method.name!r}: {type(part).__name__} works with classification and regression only, {where}; "
+                    "use another method, such as fedavg, fedbn, fedper or fedtl"
+                )
+
+
+def unsound_task(data: DataSettings) -> Iterator[str]:
+    """Yield a line for each setting of a task under which a guarantee of ``[privacy]`` would not hold."""
+    if not data.predicted.per_example:
+        yield (
+            f'[privacy] and data.task = "{data.task}": the loss of a row depends on the other rows of its batch, so no example\'s gradient '
+            'can be clipped; use data.task = "survival" with data.horizons'
+        )
+    if data.class_weights == "balanced":
+        yield (
+            '[privacy] and data.class_weights = "balanced": the weights are counts of private rows, and no charge covers them; write '
+            "down weights that are public: { class = weight }"
+        )
+
+
+def check_every_task(experiment: Experiment, what: str) -> None:
+    """Raise ConfigError where ``what``, a command, cannot be used with the task."""
+    if not experiment.data.predicted.everywhere:
+        raise ConfigError(
+            f'{what} works with classification and regression only, and data.task = "{experiment.data.task}"'
+        )
