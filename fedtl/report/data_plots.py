@@ -110,7 +110,7 @@ def difference_map(differences: Mapping[str, Mapping[str, float]]) -> str:
     """The mean of each feature at each silo, against the mean of all silos, in standard deviations."""
     features = list(dict.fromkeys(feature for own in differences.values() for feature in own))
     table = np.array([[own.get(feature, np.nan) for feature in features] for own in differences.values()])
-    look = (DIVERGING, -LIMIT, LIMIT, "standard deviations from the mean of all silos")
+    look = (DIVERGING, -LIMIT, LIMIT, "standard deviations from the mean")
     return _heat("features", "Means of inputs", (list(differences), features), table, look)
 
 
