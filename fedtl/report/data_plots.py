@@ -110,8 +110,10 @@ def difference_map(differences: Mapping[str, Mapping[str, float]]) -> str:
     """The mean of each feature at each silo, against the mean of all silos, in standard deviations."""
     features = list(dict.fromkeys(feature for own in differences.values() for feature in own))
     table = np.array([[own.get(feature, np.nan) for feature in features] for own in differences.values()])
-    look = (DIVERGING, -LIMIT, LIMIT, "standard deviations from the mean")
-    return _heat("features", "Means of inputs", (list(differences), features), table, look)
+    look = (DIVERGING, -LIMIT, LIMIT, "standard deviations")
+    return _heat(
+        "features", "Means of inputs, minus the mean of all silos", (list(differences), features), table, look
+    )
 
 
 Look = tuple[Colormap, float, float, str]  # the colours, the values of both ends, and what they mean
@@ -123,7 +125,8 @@ def _heat(
     """A table of coloured cells, with numbers where they fit; a cell without a value is grey."""
     rows, columns = names
     few = len(rows) <= MAX_NAMED_SILOS
-    figure, axes = new_figure((0.32 if few else 0.05) * len(rows) + (1.3 + 0.07 * max(map(len, columns))))
+    height = (0.32 if few else 0.05) * len(rows) + 1.3 + 0.07 * max(map(len, columns))
+    figure, axes = new_figure(max(3.0, height))
     colours, low, high, meaning = look
     axes.set_facecolor("#cccccc")
     axes.grid(False)
