@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import hypothesis
@@ -28,7 +29,10 @@ MARKS = {
     "zoo": (
         *("experiment/test_run.py", "experiment/test_engines.py", "experiment/test_resume.py"),
         *("methods/test_everywhere.py", "experiment/test_scoring.py", "simulation/stacked/"),
-        *(f"models/test_{name}.py" for name in ("dp_norm", "registry", "weights", "roles", "scaled")),
+        *(
+            f"models/test_{name}.py"
+            for name in ("dp_norm", "registry", "weights", "roles", "scaled", "timm_zoo")
+        ),
     ),
 }
 # Files whose subject is how workers start, as they do for a user. In all others workers are forked, which takes 0.1 s, not 3.
@@ -107,6 +111,7 @@ def fast_starts(request: pytest.FixtureRequest, costs_folder: Path) -> Iterator[
         yield
 
 
+@lru_cache
 def _place(path: Path) -> str:
     return path.relative_to(Path(__file__).parent).as_posix()
 

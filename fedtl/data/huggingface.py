@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedtl.data.frame import column_of, labels_of, rows_of_frame, units_of
+from fedtl.data.pictures import of_eight_bits
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 ABOUT = "folders that Hugging Face's Dataset.save_to_disk wrote, one a silo or one dealt: a column of images, or a table"
 MARKS = ("dataset_dict.json", "state.json")  # of a folder that was written so
 PARTS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
-GREY = ("1", "L", "LA")
 Parts = Mapping[str, Any]  # datasets.Dataset by the name of the part
 
 
@@ -192,7 +192,7 @@ def _eight_bits(image: Any, where: str, settings: DataSettings) -> Any:
             else f"an image has the mode {image.mode}, not 8 bits a channel"
         )
         raise DataError(f"{where}: {what}; remove or convert it")
-    image = ImageOps.exif_transpose(image).convert("L" if image.mode in GREY else "RGB")
+    image = of_eight_bits(ImageOps.exif_transpose(image), where)
     if settings.size == "native":
         return image
     from PIL import Image

@@ -45,7 +45,7 @@ def read_picture(path: Path, settings: DataSettings) -> Array:
             ImageOps.exif_transpose(file, in_place=True)
             if file.mode == "F" or file.mode.startswith("I"):
                 return _deep(file, path, settings, white, inverted)
-            image = _of_eight_bits(file, path)
+            image = of_eight_bits(file, path)
     except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
     size = settings.size
@@ -114,7 +114,7 @@ def _deep(file: "Image.Image", path: Path, settings: DataSettings, white: int, i
     return (scaled >> 8).astype(np.uint8) if settings.pixel_bits == 8 else scaled.astype(np.uint16)
 
 
-def _of_eight_bits(file: "Image.Image", path: Path) -> "Image.Image":
+def of_eight_bits(file: "Image.Image", path: object) -> "Image.Image":
     """Return the image in grey ("L") or colours ("RGB"). Raises DataError for transparency and for colours that Pillow guesses."""
     if file.mode not in (*GREY, *COLOURS):
         raise DataError(f"{path} has colours of the kind {file.mode}; save it as RGB or grey")

@@ -11,7 +11,8 @@ from torch import Tensor
 from fedtl._util.labels import without_labels
 from fedtl.data.checks import check_classes, check_labels, check_rows, without_label
 from fedtl.data.dataset import Dataset, SiloDataset
-from fedtl.data.deal import LEARNING, dealt_names, silo_rows
+from fedtl.data.deal import LEARNING, dealt_names
+from fedtl.data.dealt_set import dealt_rows, dealt_set
 from fedtl.data.hidden import Hidden, hide_labels, used_fraction
 from fedtl.data.labels import has_label, label_numbers, labels_in, merge_labels
 from fedtl.data.origins import Origin, Origins
@@ -108,7 +109,7 @@ def _chosen(settings: DataSettings) -> list[str]:
 def _available(settings: DataSettings) -> list[str]:
     """Return the names of all silos: those of the source, or the simulated ones of ``data.deal``. Raises DataError."""
     if settings.deal is not None:
-        _dealt_set(settings)
+        dealt_set(settings)
         return dealt_names(settings.deal)
     source = DATA[settings.source]
     return list(names_in_source(source.silos(settings), source.needs_path))
@@ -123,26 +124,13 @@ def stored_name(settings: DataSettings, name: str) -> str:
     return {plain_name(one): one for one in stored}.get(name, name)
 
 
-def _dealt_set(settings: DataSettings) -> str:
-    """Return the name of the one set of rows that ``data.deal`` deals. Raises DataError."""
-    names = list(DATA[settings.source].silos(settings))
-    if len(names) > 1:
-        raise DataError(
-            f"data.deal deals one set of rows, but data.path has {len(names)}: {', '.join(names[:12])}; remove data.deal, or set "
-            "data.path to a folder with one of them"
-        )
-    return names[0]
-
-
 def read_silo(settings: DataSettings, name: str) -> Raw:
     """Return one silo's stored rows, checked. Raises DataError."""
+    if settings.deal is not None:
+        return dealt_rows(settings, settings.deal, name)
     source = DATA[settings.source]
-    if settings.deal is None:
-        stored = stored_name(settings, name) if source.needs_path else name
-        return check_rows(source.read(settings, stored), settings, name, source.missing_values)
-    whole = _dealt_set(settings)
-    raw = check_rows(source.read(settings, whole), settings, whole, source.missing_values)
-    return silo_rows(raw, settings.deal, name, whole)
+    stored = stored_name(settings, name) if source.needs_path else name
+    return check_rows(source.read(settings, stored), settings, name, source.missing_values)
 
 
 def declared_classes(settings: DataSettings) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ classifier two-sample tests): on each half of the rows, the forest of the other 
 the same half, so that it cannot know a row again.
 
 The mean of the two areas under the ROC curve varies at most as much as one of them, whatever their dependence, so its interval is
-that of half of the rows. Pooled predictions of more folds depend on each other: their interval held 0.5 in 7 of 10 samples without
+that of half of the rows. Pooled predictions of more folds depend on each other: their interval held 0.5 in 10 of 15 samples without
 a difference.
 """
 

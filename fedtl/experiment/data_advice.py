@@ -49,8 +49,8 @@ def _of_single_classes(silos: Mapping[str, SiloRows]) -> Iterator[Recommendation
         if len(silo.trained) == 1:
             rows = sum(silo.trained.values())
             text = (
-                f"{name} has {rows} training rows of one class: it can receive a model, not teach one; list it in data.late or in "
-                "data.silos_except"
+                f"{name} has {rows} training rows of one class: it can receive a model, not teach one; list it in data.unlabelled, where it "
+                "receives the shared model and is scored, or in data.silos_except"
             )
             yield Recommendation((name,), text, rows, "all training rows of a silo have one label")
 

@@ -27,7 +27,7 @@ def data_page(
     report: DataReport, version: str, settings: str, settings_title: str, sharing: Sequence[str] = ()
 ) -> str:
     """Return the page. ``settings``: what the rows were read by; ``sharing``: at an institution, what leaves it."""
-    between = report.between
+    between, lines = report.between, list(silo_lines(report))
     notes = [*NOTES, *(NOTES_BETWEEN if len(report.silos) > 1 else ())]
     if between.sampled:
         notes.append(
@@ -43,7 +43,8 @@ def data_page(
         warnings=report.notes,
         recommendations=report.recommendations,
         main=rows_grid(report),
-        lines=list(silo_lines(report)),
+        lines=lines,
+        lines_title=f"What was not read, and what to look at: {counted(len(lines), 'line')}",
         plots=list(_plots(report)),
         grids=list(_grids(between)),
         notes=notes,

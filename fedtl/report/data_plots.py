@@ -62,14 +62,17 @@ def value_ranges(report: DataReport) -> str:
     if not few:
         values = dict(sorted(values.items(), key=lambda item: item[1]["mean"]))
     figure, axes = new_figure((0.32 if few else 0.06) * len(values) + 1.3)
-    keys: dict[str, Artist] = {}
-    for at, own in enumerate(values.values()):
-        (keys["lowest to highest"],) = axes.plot([own["low"], own["high"]], [at, at], color="#b5b5b5", lw=1)
-        deviation = [own["mean"] - own["std"], own["mean"] + own["std"]]
-        (keys["one standard deviation"],) = axes.plot(
-            deviation, [at, at], color=PALETTE[0], lw=3 if few else 1.5
-        )
-        (keys["mean"],) = axes.plot(own["mean"], at, "o", color=INK, ms=5 if few else 2)
+    rows = range(len(values))
+    low, high, mean, std = (
+        np.array([own[key] for own in values.values()]) for key in ("low", "high", "mean", "std")
+    )
+    keys: dict[str, Artist] = {
+        "lowest to highest": axes.hlines(rows, low, high, color="#b5b5b5", lw=1),
+        "one standard deviation": axes.hlines(
+            rows, mean - std, mean + std, color=PALETTE[0], lw=3 if few else 1.5
+        ),
+        "mean": axes.plot(mean, rows, "o", color=INK, ms=5 if few else 2)[0],
+    }
     label_rows(axes, list(values) if few else [""] * len(values))
     label_axes(axes, "Target of training rows", "value", "" if few else f"{len(values)} silos by their mean")
     draw_legend(axes, keys)
@@ -81,9 +84,9 @@ def separation_dots(inputs: Mapping[str, Separation]) -> str:
     few = len(inputs) <= MAX_NAMED_SILOS
     rows = sorted(inputs.items(), key=lambda item: -item[1].auc)
     figure, axes = new_figure((0.32 if few else 0.06) * len(rows) + 1.3)
-    for at, (_, one) in enumerate(rows):
-        axes.plot(one.ci95, [at, at], color=PALETTE[0], lw=1.5 if few else 0.6)
-        axes.plot(one.auc, at, "o", color=PALETTE[0], ms=5 if few else 2)
+    places, ends = range(len(rows)), np.array([one.ci95 for _, one in rows])
+    axes.hlines(places, ends[:, 0], ends[:, 1], color=PALETTE[0], lw=1.5 if few else 0.6)
+    axes.plot([one.auc for _, one in rows], places, "o", color=PALETTE[0], ms=5 if few else 2)
     chance = axes.axvline(0.5, color=INK, lw=1.2, ls="--")
     label_rows(axes, [name for name, _ in rows] if few else [""] * len(rows))
     many = "" if few else f"{len(rows)} silos, the most different first"
@@ -107,8 +110,10 @@ def difference_map(differences: Mapping[str, Mapping[str, float]]) -> str:
     """The mean of each feature at each silo, against the mean of all silos, in standard deviations."""
     features = list(dict.fromkeys(feature for own in differences.values() for feature in own))
     table = np.array([[own.get(feature, np.nan) for feature in features] for own in differences.values()])
-    look = (DIVERGING, -LIMIT, LIMIT, "standard deviations from the mean of all silos")
-    return _heat("features", "Means of inputs", (list(differences), features), table, look)
+    look = (DIVERGING, -LIMIT, LIMIT, "standard deviations")
+    return _heat(
+        "features", "Means of inputs, minus the mean of all silos", (list(differences), features), table, look
+    )
 
 
 Look = tuple[Colormap, float, float, str]  # the colours, the values of both ends, and what they mean
@@ -120,7 +125,8 @@ def _heat(
     """A table of coloured cells, with numbers where they fit; a cell without a value is grey."""
     rows, columns = names
     few = len(rows) <= MAX_NAMED_SILOS
-    figure, axes = new_figure((0.32 if few else 0.05) * len(rows) + (1.3 + 0.07 * max(map(len, columns))))
+    height = (0.32 if few else 0.05) * len(rows) + 1.3 + 0.07 * max(map(len, columns))
+    figure, axes = new_figure(max(3.0, height))
     colours, low, high, meaning = look
     axes.set_facecolor("#cccccc")
     axes.grid(False)

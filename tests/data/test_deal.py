@@ -1,14 +1,18 @@
 """One set dealt to simulated silos: every row once, alike in training and testing, by the law of the Dirichlet."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from fedtl.data import images
 from fedtl.data.deal import FEW, dealt_names, silo_rows, whole_rows
 from fedtl.data.prepare import prepare_silo, read_silo, silo_names
+from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings, DealSettings
 from fedtl.data.source import Part, Raw
 from fedtl.errors import ConfigError, DataError
@@ -17,6 +21,7 @@ from fedtl.experiment.guarantees import silo_guarantee
 from fedtl.experiment.study import build
 from fedtl.simulation.shared_store import temporary_store
 
+RNG = np.random.default_rng(0)
 BY = st.sampled_from(["dirichlet", "size", "iid", "classes", "unit"])
 
 
@@ -183,6 +188,26 @@ def test_one_table_in_one_file_is_divided(tmp_path):
     for name in silo_names(chosen := chosen.model_copy(update=by_unit)):
         silo = read_silo(chosen, name).train
         assert all(count == 9 for count in Counter(silo.units.tolist()).values())
+
+
+def test_a_folder_of_images_is_read_once_and_dealt(tmp_path, monkeypatch):
+    pixels = RNG.integers(0, 256, (40, 6, 6), np.uint8)
+    for number, one in enumerate(pixels):
+        folder = tmp_path / "all" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one).save(folder / f"{number}.png")
+    opened = []
+    read = images.read
+    source = replace(DATA["images"], read=lambda *given: opened.append(given) or read(*given))
+    monkeypatch.setitem(DATA.own, "images", source)
+    deal = DealSettings(silos=4, minimum=5, by="iid")
+    chosen = DataSettings(source="images", path=str(tmp_path), deal=deal)
+    found = [read_silo(chosen, name).train for name in silo_names(chosen)]
+    assert sorted(bytes(row) for one in found for row in one.x) == sorted(map(bytes, pixels))
+    assert len(opened) == 1
+    Image.fromarray(255 - pixels[0]).save(tmp_path / "all/a/0.png")
+    again = [read_silo(chosen, name).train for name in silo_names(chosen)]
+    assert any(bytes(row) == bytes(255 - pixels[0]) for one in again for row in one.x)
 
 
 def test_several_sets_and_labels_without_training_rows_are_refused(tmp_path):

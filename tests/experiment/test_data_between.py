@@ -73,7 +73,7 @@ def test_inputs_labels_and_gaps_between_silos(report):
     between = report.between
     assert between.inputs["c"].auc > 0.99
     assert between.pairs["a, b"].ci95[0] < 0.5 < between.pairs["a, b"].ci95[1]
-    assert between.labels["c"].distance == pytest.approx(0.5)
+    assert between.labels["c"].distance == pytest.approx(0.5, abs=0.02)  # all of one class, and half of it
     assert between.gaps == {"a": {}, "b": {}, "c": {"w": 1.0}}
     assert between.differences["c"]["u"] > 1 > abs(between.differences["a"]["v"])
     assert report.silos["c"].trained == {"0": 57}

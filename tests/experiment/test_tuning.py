@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from fedtl.api.results import FinishedComparison
 from fedtl.errors import ConfigError
 from fedtl.experiment import compare as comparing
-from fedtl.experiment import run as running
+from fedtl.experiment import run_rounds as rounds_of_run
 from fedtl.experiment.columns import comparison_columns
 from fedtl.experiment.config.load import load_experiment, parse_experiment
 from fedtl.experiment.config.schema import TrialSettings
@@ -368,7 +368,7 @@ def test_the_progress_counts_the_rounds_of_trials_and_runs_and_the_finished_mode
 
 def test_nothing_is_done_twice(tuned, monkeypatch):
     experiment, path, comparison, _, _ = tuned
-    monkeypatch.setattr(running, "run_rounds", None)
+    monkeypatch.setattr(rounds_of_run, "run_rounds", None)
     again, _ = compare_here(monkeypatch, experiment, path)
     assert again == comparison
 

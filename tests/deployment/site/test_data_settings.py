@@ -110,8 +110,8 @@ TRAINS = {
     ),
     "slices of volumes": (
         volumes,
-        {"data__scale": "none"},
-        ["data.size=8", "model.name=convnet", "data.slices={axis='axial'}", "data.pixel_range=[0, 99]"],
+        {"data__slices": {"axis": "axial"}},
+        ["data.size=8", "model.name=convnet", "data.pixel_range=[0, 99]"],
     ),
     "one folder of several silos": (
         lambda f: (images(f, "north"), images(f, "south")),

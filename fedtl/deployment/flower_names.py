@@ -1,0 +1,39 @@
+"""
+Every name of flwr that fedtl uses although flwr does not document it. For a new version of flwr, run
+tests/deployment/test_flower_names.py: it says which of them moved. The files that are replaced in part also have a hash, which
+``flower_version.check_flower`` compares at run time.
+"""
+
+PUBLIC_MODULES = ("flwr.app", "flwr.clientapp", "flwr.serverapp")
+
+PRIVATE_NAMES = (  # module:name
+    "flwr.proto.control_pb2:ListNodesRequest",
+    "flwr.proto.control_pb2:ListNodesResponse",
+    "flwr.proto.control_pb2:RegisterNodeRequest",
+    "flwr.proto.control_pb2:RegisterNodeResponse",
+    "flwr.proto.control_pb2:StartRunRequest",
+    "flwr.proto.control_pb2:StartRunResponse",
+    "flwr.proto.control_pb2:StopRunRequest",
+    "flwr.proto.control_pb2:UnregisterNodeRequest",
+    "flwr.proto.fab_pb2:Fab",
+    "flwr.proto.transport_pb2:Scalar",
+    "flwr.supercore.cli:flower_superexec",
+    "flwr.supercore.constant:FLEET_HTTP_PUBLIC_KEY_HEADER",
+    "flwr.supercore.constant:TaskType",
+    "flwr.supercore.fab:Fab",
+    "flwr.supercore.heartbeat:HEARTBEAT_DEFAULT_INTERVAL",
+    "flwr.supercore.superexec.executor:ExecutionSpec",
+    "flwr.supercore.superexec.executor:LaunchResult",
+    "flwr.supercore.superexec.executor.subprocess_executor:SubprocessExecutor",
+    "flwr.superlink.cli:flower_superlink",
+    "flwr.superlink.servicer.fleet.fleet_handlers:push_messages",
+    "flwr.superlink.servicer.fleet.fleet_handlers:push_object",
+    "flwr.supernode.cli:flower_supernode",
+    "flwr.supernode.cli:flwr_clientapp",
+    "flwr.supernode.fleet_http_connection:HEARTBEAT_DEFAULT_INTERVAL",
+    "flwr.supernode.start_client_internal:_pull_and_store_message",
+    "flwr.supernode.start_client_internal:_verify_fab",
+)
+
+# Paths below /v1/control/ of the SuperLink; nginx.SUPERNODE_CALLS are those below /v1/fleet/.
+CONTROL_CALLS = ("list-nodes", "register-node", "start-run", "stop-run", "unregister-node")
