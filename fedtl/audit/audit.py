@@ -22,9 +22,9 @@ from fedtl.audit.transcript import last_hash
 from fedtl.audit.verdict import check_result, describe_violation, failed
 from fedtl.audit.workload import FULL, Effort, JobResults, Progress, run_workload
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.known_tasks import check_every_task
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.config.task_checks import check_every_task
 from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.run_folder import RunFolder

@@ -18,10 +18,9 @@ from fedtl.data import table
 from fedtl.data.columns import columns_of_inputs
 from fedtl.data.settings import AGREED, DataSettings, Name
 from fedtl.errors import ConfigError, Denied
+from fedtl.experiment.config.known_tasks import check_every_task
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.config.settings_file import read_toml, validate
-from fedtl.experiment.config.task_checks import check_every_task
-from fedtl.experiment.pixels import with_pixels
 from fedtl.federation.policy import Code
 
 MAX_AGREEMENT_BYTES = 1 << 20  # typical: a few thousand
@@ -78,6 +77,10 @@ def make_agreement(
             "institutions cannot stop by them; remove train.patience"
         )
     data = DataSettings(**{key: getattr(experiment.data, key) for key in AGREED})
+    from fedtl.experiment.pixels import (
+        with_pixels,  # here, because it needs torch, and idle processes of a site do not
+    )
+
     model = with_pixels(experiment.model, shape, None)
     model = model.model_copy(update={"weights": "", "pretrain_on": []})
     keys = (

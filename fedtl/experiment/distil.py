@@ -9,9 +9,9 @@ from fedtl._util.randomness import address
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import ConfigError, DataError
+from fedtl.experiment.config.known_tasks import check_every_task
 from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.config.resolve import model_arguments, model_of, training_of
-from fedtl.experiment.config.task_checks import check_every_task
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.study import study_data

@@ -36,11 +36,11 @@ from fedtl.deployment.plan import (
 from fedtl.deployment.site.site_experiment import DP_READY
 from fedtl.deployment.site.site_plan import NO_SHARED_STORE
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.known_tasks import check_every_task
 from fedtl.experiment.config.load import parse_experiment, read_experiment
 from fedtl.experiment.config.resolve import limits_of, method_of, server_of
 from fedtl.experiment.config.schema import Experiment, UpdateSettings
 from fedtl.experiment.config.settings_file import validate
-from fedtl.experiment.config.task_checks import check_every_task
 from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
 from fedtl.experiment.study import Study, build
 from fedtl.federation.rounds import FederationConfig

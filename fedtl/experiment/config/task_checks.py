@@ -90,11 +90,3 @@ def unsound_task(data: DataSettings) -> Iterator[str]:
             '[privacy] and data.class_weights = "balanced": the weights are counts of private rows, and no charge covers them; write '
             "down weights that are public: { class = weight }"
         )
-
-
-def check_every_task(experiment: Experiment, what: str) -> None:
-    """Raise ConfigError where ``what``, a command, cannot be used with the task."""
-    if not experiment.data.predicted.everywhere:
-        raise ConfigError(
-            f'{what} works with classification and regression only, and data.task = "{experiment.data.task}"'
-        )

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.known_tasks import check_every_task
 from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.config.task_checks import check_every_task
 from fedtl.experiment.jobs import Job, Watch, Workshop, worker_pool
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study, build

@@ -1,0 +1,14 @@
+"""What works with two tasks only. Imports no task, because the idle processes of a site read agreements and stay small."""
+
+from fedtl.errors import ConfigError
+from fedtl.experiment.config.schema import Experiment
+
+KNOWN = ("classification", "regression")  # those whose ``LearningTask.everywhere`` is true
+
+
+def check_every_task(experiment: Experiment, what: str) -> None:
+    """Raise ConfigError where ``what``, a command, cannot be used with the task."""
+    if experiment.data.task not in KNOWN:
+        raise ConfigError(
+            f'{what} works with classification and regression only, and data.task = "{experiment.data.task}"'
+        )
