@@ -18,7 +18,7 @@ def deal_mistakes(data: DataSettings) -> Iterator[str]:
         yield 'data.deal.by = "unit" deals whole units; set data.unit_column to the column that says whose row it is'
     if deal.by != "unit" and data.unit_column:
         yield f'data.deal.by = "{deal.by}" would divide the rows of one {data.unit_column}; set it to "unit"'
-    if "classes" in deal.model_fields_set and deal.by != "classes":
+    if deal.by != "classes" and deal.classes != type(deal).model_fields["classes"].default:
         yield f'data.deal.classes is a setting of by = "classes", not of "{deal.by}"; remove it'
     for key in ("target_domain", "silo_column"):
         if getattr(data, key):

@@ -6,7 +6,7 @@ import torch
 
 from fedtl.deployment.plan import make_agreement
 from fedtl.errors import ConfigError, ModelError
-from fedtl.experiment.config.load import load_experiment, read_experiment, to_toml
+from fedtl.experiment.config.load import load_experiment, parse_experiment, read_experiment, to_toml
 from fedtl.experiment.config.resolve import model_of
 from fedtl.experiment.lint.findings import lint
 from fedtl.experiment.predict import SiloModel
@@ -92,3 +92,10 @@ def test_a_run_folder_and_a_plan_keep_the_settings(tmp_path):
         "width": 8,
         "layers": 1,
     }
+
+
+def test_a_run_folder_with_dealt_silos_can_be_read_again(tmp_path):
+    """Its experiment.toml has every key of data.deal, also those of other ways to deal."""
+    (tmp_path / "one.npz").touch()
+    first = parse_experiment({"data": {"source": "npz", "path": str(tmp_path), "deal": {"silos": 3}}})
+    assert RunFolder.create(tmp_path / "run", first).experiment() == first
