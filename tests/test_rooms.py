@@ -110,7 +110,10 @@ LARGE_CLASSES = {
     "experiment.run_folder.RunFolder": "the files of one folder",
     "tasks.base.LearningTask": "all that differs from task to task",
     "tasks.classification.Classification": "a task",
+    "tasks.multilabel.MultiLabel": "a task",
+    "tasks.ordinal.Ordinal": "a task",
     "tasks.regression.Regression": "a task",
+    "tasks.survival.Survival": "a task",
 }
 MANY_ARGUMENTS = {
     "api.audits.audit": "as on the command line, and the rows",

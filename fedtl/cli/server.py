@@ -257,3 +257,30 @@ def status(folder: Dir, as_json: Json = False) -> None:
             print_line(f"  left out: {reason}")
         for warning in study.outliers:
             print_line(f"  warning: {warning}")
+
+
+@app.command()
+def watch(
+    folder: Dir,
+    every: Annotated[float, typer.Option(min=0.1, help="seconds between two looks")] = 2.0,
+) -> None:
+    """
+    Print a line for each round of every study until all are done or stopped.
+
+    Exit code 4: a study was stopped. So a script can call: fedtl server watch DIR || send-mail
+
+    Example: fedtl server watch srv
+    """
+    import time
+
+    from fedtl.deployment.coordinator.follow import STOPPED, follow_studies
+    from fedtl.deployment.coordinator.settings import load_server_settings
+
+    load_server_settings(folder)
+    stopped: dict[str, bool] = {}
+    for line in follow_studies(folder, lambda: time.sleep(every)):
+        print_line(line)
+        name, _, text = line.partition(": ")
+        stopped[name] = text.startswith(STOPPED)
+    if any(stopped.values()):
+        raise typer.Exit(4)

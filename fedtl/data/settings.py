@@ -2,14 +2,15 @@
 
 import codecs
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from fedtl._util.settings import Settings
-from fedtl.tasks.base import LearningTask
-from fedtl.tasks.registry import TASKS
+
+if TYPE_CHECKING:
+    from fedtl.tasks.base import LearningTask
 
 FILES, NOISE = "inputs", "noise"  # entries of data.public: "inputs:PATH" and "noise:N"
 SCALES = ("silo", "none", "dp")  # any other data.scale is the path of a file of constants
@@ -228,8 +229,12 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     focal: float = Field(0.0, ge=0, le=10)
 
     @property
-    def predicted(self) -> LearningTask:
+    def predicted(self) -> "LearningTask":
         """What a model predicts."""
+        from fedtl.tasks.registry import (
+            TASKS,
+        )  # here, because it needs torch, and idle processes of a site read settings too
+
         return TASKS[self.task].of(self)
 
 

@@ -1,7 +1,7 @@
 """
 Run experiments by ``fedtl compare`` and write what came of them: a table (NAME.md), its numbers (NAME.json) and a figure
 (NAME.svg), with the command, the commit, the machine and the time that it took; and README.md, one line for each of them.
-The files of an experiment in a folder of its own (transfer/NAME) are written beside it.
+The files of an experiment in a folder of its own (transfer/NAME) are written beside it, and to transfer/README.md.
 
 Run: python simulations/results/make.py NAME... [--keep FOLDER]. The run folders go to FOLDER/NAME, or are removed. A
 comparison that FOLDER already holds finished is not run again: its table is written anew.
@@ -9,6 +9,7 @@ comparison that FOLDER already holds finished is not run again: its table is wri
 
 import argparse
 import json
+import re
 import resource
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +312,41 @@ def fixed_heads() -> Iterator[str]:
         yield "| " + " | ".join([name, TITLES[metric], *links]) + " |"
 
 
+TRANSFER = (
+    "# What transfers between silos? All measured experiments",
+    "",
+    "Mean gain over training alone, with the 95 % interval; every method is tuned at home and averaged with the silo's own model alike. "
+    "Gains of silos without labels, whose yardstick is `silobn`, stand on the experiment's page.",
+    "",
+    "| experiment | question | seeds | metric | mean gain over local |",
+    "|---" * 5 + "|",
+)
+
+
+def transfer_overview() -> str:
+    """Return a page with one line for each comparison of the folder transfer."""
+    lines = list(TRANSFER)
+    for file in sorted((HERE.parent / "transfer").glob("*.json")):
+        found = json.loads(file.read_text())
+        if "overall" not in found:
+            continue
+        gains = [
+            f"{name} {format_difference(found['metric'], one.mean.mean, one.mean.ci95)}"
+            for name, one in from_plain_overall(found["overall"]).items()
+        ]
+        what = [f"[{file.stem}]({file.stem}.md)", _question(file.with_suffix(".toml"))]
+        cells = [*what, str(len(found["seeds"])), TITLES[found["metric"]]]
+        lines.append("| " + " | ".join([*cells, "; ".join(gains)]) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _question(experiment: Path) -> str:
+    """Return the first sentence of the comment at the top of an experiment."""
+    comment = takewhile(lambda line: line.startswith("#"), experiment.read_text().splitlines())
+    text = " ".join(line.removeprefix("#").strip() for line in comment)
+    return re.split(r"(?<=[?.]) ", text, maxsplit=1)[0]
+
+
 def from_plain_overall(found: Mapping[str, Any]) -> dict[str, Overall]:
     return {name: from_plain(Overall, one) for name, one in found.items()}
 
@@ -325,6 +362,7 @@ def main() -> None:
             folder.parent.mkdir(parents=True, exist_ok=True)
             write(name, folder, run(name, folder))
             (HERE / "README.md").write_text(overview())
+            (HERE.parent / "transfer" / "README.md").write_text(transfer_overview())
 
 
 if __name__ == "__main__":

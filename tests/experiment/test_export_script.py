@@ -201,7 +201,7 @@ def test_the_code_of_a_network_gives_the_library_s_names(name, shape):
     model = SimpleNamespace(
         settings=SimpleNamespace(name=name),
         shape=shape,
-        classes=("a", "b", "c"),
+        data=SimpleNamespace(width=3),
         plan=plan,
         nets=lambda: {"": net},
     )

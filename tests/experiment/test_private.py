@@ -37,7 +37,7 @@ from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 from tests.commands import fedtl
-from tests.experiments import ROUNDS_ONLY
+from tests.experiments import MIXED, ROUNDS_ONLY
 from tests.problems import with_training
 
 CLASSES = ("a", "b", "c")
@@ -420,13 +420,11 @@ def test_a_private_run_says_what_it_cost(tmp_path):
 
 @pytest.mark.slow
 def test_processes_keep_the_same_promises(tmp_path):
-    experiment = load_experiment(
-        "digits", [*SMALL[:2], "privacy.epsilon=8", "privacy.noise=reproducible", "engine.workers=2"]
-    )
+    sets = [*SMALL[:2], *MIXED, "privacy.epsilon=8", "privacy.noise=reproducible"]
+    sets.append('data.silos=["plain", "inverted", "faint"]')
+    experiment = load_experiment("digits", [*sets, "engine.workers=2"])
     result = to_plain(run(experiment, RunFolder.create(tmp_path / "two", experiment)))
-    alone = load_experiment(
-        "digits", [*SMALL[:2], "privacy.epsilon=8", "privacy.noise=reproducible", "engine.name=serial"]
-    )
+    alone = load_experiment("digits", [*sets, "engine.name=serial"])
     other = to_plain(run(alone, RunFolder.create(tmp_path / "one", alone)))
     assert result["privacy"]["private"] is False
     assert result["privacy"] == other["privacy"]

@@ -234,7 +234,7 @@ def test_a_linear_cox_model_has_the_coefficients_of_lifelines():
 
     solver.step(loss)
     np.testing.assert_allclose(weights.detach()[:, 0], wanted.params_, atol=1e-4)
-    assert float(loss()) == pytest.approx(-wanted.log_likelihood_, rel=1e-6)
+    assert loss().item() == pytest.approx(-wanted.log_likelihood_, rel=1e-6)
     scores = (inputs @ weights).detach()
     found = measure(scores, labels, Cox()).figures
     assert found["concordance"] == pytest.approx(wanted.concordance_index_)

@@ -1,6 +1,7 @@
 """Random changes of training images: what each does, and that a row's change depends on its address alone."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -54,6 +55,8 @@ def test_a_row_is_changed_alike_in_any_batch_and_otherwise_in_another_step(kind)
     whole = changed(changes, x)
     assert torch.equal(torch.get_rng_state(), state)
     assert (whole.dtype, whole.shape) == (kind, x.shape)
+    alike = changed(changes, x[:1].repeat(6, 1, 1, 1))
+    assert not any(torch.equal(one, other) for one, other in pairwise(alike))  # each row draws for itself
     some = torch.tensor([4, 1])
     assert torch.equal(changed(changes, x[some], some), whole[some])
     others = [

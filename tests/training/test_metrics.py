@@ -37,6 +37,9 @@ def test_classification_is_that_of_scikit_learn():
             "balanced_accuracy": metrics.balanced_accuracy_score(y, scores.argmax(1)),
             "auc": metrics.roc_auc_score(y, p[:, 1]),
             "loss": metrics.log_loss(y, p),
+            "macro_auc": metrics.roc_auc_score(y, p[:, 1]),
+            "macro_f1": metrics.f1_score(y, scores.argmax(1), average="macro"),
+            "ece": found.figures["ece"],  # see tests/tasks
         },
         abs=1e-6,
     )
@@ -55,8 +58,8 @@ def test_r2_does_not_depend_on_the_unit(scale):
 @pytest.mark.parametrize(
     ("scores", "y", "absent", "reason"),
     [
-        (TWO, classes(1, 1, 1, 1), {"balanced_accuracy", "auc"}, "same class"),
-        (TWO[:1], classes(1), {"balanced_accuracy", "auc"}, "one row"),
+        (TWO, classes(1, 1, 1, 1), {"balanced_accuracy", "auc", "macro_auc"}, "same class"),
+        (TWO[:1], classes(1), {"balanced_accuracy", "auc", "macro_auc"}, "one row"),
         (TWO[:0], classes(), set(CLASSIFICATION.measured), "no rows"),
         (torch.randn(6, 3), classes(0, 1, 2, 0, 1, 2), {"auc"}, "3 classes"),
         (TWO * torch.tensor([1, float("nan")]), classes(0, 1, 0, 1), set(CLASSIFICATION.measured), "4 of 4"),

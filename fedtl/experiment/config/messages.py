@@ -22,6 +22,8 @@ WISHES = {
     "too_short": "a list of at least one",
 }
 
+MOST_NAMES = 30  # that a message lists
+
 
 def choose_entry(table: Mapping[str, Any], name: Any, at: str) -> Any:
     """Return the entry of that name. ``at``: the setting that names it. Raises ConfigError."""
@@ -51,7 +53,7 @@ def unknown_setting(path: str, known: Sequence[str], model: type[BaseModel] = Ex
     if path in near:
         return f'"{path}" is a key with a dot; write {{"{above}": {{"{key}": ...}}}}, or in TOML {key} = ... under [{above}]'
     there = (
-        f"; [{above}] has {', '.join(siblings)}"
+        f"; [{above}] has {_listed(list(siblings))}"
         if above and known
         else f"; there are {', '.join(known) or 'none'}"
     )
@@ -126,6 +128,12 @@ def _wish(problem: Mapping[str, Any]) -> str:
     text = str(problem["msg"]).removeprefix("Input should be ").removeprefix("a valid ")
     text = text.removeprefix("Value error, ").removeprefix("must be ")
     return WISHES.get(problem["type"], text)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names in one line, the first ``MOST_NAMES`` of many."""
+    more = len(names) - MOST_NAMES
+    return ", ".join([*names[:MOST_NAMES], *([f"and {more} more"] if more > 0 else [])])
 
 
 def shorten(value: Any) -> str:

@@ -124,7 +124,9 @@ def test_a_new_site_with_sixteen_records_gets_a_model_and_what_training_alone_wo
     others = 'data.silos=["plain","inverted","blurred","faint","textured"]'
     folder = RunFolder.create(
         tmp_path / "run",
-        load_experiment("digits", ["rounds=12", "data.limit=100", others, "engine.name=serial"]),
+        load_experiment(
+            "digits", ["rounds=12", "data.limit=100", others, "engine.name=serial", *ROUNDS_ONLY]
+        ),
     )
     run(folder.experiment(), folder)
     site = Site(tmp_path, data__silo="rotated", data__limit=16)
