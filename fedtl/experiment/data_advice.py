@@ -105,7 +105,7 @@ def _of_gaps(report: DataReport) -> Iterator[Recommendation]:
         listed = _listed(
             [f"{column}, {share:.0%} at {most}" for column, (most, share) in found.items()], "; "
         )
-        text = f"columns are mostly missing at one silo, but not at all ({listed}): compare the result with data.drop"
+        text = f"columns are mostly missing at some silos and not at others ({listed}): compare the result with data.drop"
         rule = f"more than {GAPS:.0%} of a column's cells are missing at one silo, less than {NO_GAPS:.0%} at another"
         silos = tuple(dict.fromkeys(most for most, _ in found.values()))
         yield Recommendation(silos, text, max(share for _, share in found.values()), rule)
