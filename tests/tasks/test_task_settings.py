@@ -13,6 +13,7 @@ from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.load import parse_experiment
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.experiment.config.task_checks import check_every_task
+from fedtl.privacy.rows import _texts
 
 SURVIVAL = {"task": "survival", "label": "time", "event": "event", "horizons": [1, 2, 4]}
 COX = {"task": "cox", "label": "time", "event": "event"}
@@ -155,3 +156,8 @@ def test_arrays_hold_one_column_for_each_number():
     assert rows_in_memory({"a": (x, y)}, experiment(MULTI).data)[1]["a"].train.y.shape == (24, 2)
     with pytest.raises(DataError, match="multilabel"):
         rows_in_memory({"a": (x, y)}, experiment({}).data)
+
+
+def test_a_label_of_several_numbers_is_part_of_the_hash_of_a_private_row():
+    y = np.array([[1.0, 0], [1.5, 1]])
+    assert _texts(y) == ["1,0", "1.5,1"] == _texts(y.astype(np.float32))
