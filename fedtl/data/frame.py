@@ -162,7 +162,8 @@ def labels_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Arra
     if settings.predicted.label_shape(settings):
         parts = []
         for name in settings.predicted.columns(settings):
-            one = column_of(frame, name, where, "data.classes" if name in settings.classes else "data.label")
+            keys = {settings.label: "data.label", settings.event: "data.event"}
+            one = column_of(frame, name, where, "data.classes" if settings.classes else keys[name])
             parts.append(numbers_by_cell(one, settings) if settings.by_record else numbers(one, where))
         return np.stack(parts, 1)
     column = column_of(frame, settings.label, where, "data.label")

@@ -243,7 +243,12 @@ def _units(part: Part) -> Sequence[str]:
 
 
 def _texts(values: Array) -> list[str]:
-    """Return labels or units as text: 3.0, 3 and "3" are equal, and so are a float64 and its float32."""
+    """
+    Return labels or units as text: 3.0, 3 and "3" are equal, and so are a float64 and its float32. A label of several numbers
+    [N, K] is the texts of all, with commas between them.
+    """
+    if values.ndim > 1:
+        return [",".join(row) for row in zip(*map(_texts, values.T), strict=True)]
     if values.dtype.kind != "f":
         return [str(value) for value in values.tolist()]
     return [

@@ -10,10 +10,9 @@ from fedtl.data.memory import rows_in_memory
 from fedtl.data.prepare import prepare_silo
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.known_tasks import KNOWN, check_every_task
+from fedtl.experiment.config.known_tasks import check_every_task
 from fedtl.experiment.config.load import parse_experiment
 from fedtl.experiment.config.privacy_checks import unsound
-from fedtl.tasks.registry import TASKS
 
 SURVIVAL = {"task": "survival", "label": "time", "event": "event", "horizons": [1, 2, 4]}
 COX = {"task": "cox", "label": "time", "event": "event"}
@@ -158,5 +157,3 @@ def test_arrays_hold_one_column_for_each_number():
         rows_in_memory({"a": (x, y)}, experiment({}).data)
 
 
-def test_the_tasks_that_every_command_knows_are_those_of_the_registry():
-    assert set(KNOWN) == {name for name, task in TASKS.items() if task.least_squares}
