@@ -55,7 +55,7 @@ def with_column_names(
 ) -> Experiment:
     """
     Return the experiment of a table, or of series, with ``data.columns`` set. Where it was not set, the columns are those of ``silo``,
-    whose ``inputs`` have these names. Columns that only have positions as names are not listed.
+    whose name is that in the source and whose ``inputs`` have these names. Columns that only have positions as names are not listed.
     """
     data = experiment.data
     if len(shape) > 2 or data.columns or inputs == tuple(map(str, range(shape[0]))):

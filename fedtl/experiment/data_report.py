@@ -8,6 +8,7 @@ from fedtl.data.columns import columns_with_a_kind
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.hidden import hides_labels
 from fedtl.data.labels import has_label
+from fedtl.data.prepare import stored_name
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_advice import recommendations
@@ -70,4 +71,4 @@ def _ignored(experiment: Experiment, name: str) -> Iterator[str]:
     """Yield the columns of a silo's file that are neither inputs nor have another use."""
     settings = experiment.data
     if settings.source == "table" and settings.deal is None:
-        yield from table.unused_columns(settings, name)
+        yield from table.unused_columns(settings, stored_name(settings, name))

@@ -154,3 +154,10 @@ def test_the_command_prints_files_that_are_not_read(tmp_path):
     assert report["silos"]["b"]["labels"] == {"cat": 8, "dog": 8}
     assert report["silos"]["b"]["inputs"] == "grey images of 8 x 8 px, 0..255"
     assert any("not everything was read" in note for note in report["notes"])
+
+
+def test_columns_without_a_use_of_a_silo_with_accents_in_its_name(tmp_path):
+    experiment = tables(tmp_path, "data.drop=['w']", a=drawn(), **{"Zürich West": drawn()})
+    with temporary_store() as store:
+        silos = data_report(experiment, store).silos
+    assert {name: silo.ignored for name, silo in silos.items()} == {"a": ("w",), "Zurich_West": ("w",)}

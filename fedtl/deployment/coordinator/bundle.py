@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 import fedtl
 from fedtl._util.files import write_bytes, write_file, write_json
 from fedtl.data.columns import declared_columns
+from fedtl.data.prepare import stored_name
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
 from fedtl.deployment.bundle_contents import check_bundle_contents
@@ -101,7 +102,9 @@ def build_bundle(
     labels = () if own_labels(study.method) else study.schema.union
     base = _base_hash(experiment)
     silo, schema = next(iter(study.schema.silos.items()))
-    experiment = with_column_names(experiment, silo, schema.shape, schema.columns)
+    experiment = with_column_names(
+        experiment, stored_name(experiment.data, silo), schema.shape, schema.columns
+    )
     experiment = experiment.model_copy(update={"updates": _limited(experiment)})
     agreement = make_agreement(experiment, study.schema.shape, labels, base, dp_ready)
     bundle = Bundle(folder.absolute() / name)

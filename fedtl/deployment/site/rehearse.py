@@ -134,7 +134,7 @@ def read_requested_plan(home: Home, source: Path | str) -> RequestedPlan:
     if experiment.privacy or home.settings.policy.privacy or own.unlabelled:
         # The labels that occur in private rows, or are not used, must not be agreed on.
         classes = prepare.declared_classes(experiment.data)
-    experiment = with_column_names(experiment, silo, shape, raw.columns)
+    experiment = with_column_names(experiment, prepare.stored_name(experiment.data, silo), shape, raw.columns)
     return RequestedPlan(make_agreement(experiment, shape, classes, "", False), "", path.stem)
 
 
