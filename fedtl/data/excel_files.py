@@ -5,10 +5,16 @@ that the program stored beside each is read. Macros are not read at all.
 
 import zipfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.etree.ElementTree import ParseError
 
+from fedtl.data.bounded import check_bytes, check_file_size
 from fedtl.errors import DataError
 
 Cell = object  # a number, a text, a truth value, a date or a time; None where empty
+MAX_CELLS = (
+    50_000_000  # of a sheet, empty ones between others included: one cell in its last corner makes 17 billion
+)
 INSTALL = "Excel files need openpyxl: pip install 'fedtl[excel]'"
 
 
@@ -63,9 +69,13 @@ def _cells(path: str, sheet: str, stored: bool, merged: bool) -> Iterator[list[C
         from openpyxl.utils.exceptions import InvalidFileException
     except ImportError as error:
         raise DataError(f"{path}: {INSTALL}") from error
+    check_file_size(Path(path))
     try:
-        book = load_workbook(path, data_only=stored, keep_links=False)
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        with Path(path).open("rb") as stream:  # by a path, openpyxl leaves a file open that it cannot read
+            with zipfile.ZipFile(stream) as packed:
+                check_bytes(Path(path), sum(part.file_size for part in packed.infolist()))
+            book = load_workbook(stream, data_only=stored, keep_links=False)
+    except (InvalidFileException, zipfile.BadZipFile, ParseError, KeyError, ValueError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{path} is no Excel file that can be read: {reason}; save it again as .xlsx"
@@ -79,6 +89,11 @@ def _cells(path: str, sheet: str, stored: bool, merged: bool) -> Iterator[list[C
         area = sorted(map(str, chosen.merged_cells.ranges))[0]
         raise DataError(
             f"{path}: the cells {area} are merged, so all but one of them are empty; unmerge them"
+        )
+    if (cells := chosen.max_row * chosen.max_column) > MAX_CELLS:
+        raise DataError(
+            f"{path}: its last cell is in row {chosen.max_row} and column {chosen.max_column}, so it has {cells:,} cells, and fedtl reads at "
+            f"most {MAX_CELLS:,}; delete the empty rows and columns, or save it as a CSV file"
         )
     for row in chosen.iter_rows():
         # Of a formula that gives an empty text, the type is stored and no value.

@@ -130,7 +130,9 @@ def _others(part: Any) -> list[tuple[str, str]]:
 
 def _frame(part: Any, settings: DataSettings) -> "pd.DataFrame":
     """Return the columns of values, class numbers replaced by the names that the set gives them."""
-    frame: pd.DataFrame = part.remove_columns([name for name, _ in _others(part)]).to_pandas()
+    values = part.remove_columns([name for name, _ in _others(part)]).with_format("arrow")
+    # Beside an empty cell, whole numbers would become floats, which rounds the numbers of other rows from 2^53 on.
+    frame: pd.DataFrame = values[:].to_pandas(integer_object_nulls=settings.by_record)
     for name, kind in part.features.items():
         if isinstance(kind, _library().ClassLabel):
             names = dict(enumerate(kind.names))

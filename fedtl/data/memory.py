@@ -99,8 +99,12 @@ def _array(value: Any) -> Array:
 
 
 def learns(settings: DataSettings) -> frozenset[str]:
-    """A column of a DataFrame can decide which rows are trained on; the second domain of arrays is given as such."""
-    return frozenset({"split"}) if settings.domain_column or settings.split_column else frozenset()
+    """
+    A column of a DataFrame can decide which rows are trained on, and to which series a row belongs; the second domain of arrays is
+    given as such.
+    """
+    joined = settings.sequence is not None and settings.sequence.id
+    return frozenset({"split"}) if settings.domain_column or settings.split_column or joined else frozenset()
 
 
 def silos(settings: DataSettings) -> Sequence[str]:

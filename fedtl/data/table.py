@@ -140,7 +140,7 @@ def _parse(path: str, changed: int, size: int, dialect: Dialect, sheet: str) -> 
 
     try:
         if path.lower().endswith(".parquet"):
-            return _with_plain_numbers(pd.read_parquet(path))
+            return _with_plain_numbers(_read_parquet(path, dialect.as_text))
         if path.lower().endswith(".xlsx"):
             names, rows = read_sheet(path, sheet, dialect.as_text)
             return pd.DataFrame(rows, columns=names, dtype=object if dialect.as_text else None)
@@ -161,6 +161,17 @@ def _parse(path: str, changed: int, size: int, dialect: Dialect, sheet: str) -> 
     except (ValueError, OSError) as error:
         reason = (str(error).splitlines() or ["empty"])[0]
         raise DataError(f"{path} cannot be read: {reason}") from error
+
+
+def _read_parquet(path: str, by_cell: bool) -> "pd.DataFrame":
+    """
+    Return the rows of a Parquet file. ``by_cell``: whole numbers stay as they are beside an empty cell, which would otherwise make
+    floats of its whole column and so round the numbers of other rows from 2^53 on.
+    """
+    import pandas as pd
+
+    kept = {"integer_object_nulls": True} if by_cell else None
+    return pd.read_parquet(path, to_pandas_kwargs=kept)
 
 
 def _with_plain_numbers(frame: "pd.DataFrame") -> "pd.DataFrame":

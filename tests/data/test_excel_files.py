@@ -7,6 +7,7 @@ from datetime import date, datetime, time
 import numpy as np
 import pytest
 
+from fedtl.data import bounded
 from fedtl.data.settings import DataSettings
 from fedtl.data.table import read, silos
 from fedtl.errors import DataError
@@ -124,3 +125,32 @@ def test_files_that_are_not_excel(tmp_path):
     (tmp_path / "a.xlsx").rename(tmp_path / "a.xlsm")
     with pytest.raises(DataError, match="no macros"):
         silos(settings)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b"</sheetData>", b'<row r="1048576"><c r="XFD1048576"><v>1</v></c></row></sheetData>', "17,179,869,184 cells"),
+        (b"<worksheet", b'<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><worksheet', "undefined entity"),
+        (b"<sheetData>", b"<sheetData>" + b" " * (1 << 21), "at most 1 MB"),
+    ],
+)  # fmt: skip
+def test_a_small_file_that_asks_for_much_is_refused(tmp_path, monkeypatch, old, new, said):
+    monkeypatch.setattr(bounded, "MAX_BYTES", 1 << 20)
+    book(tmp_path, [["age"], [50]], name="plain.xlsx")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.xlsx") as plain,
+        zipfile.ZipFile(tmp_path / "a.xlsx", "w", zipfile.ZIP_DEFLATED) as changed,
+    ):
+        for name in plain.namelist():
+            text = plain.read(name)
+            if name.endswith("sheet1.xml"):
+                text = text.replace(old, new, 1).replace(
+                    b"<v>50</v>", b"<v>&b;</v>" if b"ENTITY" in new else b"<v>50</v>"
+                )
+            changed.writestr(name, text)
+    (tmp_path / "plain.xlsx").unlink()
+    with pytest.raises(DataError) as error:
+        read(DataSettings(source="table", path=str(tmp_path)), "a")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)

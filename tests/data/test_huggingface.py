@@ -89,3 +89,13 @@ def test_a_folder_of_another_kind_is_refused(tmp_path):
     (tmp_path / "a" / "state.json").write_text("{}")
     with pytest.raises(DataError, match="cannot be read"):
         read_silo(settings(tmp_path), "a")
+
+
+def test_with_by_record_an_empty_cell_does_not_round_the_number_of_another_row(tmp_path):
+    number = 2**53 + 1  # which no float is
+    for name, last in (("a", 7), ("b", None)):
+        columns = {"v": [number, 5, last, 6], "label": ["n", "y"] * 2}
+        datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / name)
+    own = settings(tmp_path, by_record=True, categories={"v": [str(number)]})
+    found = [read_silo(own, name).train.x for name in ("a", "b")]
+    assert found[0][:2].tolist() == found[1][:2].tolist() == [[1.0], [0.0]]

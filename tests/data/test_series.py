@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedtl.data import memory
 from fedtl.data.input_files import read_inputs
 from fedtl.data.memory import rows_in_memory
 from fedtl.data.prepare import input_shape, prepare_silo, read_silo
@@ -188,11 +189,21 @@ def test_numbers_without_the_shape_of_a_picture_are_not_read_as_one(shape, refus
             ["data.source=table", "data.sequence={id='a', time='t', length=3}", "privacy.epsilon=3"],
             "one row can change another series",
         ),
+        (
+            ["data.source=memory", "data.sequence={id='a', time='t', length=3}", "privacy.epsilon=3"],
+            "one row can change another series",
+        ),
         (["data.source=table", "data.sequence={id='label', time='t', length=3}"], "the column 'label'"),
     ],
 )
 def test_settings_that_contradict_series_are_refused(sets, says, tmp_path):
-    path = [] if "data.source=digits" in sets else [f"data.path={tmp_path}"]
+    path = [] if {"data.source=digits", "data.source=memory"} & set(sets) else [f"data.path={tmp_path}"]
     with pytest.raises(ConfigError) as error:
         load_experiment("digits", [*sets, *path, "data.silos=[]"])
     assert says in str(error.value)
+
+
+def test_the_series_of_a_frame_depend_on_other_rows():
+    """Arrays do not: so a study under [privacy] refuses the first and takes the second."""
+    assert memory.learns(DataSettings(source="memory", sequence=TABLE)) == {"split"}
+    assert not memory.learns(DataSettings(source="memory", sequence=SequenceSettings()))

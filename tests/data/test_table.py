@@ -204,3 +204,18 @@ def test_a_file_that_changed_is_read_again(tmp_path):
     path.write_text("v\n2\n")
     os.utime(path, ns=(1, 1))
     assert load_frame(str(path), DataSettings()).v.tolist() == [2]
+
+
+@pytest.mark.parametrize("kind", ["categories", "hashed"])
+def test_with_by_record_an_empty_cell_of_parquet_does_not_round_the_number_of_another_row(tmp_path, kind):
+    number = 2**53 + 1  # which no float is
+    more = {"categories": {"v": [str(number)]}} if kind == "categories" else {"hashed": ["v"]}
+    found = []
+    for name, last in (("a", 7), ("b", None)):
+        frame = pd.DataFrame(
+            {"v": pd.array([number, 5, last], "Int64"), "label": pd.array([number, 1, last], "Int64")}
+        )
+        frame.to_parquet(tmp_path / f"{name}.parquet")
+        found.append(read(settings(tmp_path, by_record=True, **more), name).train)
+    assert np.array_equal(found[0].x[:2], found[1].x[:2])
+    assert found[0].y[:2].tolist() == found[1].y[:2].tolist() == [str(number), "1"]

@@ -7,8 +7,10 @@ two functions through which a site sends. It starts nothing where their file is 
 """
 
 import sys
-from collections import OrderedDict
+import time
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,30 +23,50 @@ from fedtl.deployment.coordinator.reply_size import reply_size
 from fedtl.deployment.flower_version import check_flower, run_main
 
 KNOWN_HASH = "117665fa865c30dccc5a21b7c5b099e101ae481870513f0a9242fd292ff1b18c"  # of fleet_handlers.py
-MAX_SESSIONS = 10_000  # of which the received bytes are remembered; Flower ends a session after 3 minutes
-TOO_LARGE, FORBIDDEN = 413, 400
+MAX_SESSIONS = 1000  # of one site at a time
+SESSION_SECONDS = 600.0  # without an object; Flower ends such a session after 180
+TOO_LARGE, TOO_MANY, FORBIDDEN = 413, 429, 400
 
 
 class ReceivedBytes:
-    """Counts the bytes of each reply. ``limit`` returns the most that a reply may have."""
+    """
+    Counts the bytes of each reply. ``limit`` returns the most that a reply may have.
 
-    def __init__(self, limit: Callable[[], int]) -> None:
-        self._limit, self._lock = limit, Lock()
-        self._received: OrderedDict[str, tuple[int, int]] = OrderedDict()  # by session: so far, and at most
+    A site chooses the name of the session that it states. So its count lasts as long as Flower's session can, and names beyond
+    ``MAX_SESSIONS`` are refused: otherwise a site could have its own count forgotten by stating many.
+    """
 
-    def add(self, session: str, size: int) -> None:
-        """Raise HTTPException where a reply becomes larger than its plan allows."""
+    def __init__(self, limit: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._clock, self._lock = limit, clock, Lock()
+        self._sites: defaultdict[int, dict[str, _Count]] = defaultdict(dict)
+
+    def add(self, site: int, session: str, size: int) -> None:
+        """
+        Raise HTTPException where a reply becomes larger than its plan allows, or where a site has too many at a time. ``site``:
+        Flower's node id, which the SuperLink has compared with the signature.
+        """
         with self._lock:
-            received, limit = self._received.get(session) or (0, self._limit())
-            received += size
-            self._received[session] = received, limit
-            self._received.move_to_end(session)
-            if len(self._received) > MAX_SESSIONS:
-                self._received.popitem(last=False)
-        if received > limit:
+            now, counts = self._clock(), self._sites[site]
+            for name in [name for name, one in counts.items() if now - one.last > SESSION_SECONDS]:
+                del counts[name]
+            if session not in counts and len(counts) >= MAX_SESSIONS:
+                raise HTTPException(TOO_MANY, f"a site may send {MAX_SESSIONS} replies at a time")
+            before = counts.get(session) or _Count(0, self._limit(), now)
+            counts[session] = own = _Count(before.received + size, before.limit, now)
+        if own.received > own.limit:
             raise HTTPException(
-                TOO_LARGE, f"the reply has more than the {limit} bytes that a plan of this coordinator allows"
+                TOO_LARGE,
+                f"the reply has more than the {own.limit} bytes that a plan of this coordinator allows",
             )
+
+
+@dataclass(frozen=True)
+class _Count:
+    """Bytes ``received`` of one reply, the most that it may have, and when the ``last`` part came."""
+
+    received: int
+    limit: int
+    last: float
 
 
 def check_sender(request: Any) -> None:
@@ -71,7 +93,7 @@ def bound_replies(folder: Path) -> None:
         return push_messages(request=request, state=state)
 
     def bounded_object(request: Any, state: Any) -> Any:
-        received.add(request.session_id, len(request.object_content))
+        received.add(request.node.node_id, request.session_id, len(request.object_content))
         return push_object(request=request, state=state)
 
     fleet_handlers.push_messages = checked_messages

@@ -26,17 +26,17 @@ def sequence_mistakes(data: DataSettings) -> Iterator[str]:
                 yield f"data.sequence.{key} is missing: a table has one row a step, and needs id, time and length"
         if sequence.channels_first:
             yield "data.sequence.channels_first is for arrays; remove it"
-        if data.by_record:
-            yield (
-                "data.sequence of a table joins rows, so one row can change another series; under [privacy] and by_record, "
-                'save the series as arrays [N, T, C] and set data.source = "npz"'
-            )
     elif data.source == "npz" and (sequence.id or sequence.time):
         yield 'data.sequence: id and time are columns of a table; remove them, or set data.source = "table"'
     elif data.source == "memory" and bool(sequence.id and sequence.time and sequence.length) != bool(
         sequence.id or sequence.time
     ):
         yield "data.sequence: for a DataFrame set id, time and length; for arrays neither id nor time"
+    if data.by_record and (data.source == "table" or sequence.id or sequence.time):
+        yield (
+            "data.sequence of a table joins rows, so one row can change another series; under [privacy] and by_record, "
+            "save the series as arrays [N, T, C] and remove data.sequence.id and data.sequence.time"
+        )
     for name in (sequence.id, sequence.time):
         if name and name in (*data.columns, data.label, data.unit_column):
             yield f"data.sequence: the column {name!r} is not an input, label or unit; remove it there"

@@ -44,14 +44,19 @@ def test_a_reply_has_at_most_the_bytes_of_the_plan(handlers):
     assert handlers.stored == ["push_object"] * 3
 
 
-def test_the_oldest_reply_is_forgotten_first(monkeypatch):
+def test_a_site_cannot_have_the_count_of_its_reply_forgotten(monkeypatch):
     monkeypatch.setattr(bounded_superlink, "MAX_SESSIONS", 2)
-    received = ReceivedBytes(lambda: 10)
-    for session in ("a", "b", "a", "c"):
-        received.add(session, 5)
-    with pytest.raises(HTTPException):
-        received.add("a", 1)
-    received.add("b", 10)  # forgotten
+    now = [0.0]
+    received = ReceivedBytes(lambda: 10, clock=lambda: now[0])
+    received.add(7, "a", 9)
+    received.add(7, "b", 1)
+    for session, status in (("c", 429), ("a", 413)):
+        with pytest.raises(HTTPException) as error:
+            received.add(7, session, 2)
+        assert error.value.status_code == status
+    received.add(8, "c", 10)  # another site
+    now[0] = bounded_superlink.SESSION_SECONDS + 1  # Flower has ended the sessions
+    received.add(7, "c", 10)
 
 
 def request(node=7, source=7, reply_to="task", messages=1):
