@@ -55,7 +55,8 @@ def test_only_a_durable_write_syncs_file_and_folder(tmp_path, monkeypatch, durab
 
 
 def test_an_existing_folder_keeps_its_mode(tmp_path):
-    (tmp_path / "a").mkdir(0o755)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a").chmod(0o755)  # whatever the umask
     make_folder(tmp_path / "a" / "b", private=True)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700

@@ -66,7 +66,14 @@ def test_a_fault_is_refuted_by_the_named_check(name, monkeypatch, tmp_path):
     assert set(fault.checks) <= set(violations), violations
 
 
-@pytest.mark.parametrize("method", ["fedtl", "fedrep", "fedprox", "fedbabu", "fedavg"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "fedtl",
+        "fedrep",
+        *(pytest.param(name, marks=pytest.mark.nightly) for name in ("fedprox", "fedbabu", "fedavg")),
+    ],
+)
 def test_a_sound_mechanism_is_not_refuted(method, tmp_path):
     found, violations = retrained(tmp_path, DP, FIGURE, f"method.name={method}")
     assert not violations

@@ -15,7 +15,12 @@ from tests.experiments import MIXED
 NEED_TARGET = [name for name, make in METHODS.items() if make().needs_target]
 
 
-@pytest.mark.parametrize("name", METHODS)
+# Each way to end a run; tests/methods/test_everywhere.py runs every method, so the others repeat it only nightly.
+ENDS = ("fedtl", "fedavg", "local", "pooled", "probe", "ditto", "shot", "feddf")
+EVERY = [name if name in ENDS else pytest.param(name, marks=pytest.mark.nightly) for name in METHODS]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_every_method_runs_and_writes_its_folder(name, tmp_path):
     extra = ["data.target_domain=inverted"] if name in NEED_TARGET else []
     extra += ["data.public=['noise:9']"] if name in ("feddf", "fedmd") else []

@@ -155,5 +155,3 @@ def test_arrays_hold_one_column_for_each_number():
     assert rows_in_memory({"a": (x, y)}, experiment(MULTI).data)[1]["a"].train.y.shape == (24, 2)
     with pytest.raises(DataError, match="multilabel"):
         rows_in_memory({"a": (x, y)}, experiment({}).data)
-
-
