@@ -160,3 +160,12 @@ def test_arrays_hold_one_column_for_each_number():
 
 def test_the_tasks_that_every_command_knows_are_those_of_the_registry():
     assert set(KNOWN) == {name for name, task in TASKS.items() if task.least_squares}
+
+
+def test_text_and_missing_columns_of_an_event_name_the_event():
+    frame = pd.DataFrame({"v": [1.0, 2.0], "time": [3.0, 4.0], "e": ["no", "yes"]})
+    settings = {**SURVIVAL, "label": "time"}
+    with pytest.raises(DataError, match="an event of 0"):
+        rows_in_memory({"a": frame}, experiment({**settings, "event": "e"}).data)
+    with pytest.raises(DataError, match="data.event: "):
+        rows_in_memory({"a": frame.drop(columns="e")}, experiment({**settings, "event": "d"}).data)
