@@ -152,6 +152,26 @@ def column_of(frame: "pd.DataFrame", name: str, where: str, key: str) -> "pd.Ser
     return frame[name]
 
 
+def _key_of_label(name: str, settings: DataSettings) -> str:
+    """Return the setting that names a column of labels."""
+    if name in settings.classes:
+        return "data.classes"
+    return "data.event" if name == settings.event else "data.label"
+
+
+def _label_numbers(cells: "pd.Series", settings: DataSettings, where: str) -> Array:
+    """Return one of several columns of labels [N]. Raises DataError for text, for which an input would need categories."""
+    import pandas as pd
+
+    if not pd.api.types.is_numeric_dtype(cells) and len(present := cells.dropna()):
+        task = settings.predicted
+        raise DataError(
+            f"{where}: {cells.name} holds text ({spelled(present.iloc[0])!r}), but data.task = {settings.task!r} needs {task.needs}; "
+            "write numbers"
+        )
+    return numbers(cells, where)
+
+
 def labels_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array:
     """
     Return the labels [N]: numbers as they are, anything else as text; [N, K] of numbers where the task has K columns, NaN in empty
@@ -162,9 +182,10 @@ def labels_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Arra
     if settings.predicted.label_shape(settings):
         parts = []
         for name in settings.predicted.columns(settings):
-            keys = {settings.label: "data.label", settings.event: "data.event"}
-            one = column_of(frame, name, where, "data.classes" if settings.classes else keys[name])
-            parts.append(numbers_by_cell(one, settings) if settings.by_record else numbers(one, where))
+            one = column_of(frame, name, where, _key_of_label(name, settings))
+            parts.append(
+                numbers_by_cell(one, settings) if settings.by_record else _label_numbers(one, settings, where)
+            )
         return np.stack(parts, 1)
     column = column_of(frame, settings.label, where, "data.label")
     if settings.by_record:

@@ -47,8 +47,11 @@ def read(path):
         return table(path)
     if path.endswith(".npy"):
         return np.load(path)
-    from PIL import Image, ImageOps
-    image = ImageOps.exif_transpose(Image.open(path))
+    from PIL import Image, ImageOps, UnidentifiedImageError
+    try:
+        image = ImageOps.exif_transpose(Image.open(path))
+    except UnidentifiedImageError:
+        sys.exit(f"{{path}} is no .csv, no .npy and no picture that Pillow reads; pass DICOM and NIfTI files as an .npy of {{SHAPE[1:]}}")
     if image.mode.startswith(("I", "F")):  # 16 bits
         if [*image.size[::-1]] != SHAPE[1:]:
             sys.exit(f"{{path}} is {{image.size}}; pass it as an .npy of {{SHAPE[1:]}}")

@@ -59,8 +59,9 @@ def averaged(out):  # probabilities of no event until each horizon
     return torch.nn.functional.logsigmoid(-out).cumsum(1).exp()
 
 def answer(row):  # the expected time without an event until the last horizon comes first
-    ends = [0.0, *map(float, ABOUT["outputs"])]
-    return [sum(p * (end - start) for p, start, end in zip(row, ends, ends[1:])), *row]
+    ends, curve = [0.0, *map(float, ABOUT["outputs"])], [1.0, *row]
+    parts = zip(curve, curve[1:], ends, ends[1:])
+    return [sum((before + after) / 2 * (end - start) for before, after, start, end in parts), *row]
 """
     constant = "the survival curve of all rows"
 
@@ -91,8 +92,12 @@ def answer(row):  # the expected time without an event until the last horizon co
         return np.asarray(survivals(torch.from_numpy(scores)).numpy())
 
     def risks(self, scores: Values) -> Values:
-        """Return minus the expected time without an event until the last horizon, by the survival at the end of each interval."""
-        return -self.curves(scores) @ np.diff(self.horizons, prepend=0.0)
+        """
+        Return minus the expected time without an event until the last horizon: the area under the survival curve, which is 1 at
+        time 0 and straight between two horizons.
+        """
+        curves = np.insert(self.curves(scores), 0, 1.0, axis=1)
+        return -np.asarray(np.trapezoid(curves, [0.0, *self.horizons], axis=1))
 
     def constant_scores(self, y: Tensor, width: int) -> Tensor:
         """Return the logit of (events + 1) / (at risk + 2) in each interval."""

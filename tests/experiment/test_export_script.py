@@ -181,6 +181,9 @@ def test_volumes(tmp_path, monkeypatch, capsys):
     assert model.shape == (1, 4, 5, 6)
     np.save(tmp_path / "new.npy", x[:5].astype(np.uint8))
     check(model, script, tmp_path / "new.npy", monkeypatch, capsys)
+    (tmp_path / "scan.nii").write_bytes(b"no picture")
+    with pytest.raises(SystemExit, match="npy of"):
+        printed(script, tmp_path / "scan.nii", monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(

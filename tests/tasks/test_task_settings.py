@@ -10,9 +10,10 @@ from fedtl.data.memory import rows_in_memory
 from fedtl.data.prepare import prepare_silo
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.known_tasks import check_every_task
+from fedtl.experiment.config.known_tasks import KNOWN, check_every_task
 from fedtl.experiment.config.load import parse_experiment
 from fedtl.experiment.config.privacy_checks import unsound
+from fedtl.tasks.registry import TASKS
 
 SURVIVAL = {"task": "survival", "label": "time", "event": "event", "horizons": [1, 2, 4]}
 COX = {"task": "cox", "label": "time", "event": "event"}
@@ -155,3 +156,16 @@ def test_arrays_hold_one_column_for_each_number():
     assert rows_in_memory({"a": (x, y)}, experiment(MULTI).data)[1]["a"].train.y.shape == (24, 2)
     with pytest.raises(DataError, match="multilabel"):
         rows_in_memory({"a": (x, y)}, experiment({}).data)
+
+
+def test_the_tasks_that_every_command_knows_are_those_of_the_registry():
+    assert set(KNOWN) == {name for name, task in TASKS.items() if task.least_squares}
+
+
+def test_text_and_missing_columns_of_an_event_name_the_event():
+    frame = pd.DataFrame({"v": [1.0, 2.0], "time": [3.0, 4.0], "e": ["no", "yes"]})
+    settings = {**SURVIVAL, "label": "time"}
+    with pytest.raises(DataError, match="an event of 0"):
+        rows_in_memory({"a": frame}, experiment({**settings, "event": "e"}).data)
+    with pytest.raises(DataError, match="data.event: "):
+        rows_in_memory({"a": frame.drop(columns="e")}, experiment({**settings, "event": "d"}).data)

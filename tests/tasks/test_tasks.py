@@ -189,7 +189,7 @@ def test_hazards_are_the_likelihood_of_each_interval():
     y = torch.tensor([[1.5, 1], [2.0, 1], [3.0, 1], [1.5, 0], [2.0, 0]], dtype=torch.float64)
     wanted = [1 / 2 * 1 / 4, 1 / 2 * 1 / 4, 1 / 2 * 3 / 4, 1 / 2, 1 / 2 * 3 / 4]
     torch.testing.assert_close((-task.losses(scores, y)).exp(), torch.tensor(wanted, dtype=torch.float64))
-    assert list(task.answers(scores, ())[0].values()) == pytest.approx([1 / 2 + 3 / 8, 1 / 2, 3 / 8])
+    assert list(task.answers(scores, ())[0].values()) == pytest.approx([3 / 4 + 7 / 16, 1 / 2, 3 / 8])
 
 
 def test_survival_is_measured_as_lifelines_does():
@@ -197,7 +197,8 @@ def test_survival_is_measured_as_lifelines_does():
     y[:10, 0] = y[10:20, 0]  # ties
     found, curves = measure(scores, y, task).figures, task.curves(scores.double().numpy())
     time, event = y.double().numpy().T
-    restricted = curves @ np.diff(HORIZONS, prepend=0)
+    steps = np.hstack([np.ones((len(curves), 1)), curves])
+    restricted = (steps[:, 1:] + steps[:, :-1]) / 2 @ np.diff(HORIZONS, prepend=0)
     assert found["concordance"] == pytest.approx(concordance_index(time, restricted, event))
     censoring = lifelines.KaplanMeierFitter().fit(time + 1e-9 * event * -1, 1 - event)
     survival = lifelines.KaplanMeierFitter().fit(time, event)
