@@ -101,11 +101,12 @@ class Stacked:
 
 def _chunks(silos: Sequence[Silo], size: int) -> Iterator[list[Silo]]:
     """
-    Groups of at most ``size`` silos with heads of one width, the largest silo first, so that the silos that still train
-    are the first of the stack. Neighbours stay together, so few results are held back until it is their turn.
+    Groups of at most ``size`` silos with heads of one width and one task, whose loss may have weights of its classes; the largest
+    silo first, so that the silos that still train are the first of the stack. Neighbours stay together, so few results are held
+    back until it is their turn.
     """
-    for width in {silo.data.width for silo in silos}:
-        group = [silo for silo in silos if silo.data.width == width]
+    for kind in {(silo.data.width, silo.data.task) for silo in silos}:
+        group = [silo for silo in silos if (silo.data.width, silo.data.task) == kind]
         for start in range(0, len(group), size):
             yield sorted(group[start : start + size], key=lambda silo: len(silo.data.train), reverse=True)
 
@@ -208,17 +209,8 @@ def _phase(
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         drawn.append([rows for rows, _ in trainer.loop.batches(silo, phase, generator)])
     tensors = net.state_dict(keep_vars=True)  # the optimiser changes them in place
-    for x, y, mask in _batches(drawn, data):
-        _step(
-            trainer,
-            net,
-            tensors,
-            optimizer,
-            silos[0].data.task,
-            to_inputs(x.flatten(0, 1), trainer.device).unflatten(0, y.shape),
-            y,
-            mask,
-        )
+    for batches in _batches(drawn, data):
+        _step(trainer, net, tensors, optimizer, silos[0].data.task, batches)
 
 
 Batches = tuple[Tensor, Tensor, Tensor | None]  # x [A, B, ...], y [A, B], mask [A, B]
@@ -256,14 +248,14 @@ def _step(
     tensors: State,
     optimizer: Optimizer,
     predicted: LearningTask,
-    x: Tensor,
-    y: Tensor,
-    mask: Tensor | None,
+    batches: Batches,
 ) -> None:
     """
     One step of the first A silos of the stack, whose tensors these are. The others have finished; weight decay and momentum do not
     move them.
     """
+    x, y, mask = batches
+    x = to_inputs(x.flatten(0, 1), trainer.device).unflatten(0, y.shape)
     alive, everyone = len(y), len(next(iter(tensors.values())))
     if alive < everyone:
         tensors = {name: tensor[:alive] for name, tensor in tensors.items()}

@@ -29,7 +29,7 @@ from fedtl.simulation.engine import Fit
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
 from fedtl.tasks.classification import CLASSIFICATION
-from fedtl.training.batches import in_batches, to_inputs
+from fedtl.training.batches import in_batches
 from fedtl.training.loop import moving_in
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -187,9 +187,8 @@ class StackStep:
         optimizer = trainer.loop.optimizer(moving_in(net), task)
         x = torch.randn(silos, batch, *self.load.shape, device=self.device)
         y = torch.randint(len(CLASSES), (silos, batch), device=self.device)
-        x = to_inputs(x.flatten(0, 1), self.device).unflatten(0, y.shape)
         tensors = net.state_dict(keep_vars=True)
-        self.step = partial(stacked._step, trainer, net, tensors, optimizer, CLASSIFICATION, x, y, None)
+        self.step = partial(stacked._step, trainer, net, tensors, optimizer, CLASSIFICATION, (x, y, None))
 
 
 def graphed(step: Callable[[], None]) -> Callable[[], None]:
