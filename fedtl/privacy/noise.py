@@ -92,23 +92,26 @@ class Noise:
 
     def _grains_on(self, device: torch.device, count: int, std: float) -> Tensor:
         """
-        Return ``_grains`` on a GPU, from the same bits in the same order: the logarithms and angles of a large net would take
-        longer on a CPU than its gradients on a GPU. A result may differ by a grain, because math libraries round differently.
+        Return ``_grains`` of chunks on a GPU, from the same bits in the same order: the logarithms and angles of a large net would
+        take longer on a CPU than its gradients on a GPU. A result may differ by a grain, because math libraries round differently.
         """
+        chunks, rest = divmod(count, CHUNK)
+        return torch.cat((self._chunks_on(device, chunks, CHUNK, std), self._chunks_on(device, 1, rest, std)))
+
+    def _chunks_on(self, device: torch.device, chunks: int, count: int, std: float) -> Tensor:
+        """Return that many chunks of ``count`` numbers, one after another."""
         pairs = (count + 1) // 2
-        drawn = torch.empty(2 * pairs, dtype=torch.int64)  # torch shifts no unsigned numbers
-        for part in drawn.split(CHUNK):
-            part.numpy()[:] = self._bits(len(part)).view("<i8")
-        bits = drawn.to(device)
-        word, turn = (bits[:pairs] >> 1) & (2**63 - 1), (bits[pairs:] >> 11) & (2**53 - 1)  # without the sign
+        drawn = torch.empty(chunks, 2, pairs, dtype=torch.int64)  # torch shifts no unsigned numbers
+        for chunk in drawn:
+            chunk.view(-1).numpy()[:] = self._bits(2 * pairs).view("<i8")
+        for_radius, for_angle = drawn.to(device).unbind(1)
+        word, turn = (for_radius >> 1) & (2**63 - 1), (for_angle >> 11) & (2**53 - 1)  # without the sign
         w = word.double().add_(0.5).mul_(2.0**-64)
-        squared = torch.where(bits[:pairs] & 1 == 1, w.log(), torch.log1p(-w))
-        radius, angle = (
-            squared.mul_(-2 * (std / grain(std)) ** 2).sqrt_(),
-            turn.double().mul_(2.0**-53 * 2 * math.pi),
-        )
-        both = torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)))
-        return both[:count].round_()
+        squared = torch.where(for_radius & 1 == 1, w.log(), torch.log1p(-w))
+        radius = squared.mul_(-2 * (std / grain(std)) ** 2).sqrt_()
+        angle = turn.double().mul_(2.0**-53 * 2 * math.pi)
+        both = torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), 1)
+        return both[:, :count].round_().reshape(-1)
 
     def add(self, total: Tensor, std: float) -> Tensor:
         """

@@ -40,7 +40,7 @@ GPU_LOADS: dict[str, Load] = {
     for load in (
         Load("mlp", "mlp", (1, 8, 8), silos=64, rows=224, val_rows=64),
         Load("convnet", "convnet", (3, 28, 28), silos=64, rows=256, val_rows=64),
-        Load("resnet18", "torchvision/resnet18", (3, 64, 64), silos=64, rows=64, val_rows=32, lr=0.01),
+        Load("resnet18", "torchvision/resnet18", (3, 64, 64), silos=8, rows=64, val_rows=32, lr=0.01),
     )
 }
 # The largest relative distance |a - b| / |b| between the update of one round on a GPU and on a CPU, b, by the precision. The
