@@ -80,7 +80,8 @@ DOORS = {
         *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call")),
     },
     "flwr": {
-        *("federation.flower", "deployment.site.supernode", "deployment.site.superexec"),
+        *("federation.flower", "federation.flower_pulls"),
+        *("deployment.site.supernode", "deployment.site.superexec"),
         *("deployment.coordinator.superlink", "deployment.coordinator.bounded_superlink"),
     },
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
