@@ -1,11 +1,11 @@
-# make demo · make test · make quick · make check · make bench: each sets up what it needs, in .venv
+# make demo · make test · make quick · make check · make bench · make bench-deploy: each sets up what it needs, in .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test quick nightly check bench
+.PHONY: demo test quick nightly check bench bench-deploy
 
 demo: .venv/.ready
 	$(BIN)/fedtl compare digits
@@ -33,6 +33,10 @@ check: .venv/.ready
 bench: .venv/.ready
 	@test -d .venv-pfl || { $(PYTHON) -m venv .venv-pfl && .venv-pfl/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 safetensors 'pfl[pytorch]==0.6.0'; } || rm -rf .venv-pfl
 	$(BIN)/python simulations/bench/bench.py $$(test -d .venv-pfl && echo --pfl-python .venv-pfl/bin/python)
+
+# Rounds between real processes, with nginx, beside Flower alone. Run it while the machine does nothing else.
+bench-deploy: .venv/.ready
+	PATH="$$PATH:/usr/sbin" $(BIN)/python simulations/bench/deploy.py
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 1) and "fedtl needs Python 3.11.1 or newer; say which: make PYTHON=python3.11")'

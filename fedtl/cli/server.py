@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fedtl.cli import backup
 from fedtl.cli.options import Exp, Json, Set
 from fedtl.cli.screen import print_json, print_line, say
 from fedtl.errors import ConfigError
@@ -284,3 +285,8 @@ def watch(
         stopped[name] = text.startswith(STOPPED)
     if any(stopped.values()):
         raise typer.Exit(4)
+
+
+app.command("rounds")(backup.rounds)
+app.command("backup")(backup.back_up_server)
+app.command("restore")(backup.restore_server)

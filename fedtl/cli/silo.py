@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedtl.cli import silo_consent, silo_record
+from fedtl.cli import backup, silo_consent, silo_record
 from fedtl.cli.options import Dir, Json, open_home
 from fedtl.cli.screen import print_json, print_line, print_report_path, progress_bar, say
 
@@ -144,3 +144,5 @@ for command in (
     *(silo_record.status, silo_record.ledger, silo_record.verify, silo_consent.confirm, adopt),
 ):
     app.command()(command)
+app.command("backup")(backup.back_up_silo)
+app.command("restore")(backup.restore_silo)
