@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fedtl.cli import backup
-from fedtl.cli.options import Exp, Json, Set
+from fedtl.cli.options import Exp, Json, Metrics, Set
 from fedtl.cli.screen import print_json, print_line, say
 from fedtl.errors import ConfigError
 
@@ -181,9 +181,12 @@ def run(
         str, typer.Option(help="only one process, link, exec or gate, for separate containers; default: all")
     ] = "",
     gate: Annotated[bool, typer.Option("--gate/--no-gate", help="run nginx here")] = True,
+    metrics: Metrics = None,
 ) -> None:
     """
     Run the server (SuperLink, SuperExec and nginx) until stopped. Interrupted studies continue.
+
+    DIR/log.jsonl has what happens, a JSON object a line.
 
     Example: fedtl server run srv
     """
@@ -192,7 +195,7 @@ def run(
     if part and part not in PARTS:
         raise ConfigError(f"--part {part!r} is not one of {', '.join(PARTS)}")
     parts = [part] if part else [process for process in PARTS if gate or process != "gate"]
-    raise typer.Exit(run_server(folder, parts))
+    raise typer.Exit(run_server(folder, parts, metrics))
 
 
 @app.command()
@@ -279,10 +282,9 @@ def watch(
 
     load_server_settings(folder)
     stopped: dict[str, bool] = {}
-    for line in follow_studies(folder, lambda: time.sleep(every)):
-        print_line(line)
-        name, _, text = line.partition(": ")
-        stopped[name] = text.startswith(STOPPED)
+    for event in follow_studies(folder, lambda: time.sleep(every)):
+        print_line(str(event))
+        stopped[event.study] = event.what == STOPPED
     if any(stopped.values()):
         raise typer.Exit(4)
 

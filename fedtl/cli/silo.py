@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fedtl.cli import backup, silo_consent, silo_record
-from fedtl.cli.options import Dir, Json, open_home
+from fedtl.cli.options import Dir, Json, Metrics, open_home
 from fedtl.cli.screen import print_json, print_line, print_report_path, progress_bar, say
 
 
@@ -87,9 +87,12 @@ def run(
     part: Annotated[
         str, typer.Option(help="only one process, node or exec, for separate containers; default: both")
     ] = "",
+    metrics: Metrics = None,
 ) -> None:
     """
     Connect to the coordinator and take part in approved studies, until stopped with Ctrl-C.
+
+    DIR/log.jsonl has what happens, a JSON object a line.
 
     Example: fedtl silo run clinic
     """
@@ -98,7 +101,7 @@ def run(
 
     if part and part not in PARTS:
         raise ConfigError(f"--part {part!r} is not one of {', '.join(PARTS)}")
-    raise typer.Exit(run_site(open_home(folder), [part] if part else list(PARTS)))
+    raise typer.Exit(run_site(open_home(folder), [part] if part else list(PARTS), metrics))
 
 
 def adopt(
@@ -141,7 +144,8 @@ app = typer.Typer(
 )
 for command in (
     *(init, check, data, silo_consent.rehearse, silo_consent.audit, silo_consent.approve, run),
-    *(silo_record.status, silo_record.ledger, silo_record.verify, silo_consent.confirm, adopt),
+    *(silo_record.status, silo_record.watch, silo_record.ledger, silo_record.verify),
+    *(silo_consent.confirm, adopt),
 ):
     app.command()(command)
 app.command("backup")(backup.back_up_silo)

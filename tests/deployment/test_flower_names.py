@@ -72,5 +72,6 @@ def test_the_superlink_has_every_call(router, calls):
 def test_the_constants_are_flowers():
     assert gate.KEY_HEADER == constant.FLEET_HTTP_PUBLIC_KEY_HEADER
     assert superlink.UNREGISTERED == constant.NodeStatus.UNREGISTERED
+    assert superlink.ONLINE == constant.NodeStatus.ONLINE
     assert superlink.MEDIA_TYPE == import_module("flwr.supercore.protobuf.constants").PROTOBUF_MEDIA_TYPE
     assert reply_size.CHUNK_BYTES == FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE

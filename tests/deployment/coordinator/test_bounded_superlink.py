@@ -86,6 +86,6 @@ def test_a_site_sends_replies_in_its_own_name_only(handlers, forged):
 
 
 def test_another_flower_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(flower_version, "version", lambda name: "1.42.0")
-    with pytest.raises(ConfigError, match="flwr 1.42.0"):
+    monkeypatch.setattr(flower_version, "version", lambda name: "1.99.0")
+    with pytest.raises(ConfigError, match="flwr 1.99.0"):
         bound_replies(tmp_path)

@@ -1,0 +1,59 @@
+"""
+``log.jsonl`` in the folder of a site or a coordinator: what fedtl logs, a JSON object a line. The file is private and is rotated, so that it
+never has more than ``FILES`` times ``FILE_BYTES``.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import IO, Any
+
+FILE_BYTES, FILES = 10 << 20, 5
+FIELDS = "fields"  # the attribute of a log record that has further fields
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object: ``at``, ``level``, ``source``, ``text``, and the fields that ``log_event`` gave."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "source": record.name,
+            "text": record.getMessage(),
+        }
+        error = {"error": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json.dumps({**facts, **error, **getattr(record, FIELDS, {})}, default=str)
+
+
+class _PrivateFile(RotatingFileHandler):
+    def _open(self) -> IO[Any]:
+        handle = os.open(self.baseFilename, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        return os.fdopen(handle, "a", encoding="utf-8")
+
+
+def log_event(
+    log: logging.Logger, text: str, fields: Mapping[str, object], level: int = logging.INFO
+) -> None:
+    """Log a text, and for ``log.jsonl`` its fields too."""
+    log.log(level, "%s", text, extra={FIELDS: dict(fields)})
+
+
+@contextmanager
+def event_log(folder: Path) -> Iterator[None]:
+    """Write what fedtl logs into ``folder/log.jsonl`` too. A full disk ends nothing."""
+    handler = _PrivateFile(folder / "log.jsonl", maxBytes=FILE_BYTES, backupCount=FILES - 1)
+    handler.setFormatter(JsonLines())
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
+    logger = logging.getLogger("fedtl")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
