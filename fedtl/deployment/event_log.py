@@ -9,9 +9,10 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import IO, Any
 
 FILE_BYTES, FILES = 10 << 20, 5
 FIELDS = "fields"  # the attribute of a log record that has further fields
@@ -32,9 +33,8 @@ class JsonLines(logging.Formatter):
 
 
 class _PrivateFile(RotatingFileHandler):
-    def _open(self) -> IO[Any]:
-        handle = os.open(self.baseFilename, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
-        return os.fdopen(handle, "a", encoding="utf-8")
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=partial(os.open, mode=0o600))
 
 
 def log_event(

@@ -24,6 +24,7 @@ PRIVATE_NAMES = (  # module:name
     "flwr.supercore.heartbeat:HEARTBEAT_DEFAULT_INTERVAL",
     "flwr.supercore.inflatable.inflatable_utils:pull_and_inflate_object_from_tree",
     "flwr.supercore.inflatable.inflatable_utils:pull_objects",
+    "flwr.supercore.sql_mixin:SQLITE_PRAGMAS",
     "flwr.supercore.superexec.executor:ExecutionSpec",
     "flwr.supercore.superexec.executor:LaunchResult",
     "flwr.supercore.superexec.executor.subprocess_executor:SubprocessExecutor",

@@ -8,6 +8,7 @@ bit by bit. A round is timed at the coordinator; the first one, in which process
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -121,6 +122,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given, now = arguments(), datetime.now(UTC)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the processes end with this one
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
