@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedtl.cli import backup
+from fedtl.cli import backup, keys
 from fedtl.cli.options import Exp, Json, Metrics, Set
 from fedtl.cli.screen import print_json, print_line, say
 from fedtl.errors import ConfigError
@@ -36,28 +36,13 @@ def init(
 
     Example: fedtl server init srv --host fl.example.org --listen 0.0.0.0:8443
     """
+    from fedtl.deployment.certificates import certificate_fingerprint
     from fedtl.deployment.coordinator.server import create_server
 
     create_server(folder, host, listen, port)
-    say(
-        f"created {folder}; send {folder / 'tls' / 'ca.crt'} to the institutions, and store tls/ca.key on another machine"
-    )
-
-
-@app.command()
-def renew(folder: Dir) -> None:
-    """
-    Create a new certificate of the server, signed by the same authority. Restart the server afterwards.
-
-    Example: fedtl server renew srv
-    """
-    from fedtl.deployment.certificates import create_server_certificate
-    from fedtl.deployment.coordinator.settings import load_server_settings
-
-    create_server_certificate(folder / "tls", load_server_settings(folder).host)
-    say(
-        f"created {folder / 'tls' / 'server.pem'}; restart: fedtl server stop {folder}, then fedtl server run {folder}"
-    )
+    authority = folder / "tls" / "ca.crt"
+    say(f"created {folder}; send {authority} to the institutions, and store tls/ca.key on another machine")
+    say(f"its fingerprint, to compare by telephone: {certificate_fingerprint(authority)}")
 
 
 @app.command()
@@ -289,6 +274,8 @@ def watch(
         raise typer.Exit(4)
 
 
+app.command("renew")(keys.renew)
+app.command("rotate")(keys.rotate_site)
 app.command("rounds")(backup.rounds)
 app.command("backup")(backup.back_up_server)
 app.command("restore")(backup.restore_server)

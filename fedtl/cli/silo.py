@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedtl.cli import backup, silo_consent, silo_record
+from fedtl.cli import backup, keys, silo_consent, silo_record
 from fedtl.cli.options import Dir, Json, Metrics, open_home
 from fedtl.cli.screen import print_json, print_line, print_report_path, progress_bar, say
 
@@ -28,7 +28,9 @@ def init(
     public = home.path / "node.key.pub"
     say(f"1. send {public} to the coordinator; keep node.key here")
     say(f"   its fingerprint, to compare by telephone: {fingerprint(read_public_key(public))}")
-    say(f"2. copy the coordinator's ca.crt into {home.path}")
+    say(
+        f"2. trust the coordinator's certificate and compare its fingerprint: fedtl silo trust {folder} ca.crt"
+    )
     say(f"3. fill in [data] and [policy] in {home.path / 'silo.toml'}, then run: fedtl silo check {folder}")
 
 
@@ -148,5 +150,7 @@ for command in (
     *(silo_consent.confirm, adopt),
 ):
     app.command()(command)
+app.command("rotate")(keys.rotate_own)
+app.command("trust")(keys.trust)
 app.command("backup")(backup.back_up_silo)
 app.command("restore")(backup.restore_silo)

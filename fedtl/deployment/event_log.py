@@ -6,7 +6,7 @@ never has more than ``FILES`` times ``FILE_BYTES``.
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -45,9 +45,13 @@ def log_event(
 
 
 @contextmanager
-def event_log(folder: Path) -> Iterator[None]:
-    """Write what fedtl logs into ``folder/log.jsonl`` too. A full disk ends nothing."""
-    handler = _PrivateFile(folder / "log.jsonl", maxBytes=FILE_BYTES, backupCount=FILES - 1)
+def event_log(folder: Path, parts: Sequence[str]) -> Iterator[None]:
+    """
+    Write what fedtl logs into ``folder/log.jsonl`` too; where this process runs one part alone, into ``log-<part>.jsonl``, because
+    each file has one writer. A full disk ends nothing.
+    """
+    name = "log.jsonl" if len(parts) > 1 else f"log-{parts[0]}.jsonl"
+    handler = _PrivateFile(folder / name, maxBytes=FILE_BYTES, backupCount=FILES - 1)
     handler.setFormatter(JsonLines())
     handler.handleError = lambda record: None  # type: ignore[method-assign]
     logger = logging.getLogger("fedtl")

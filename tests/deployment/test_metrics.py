@@ -67,7 +67,7 @@ def test_figures_are_served_on_loopback_and_nothing_else_is():
 def test_a_log_line_is_json_and_the_file_is_private_and_rotated(tmp_path, monkeypatch):
     monkeypatch.setattr(logs, "FILE_BYTES", 500)
     log = logging.getLogger("fedtl.somewhere")
-    with event_log(tmp_path):
+    with event_log(tmp_path, ["node", "exec"]):
         for number in range(20):
             log_event(log, 'round "1"\nfailed', {"study": "a", "round": number}, logging.WARNING)
     log.warning("later")

@@ -102,7 +102,7 @@ def run_server(folder: Path, parts: Sequence[str], metrics: int | None = None) -
     """
     folder = folder.absolute()
     load_server_settings(folder)
-    with event_log(folder), serve_metrics(metrics, partial(server_metrics, folder)):
+    with event_log(folder, parts), serve_metrics(metrics, partial(server_metrics, folder)):
         return _run_parts(folder, parts)
 
 

@@ -35,7 +35,7 @@ def run_site(home: Home, parts: Sequence[str], metrics: int | None = None) -> in
     ConfigError where another process runs a part of this folder, or the port is taken.
     """
     os.umask(0o077)
-    with event_log(home.path), serve_metrics(metrics, lambda: _figures(home)):
+    with event_log(home.path, parts), serve_metrics(metrics, lambda: _figures(home)):
         return _run_parts(home, parts)
 
 
@@ -48,9 +48,8 @@ def _figures(home: Home) -> Sequence[Metric]:
 def _run_parts(home: Home, parts: Sequence[str]) -> int:
     environment = flower_environment(home.path, **{SILO_FOLDER_VARIABLE: str(home.path)})
     with only_one(home.path, parts, "fedtl silo run"):
-        ended, code = supervise(
-            site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=RecordWatch(home)
-        )
+        watch = RecordWatch(home) if "node" in parts else None
+        ended, code = supervise(site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=watch)
     if not ended:
         return 0
     last = home.record.lines()[-1:] if ended == "node" and code > 0 else []
