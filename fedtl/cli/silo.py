@@ -114,6 +114,10 @@ def adopt(
     study: Annotated[
         str, typer.Option(help="name of the study, if this site took part; default: the name of the bundle")
     ] = "",
+    compare: Annotated[
+        bool,
+        typer.Option(help="train a model alone too, and say whether joining helped; nothing of it leaves"),
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """
@@ -128,7 +132,7 @@ def adopt(
 
     home = open_home(folder)
     with progress_bar("training the model of this site alone", as_json) as show:
-        adopted = adopt_model(home, bundle, shared, study or bundle.stem, out, show)
+        adopted = adopt_model(home, bundle, shared, study or bundle.stem, out, show, compare)
     if as_json:
         print_json(adopted)
         return
@@ -136,6 +140,8 @@ def adopt(
         text = ", ".join(f"{key} {value:.3f}" for key, value in measured.figures.items())
         text += "".join(f"; no {key}: {reason}" for key, reason in measured.absent.items())
         print_line(f"{row:>12}  {text}")
+    if adopted.joining:
+        print_line(f"{'joining':>12}  {adopted.joining}")
     say(f"use it: fedtl predict {out} --silo {home.settings.name} --input FILE")
 
 
