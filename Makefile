@@ -1,4 +1,4 @@
-# make demo · make test · make quick · make check · make bench · make bench-gpu: each sets up what it needs, in .venv
+# make demo · make test · make quick · make check · make bench · make bench-gpu · make bench-deploy: each sets up what it needs, in .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 # Python keeps what it compiled: the tests start some hundred processes that import fedtl.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick nightly check bench bench-gpu
+.PHONY: demo test quick nightly check bench bench-gpu bench-deploy
 
 demo: .venv/.ready
 	$(BIN)/fedtl compare digits
@@ -39,6 +39,10 @@ bench: .venv/.ready
 # Five minutes of one GPU, which .venv's torch has to know: torch from PyTorch's own index for CUDA. The equality with the CPU is checked.
 bench-gpu: .venv/.ready
 	$(BIN)/python simulations/bench/gpu.py
+
+# Rounds between real processes, with nginx, beside Flower alone. Run it while the machine does nothing else.
+bench-deploy: .venv/.ready
+	PATH="$$PATH:/usr/sbin" $(BIN)/python simulations/bench/deploy.py
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 1) and "fedtl needs Python 3.11.1 or newer; say which: make PYTHON=python3.11")'
