@@ -2,7 +2,7 @@
 A tutorial that is run as its reader would run it: files are written, Python and commands are run in order, in one folder.
 
 A block with a language whose first line is a comment with a file's name is that file. Other Python is executed. A block without a
-language has commands, one a line; ``text`` after it is what the last of them printed. Run: python -m tests.pages.tutorial PAGE to
+language has commands, one a line; one that ends with ``&`` goes on until the page ends. ``text`` is what the last command printed. Run: python -m tests.pages.tutorial PAGE to
 write these outputs anew.
 """
 
@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.commands import ROOT, fedtl
@@ -51,7 +52,7 @@ def run_command(line: str, folder: Path) -> str:
     if program == "fedtl":
         if words[0] in LONG:
             words += ["--workers", "1"]
-        done = fedtl(*words, cwd=folder, env={**os.environ, "COLUMNS": "80"})
+        done = fedtl(*words, cwd=folder, env={**os.environ, "COLUMNS": "80"}, timeout=1500)
     else:
         known = {"python": [sys.executable], "cp": ["cp"]}
         path = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -62,8 +63,24 @@ def run_command(line: str, folder: Path) -> str:
     return done.stdout
 
 
+def start_command(line: str, folder: Path, running: ExitStack) -> None:
+    """Start a command that goes on until ``running`` is closed; what it prints goes to a file."""
+    words = shlex.split(line.removesuffix("&"))
+    log = running.enter_context((folder / f"{'-'.join(words)}.log").open("wb"))
+    command = [sys.executable, "-m", "fedtl", *words[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    running.callback(process.wait, 60)
+    running.callback(process.terminate)
+
+
 def run_page(page: str, folder: Path) -> Iterator[tuple[Block, str]]:
     """Run all blocks; yield each block of output with what the command before it printed."""
+    with ExitStack() as running:
+        yield from _run_blocks(page, folder, running)
+
+
+def _run_blocks(page: str, folder: Path, running: ExitStack) -> Iterator[tuple[Block, str]]:
     output, names = "", {"__name__": "tutorial"}
     for block in blocks(page):
         if block.language == "text":
@@ -76,7 +93,10 @@ def run_page(page: str, folder: Path) -> Iterator[tuple[Block, str]]:
             exec(compile(block.text, "tutorial", "exec"), names)
         elif not block.language:
             for line in command_lines(block.text):
-                output = run_command(line, folder)
+                if line.endswith("&"):
+                    start_command(line, folder, running)
+                else:
+                    output = run_command(line, folder)
 
 
 def words_of(output: str) -> list[str]:
@@ -92,7 +112,7 @@ def shown(output: str) -> str:
 
 def rewritten(page: str, folder: Path) -> str:
     """The page with the outputs of this run."""
-    for block, output in reversed([(replace(block), output) for block, output in run_page(page, folder)]):
+    for block, output in reversed(list(run_page(page, folder))):
         page = page[: block.start] + shown(output) + page[block.end :]
     return page
 
