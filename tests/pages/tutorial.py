@@ -54,7 +54,7 @@ def run_command(line: str, folder: Path) -> str:
             words += ["--workers", "1"]
         done = fedtl(*words, cwd=folder, env={**os.environ, "COLUMNS": "80"}, timeout=1500)
     else:
-        known = {"python": [sys.executable], "cp": ["cp"]}
+        known = {"python": [sys.executable], "cp": ["cp"], "sleep": ["sleep"]}
         path = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run([*known[program], *words], cwd=folder, env=path, capture_output=True, text=True)
     assert done.returncode == 0, f"{line}: {done.returncode}\n{done.stdout}\n{done.stderr}"
