@@ -1,4 +1,4 @@
-# make demo · make test · make quick · make check · make bench · make bench-gpu · make bench-deploy: each sets up what it needs, in .venv
+# make demo · make test · make quick · make check · make docs · make bench · make bench-gpu · make bench-deploy: each sets up what it needs, in .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 # Python keeps what it compiled: the tests start some hundred processes that import fedtl.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick nightly check bench bench-gpu bench-deploy
+.PHONY: demo test quick nightly check docs bench bench-gpu bench-deploy
 
 demo: .venv/.ready
 	$(BIN)/fedtl compare digits
@@ -30,6 +30,10 @@ check: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# A warning, such as a link that leads nowhere, ends it. The pages are in build/docs/index.html.
+docs: .venv/.ready
+	PYTHONPATH=. $(BIN)/python -m sphinx -c docs -b html -q -W --keep-going -n -d build/doctrees . build/docs
 
 # pfl's dependencies contradict ours, so it has a venv of its own; without it the benchmark says so and goes on.
 bench: .venv/.ready
