@@ -156,9 +156,10 @@ class Federation:
     def start(self, bundle, study):
         start_study(self.server, bundle, study)
 
-    def run(self, name, **env):
-        """Server or site, as its owner would start it."""
-        words = ["server", "run", self.server] if name == "server" else ["silo", "run", self.folder / name]
+    def run(self, name, *words, **env):
+        """Server or site, as its owner would start it. ``words``: options of the command."""
+        start = ["server", "run", self.server] if name == "server" else ["silo", "run", self.folder / name]
+        words = [*start, *words]
         if name == "server" and not self.gate:
             words.append("--no-gate")
         with (self.folder / f"{name}.log").open("ab") as log:

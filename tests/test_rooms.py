@@ -83,6 +83,7 @@ DOORS = {
         *("federation.flower", "federation.flower_pulls"),
         *("deployment.site.supernode", "deployment.site.superexec"),
         *("deployment.coordinator.superlink", "deployment.coordinator.bounded_superlink"),
+        "deployment.coordinator.pack",
     },
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
     "dp_accounting": {"privacy.accounting"},

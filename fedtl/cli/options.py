@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Exp = Annotated[str, typer.Argument(metavar="EXP")]
 OptionalExp = Annotated[str | None, typer.Argument(metavar="EXP")]
 Run = Annotated[Path, typer.Argument(metavar="RUN")]
+FileKind = Annotated[str, typer.Argument(metavar="FILE")]
 SiloName = Annotated[str, typer.Option(help="the silo whose model is used")]
 Set = Annotated[
     list[str] | None,
