@@ -1,11 +1,13 @@
-# make demo · make test · make quick · make check · make docs · make bench: each sets up what it needs, in .venv
+# make demo · make test · make quick · make check · make docs · make bench · make bench-gpu · make bench-deploy: each sets up what it needs, in .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
+# Python keeps what it compiled: the tests start some hundred processes that import fedtl.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick nightly check docs bench
+.PHONY: demo test quick nightly check docs bench bench-gpu bench-deploy
 
 demo: .venv/.ready
 	$(BIN)/fedtl compare digits
@@ -38,6 +40,14 @@ bench: .venv/.ready
 	@test -d .venv-pfl || { $(PYTHON) -m venv .venv-pfl && .venv-pfl/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 safetensors 'pfl[pytorch]==0.6.0'; } || rm -rf .venv-pfl
 	$(BIN)/python simulations/bench/bench.py $$(test -d .venv-pfl && echo --pfl-python .venv-pfl/bin/python)
 
+# Five minutes of one GPU, which .venv's torch has to know: torch from PyTorch's own index for CUDA. The equality with the CPU is checked.
+bench-gpu: .venv/.ready
+	$(BIN)/python simulations/bench/gpu.py
+
+# Rounds between real processes, with nginx, beside Flower alone. Run it while the machine does nothing else.
+bench-deploy: .venv/.ready
+	PATH="$$PATH:/usr/sbin" $(BIN)/python simulations/bench/deploy.py
+
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 1) and "fedtl needs Python 3.11.1 or newer; say which: make PYTHON=python3.11")'
 	@echo "Setting up .venv: a few minutes the first time"
@@ -45,6 +55,6 @@ bench: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
 	@echo "torch is here; now the rest"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[all,dev]'
-	@# pip would compile on one core, and the packages' own tests too. A template that is not Python fails here, as it does in pip.
-	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib || true
+	@# pip would compile on one core, and what is hardly imported too. A template that is not Python fails here, as it does in pip.
+	@$(BIN)/python -m compileall -qq -j 0 -x '/(tests|testing|ray|pip|mypy|_inductor|networkx|fontTools)/' .venv/lib fedtl || true
 	@touch $@

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +18,7 @@ from tests.costs import share_costs
 # Marks by what a file does, so that ``make quick`` can leave out what takes long (see pyproject.toml for their meaning).
 MARKS = {
     "audit": ("audit/",),
+    "gpu": ("gpu/",),
     "private": (
         *("privacy/", "experiment/test_private.py", "experiment/lint/", "training/test_private.py"),
         *("methods/test_restrict.py", "data/test_origins.py"),
@@ -109,6 +112,20 @@ def fast_starts(request: pytest.FixtureRequest, costs_folder: Path) -> Iterator[
             share_costs(patch, costs_folder)
             patch.setenv(COSTS, str(costs_folder))
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """
+    Import a worker's share of the test files before all of them are collected. pytest compiles a test file once and keeps it; workers
+    that collect in step would each compile every file. A file that cannot be imported is reported when it is collected.
+    """
+    if worker := getattr(session.config, "workerinput", None):
+        number, root = int(worker["workerid"].removeprefix("gw")), Path(__file__).parents[1]
+        files = sorted(file for where in session.config.args for file in Path(where).rglob("test_*.py"))
+        for file in files[number :: worker["workercount"]]:
+            with suppress(Exception, pytest.skip.Exception):
+                import_module(".".join(file.resolve().relative_to(root).with_suffix("").parts))
 
 
 @lru_cache

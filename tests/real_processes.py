@@ -30,7 +30,7 @@ CLI = [sys.executable, "-m", "fedtl"]
 def around(**more):
     """The environment of a process that imports this very fedtl; whatever proxy is set is not for loopback."""
     kept = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    return {**kept, "PYTHONPATH": str(ROOT), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3", **more}
+    return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 
 def free_port():
@@ -156,9 +156,10 @@ class Federation:
     def start(self, bundle, study):
         start_study(self.server, bundle, study)
 
-    def run(self, name, **env):
-        """Server or site, as its owner would start it."""
-        words = ["server", "run", self.server] if name == "server" else ["silo", "run", self.folder / name]
+    def run(self, name, *words, **env):
+        """Server or site, as its owner would start it. ``words``: options of the command."""
+        start = ["server", "run", self.server] if name == "server" else ["silo", "run", self.folder / name]
+        words = [*start, *words]
         if name == "server" and not self.gate:
             words.append("--no-gate")
         with (self.folder / f"{name}.log").open("ab") as log:

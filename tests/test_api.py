@@ -13,6 +13,7 @@ import torch
 
 import fedtl
 from fedtl import errors
+from tests.commands import ForkedPython
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "python.md"
 MAX_SECONDS = 10.0  # of process time, for one example
@@ -67,7 +68,7 @@ def test_every_public_name_exists_and_is_listed():
 
 def test_audit_is_a_function_whatever_was_imported_before():
     code = "import fedtl, fedtl.audit.audit; print(callable(fedtl.audit))"
-    assert in_new_python(code) == "True"
+    assert ForkedPython(code).communicate().strip() == "True"
     with pytest.raises(errors.ConfigError, match="not a run folder"):
         fedtl.audit("/nonexistent")
 

@@ -45,6 +45,12 @@ Workers = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print only the path of the results")]
 Dir = Annotated[Path, typer.Argument(metavar="DIR")]
+Metrics = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=65535, help="serve figures for Prometheus at 127.0.0.1:PORT/metrics", metavar="PORT"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else")]
 
 

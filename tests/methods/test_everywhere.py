@@ -41,6 +41,9 @@ from tests.experiments import ROUNDS_ONLY
 from tests.training.silos import InProcess, data_of, mlp, same, silo_at, task_for
 
 OWN_STATE = [name for name, make in METHODS.items() if make().slots]
+# Whole runs: of a set that stays, one that is sent, a second model, and a model for each silo. The others repeat them only nightly,
+# because the tests of stops, stores and engines take every method.
+WHOLE = ("ditto", "scaffold", "ifca", "kd3a")
 SMALL = ["rounds=2", "data.limit=40", *ROUNDS_ONLY]
 
 
@@ -253,7 +256,9 @@ def test_another_engine_gives_the_bits_of_serial_for_every_method(kind, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OWN_STATE)
+@pytest.mark.parametrize(
+    "name", [name if name in WHOLE else pytest.param(name, marks=pytest.mark.nightly) for name in OWN_STATE]
+)
 def test_processes_and_a_resumed_run_give_the_bits_of_serial(name, tmp_path, monkeypatch):
     sets = [*SMALL, *settings_of(name, 3), 'data.silos=["plain", "inverted", "faint"]']
     one = RunFolder.create(tmp_path / "serial", load_experiment("digits", [*sets, "engine.name=serial"]))

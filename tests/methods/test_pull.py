@@ -86,7 +86,7 @@ def test_mrmtls_rounds_are_those_of_numpy(mu):
     np.testing.assert_allclose(models, v + share * (w - v), atol=1e-5)
 
 
-@pytest.mark.parametrize("mu", [0.05, 0.7, 10.0])
+@pytest.mark.parametrize("mu", [0.7, *(pytest.param(mu, marks=pytest.mark.nightly) for mu in (0.05, 10.0))])
 def test_mrmtl_minimises_the_papers_objective(mu):
     """sum_k loss_k(v_k) + mu/2 ||v_k - mean||^2, whose minimum is the solution of one linear system."""
     _, silos, _ = found = regression(METHODS["mrmtl"](mu=mu), 150, FAST)

@@ -5,7 +5,6 @@ stays what the coordinator needs to start a study: the first shared tensors, and
 
 import json
 import shutil
-import subprocess
 import tomllib
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -25,8 +24,9 @@ from fedtl.data.prepare import stored_name
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
 from fedtl.deployment.bundle_contents import check_bundle_contents
+from fedtl.deployment.coordinator.pack import pack_app
 from fedtl.deployment.coordinator.study_files import BundleInfo
-from fedtl.deployment.flower_commands import find_command, flower_environment
+from fedtl.deployment.flower_version import FLOWER_VERSION
 from fedtl.deployment.plan import (
     EXPERIMENT_NAME,
     EXPERIMENTS_FOLDER,
@@ -111,7 +111,7 @@ def build_bundle(
     if bundle.folder.exists():
         shutil.rmtree(bundle.folder)
     _write_app(bundle.folder / "app", name, agreement)
-    write_bytes(bundle.file, pack_app(bundle.folder / "app", folder.absolute().parent))
+    write_bytes(bundle.file, pack_app(bundle.folder / "app"))
     shared, _ = study.trainer.partition.split(study.trainer.initial(len(study.schema.union) or 1))
     write_file(bundle.folder / "start.safetensors", lambda file: save_file(shared, file))
     write_json(bundle.folder / "server.json", _info(study, agreement, bundle).to_json())
@@ -241,31 +241,9 @@ def _project(name: str) -> Mapping[str, Any]:
         "version": fedtl.__version__,
         "description": "A federated study with fedtl",
         "license": "Apache-2.0",
-        "dependencies": ["flwr==1.41.0"],
+        "dependencies": [f"flwr=={FLOWER_VERSION}"],
     }
     return {"project": project, "tool": {"flwr": {"app": app}}}
-
-
-def pack_app(app: Path, server: Path) -> bytes:
-    """Return the content of the .fab file that Flower builds from the folder ``app``. Raises ConfigError."""
-    for old in app.parent.glob("*.fab"):
-        old.unlink()
-    finished = subprocess.run(
-        [find_command("flwr"), "build", "--app", str(app)],
-        cwd=app.parent,
-        env=flower_environment(server),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    files = list(app.parent.glob("*.fab"))
-    if finished.returncode or len(files) != 1:
-        output = " ".join((finished.stderr or finished.stdout).replace("│", " ").split())
-        raise ConfigError(f"flwr build failed: {output[-300:]}")
-    content = files[0].read_bytes()
-    files[0].unlink()
-    return content
 
 
 def read_agreement(content: bytes, source: str) -> tuple[str, Agreement]:

@@ -20,14 +20,15 @@ from fedtl.deployment.coordinator.bundle import (
     _limited,
     build_bundle,
     load_without_rows,
-    pack_app,
     read_agreement,
 )
+from fedtl.deployment.coordinator.pack import pack_app
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.sites import admit_site, expel_site, register_sites, suspend_site
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import FlowerNode
+from fedtl.deployment.flower_commands import find_command, flower_environment
 from fedtl.deployment.plan import Agreement, make_agreement
 from fedtl.deployment.site.keys import (
     create_node_key,
@@ -81,7 +82,7 @@ def test_a_name_and_a_key_are_admitted_once(folder, tmp_path):
     create_node_key(tmp_path / "a", "site-a")
     create_node_key(tmp_path / "b", "site-b")
     admit_site(folder, tmp_path / "a.pub", "")
-    with pytest.raises(ConfigError, match="expel .* site-a"):
+    with pytest.raises(ConfigError, match="server rotate"):
         admit_site(folder, tmp_path / "b.pub", "site-a")
     with pytest.raises(ConfigError, match="as 'site-a'"):
         admit_site(folder, tmp_path / "a.pub", "other")
@@ -120,8 +121,21 @@ def test_a_bundle_holds_no_other_file_of_its_folder(folder):
         (app / name).parent.mkdir(exist_ok=True)
         (app / name).write_text("{}")
     before = made.hash
-    made.file.write_bytes(pack_app(app, folder))
+    made.file.write_bytes(pack_app(app))
     assert made.hash == before
+    subprocess.run(
+        [find_command("flwr"), "build", "--app", app],
+        cwd=made.folder, env=flower_environment(folder), capture_output=True, check=True,
+    )  # fmt: skip
+    (built,) = made.folder.glob("fedtl.*.fab")
+    assert built.read_bytes() == made.file.read_bytes()
+
+
+def test_a_folder_that_flower_does_not_pack_is_one_line(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[project]")
+    with pytest.raises(ConfigError, match="cannot build a bundle") as caught:
+        pack_app(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_agreement_does_not_hold_paths_or_limits_of_the_coordinator(folder, tmp_path):
@@ -330,7 +344,7 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     assert "is not empty" in said("init", folder, "--host", "x", code=2).err
     create_node_key(key, "clinic")
     assert "when the server starts" in said("admit", folder, f"{key}.pub").err
-    assert "server expel" in said("admit", folder, f"{key}.pub", code=2).err
+    assert "server rotate" in said("admit", folder, f"{key}.pub", code=2).err
     words = ("digits", "--set", "rounds=2", "--dp-ready")
     printed = said("bundle", folder, *words).out
     assert printed.strip() == Bundle(folder / "bundles" / "digits").hash
