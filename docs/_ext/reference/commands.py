@@ -9,7 +9,6 @@ import typer
 from fedtl.cli.main import app
 from reference.markdown import code, prose, table
 
-
 VALUES = {"INTEGER": "whole number", "FLOAT": "number", "TEXT": "text", "PATH": "path"}
 
 
