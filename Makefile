@@ -1,4 +1,4 @@
-# make demo · make test · make quick · make check · make docs · make bench · make bench-gpu · make bench-deploy: each sets up what it needs, in .venv
+# make demo · make test · make quick · make check · make docs · make bench · make bench-gpu · make bench-deploy · make wheelhouse: each sets up what it needs, in .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 # Python keeps what it compiled: the tests start some hundred processes that import fedtl.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick nightly check docs bench bench-gpu bench-deploy
+.PHONY: demo test quick nightly check docs bench bench-gpu bench-deploy wheelhouse
 
 demo: .venv/.ready
 	$(BIN)/fedtl compare digits
@@ -47,6 +47,11 @@ bench-gpu: .venv/.ready
 # Rounds between real processes, with nginx, beside Flower alone. Run it while the machine does nothing else.
 bench-deploy: .venv/.ready
 	PATH="$$PATH:/usr/sbin" $(BIN)/python simulations/bench/deploy.py
+
+# All wheels that a coordinator or a site needs, with their hashes, for machines without a network: see deploy/README.md
+wheelhouse: .venv/.ready
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check -c constraints.txt -w wheelhouse '.[flower,privacy]'
+	$(BIN)/python deploy/wheelhouse.py wheelhouse
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 1) and "fedtl needs Python 3.11.1 or newer; say which: make PYTHON=python3.11")'
