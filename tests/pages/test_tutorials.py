@@ -15,7 +15,7 @@ MARKS = {
     "private": pytest.mark.nightly,
     "federation": pytest.mark.nightly,  # with real processes, on the ports that the page names
     "new-site": pytest.mark.slow,
-    "own-method": pytest.mark.slow,
+    "own-method": pytest.mark.nightly,
 }
 LIKE = {"private": 0.9}  # its noise is of the operating system, so a line may say another thing
 
