@@ -1,4 +1,4 @@
-# make demo · make test · make quick · make check · make bench: each sets up what it needs, in .venv
+# make demo · make test · make quick · make check · make docs · make bench · make bench-gpu · make bench-deploy · make wheelhouse: each sets up what it needs, in .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 # Python keeps what it compiled: the tests start some hundred processes that import fedtl.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick nightly check bench
+.PHONY: demo test quick nightly check docs bench bench-gpu bench-deploy wheelhouse
 
 demo: .venv/.ready
 	$(BIN)/fedtl compare digits
@@ -31,10 +31,27 @@ check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# A warning, such as a link that leads nowhere, ends it. The pages are in build/docs/index.html.
+docs: .venv/.ready
+	PYTHONPATH=. $(BIN)/python -m sphinx -c docs -b html -q -W --keep-going -n -d build/doctrees . build/docs
+
 # pfl's dependencies contradict ours, so it has a venv of its own; without it the benchmark says so and goes on.
 bench: .venv/.ready
 	@test -d .venv-pfl || { $(PYTHON) -m venv .venv-pfl && .venv-pfl/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 safetensors 'pfl[pytorch]==0.6.0'; } || rm -rf .venv-pfl
 	$(BIN)/python simulations/bench/bench.py $$(test -d .venv-pfl && echo --pfl-python .venv-pfl/bin/python)
+
+# Five minutes of one GPU, which .venv's torch has to know: torch from PyTorch's own index for CUDA. The equality with the CPU is checked.
+bench-gpu: .venv/.ready
+	$(BIN)/python simulations/bench/gpu.py
+
+# Rounds between real processes, with nginx, beside Flower alone. Run it while the machine does nothing else.
+bench-deploy: .venv/.ready
+	PATH="$$PATH:/usr/sbin" $(BIN)/python simulations/bench/deploy.py
+
+# All wheels that a coordinator or a site needs, with their hashes, for machines without a network: see deploy/README.md
+wheelhouse: .venv/.ready
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check -c constraints.txt -w wheelhouse '.[flower,privacy]'
+	$(BIN)/python deploy/wheelhouse.py wheelhouse
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 1) and "fedtl needs Python 3.11.1 or newer; say which: make PYTHON=python3.11")'

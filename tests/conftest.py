@@ -19,6 +19,7 @@ from tests.costs import share_costs
 # Marks by what a file does, so that ``make quick`` can leave out what takes long (see pyproject.toml for their meaning).
 MARKS = {
     "audit": ("audit/",),
+    "gpu": ("gpu/",),
     "private": (
         *("privacy/", "experiment/test_private.py", "experiment/lint/", "training/test_private.py"),
         *("methods/test_restrict.py", "data/test_origins.py"),

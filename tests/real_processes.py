@@ -30,7 +30,7 @@ CLI = [sys.executable, "-m", "fedtl"]
 def around(**more):
     """The environment of a process that imports this very fedtl; whatever proxy is set is not for loopback."""
     kept = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    return {**kept, "PYTHONPATH": str(ROOT), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3", **more}
+    return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 
 def free_port():

@@ -10,21 +10,42 @@ import typer
 from fedtl.cli.main import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+OTHERS = [ROOT / f"{folder}/README.md" for folder in ("clients", "server", "deploy", "simulations")]
 COMMANDS = typer.main.get_command(app)
 
 
+LINK = re.compile(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.M)
+
+
 def ids(value):
-    return value.name if isinstance(value, Path) else str(value)
+    return str(value.relative_to(ROOT)) if isinstance(value, Path) else str(value)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=ids)
-def test_every_path_and_link_exists(page):
+def anchors(page):
+    """The places in a page to which a link can lead, by the rule of GitHub and of Sphinx."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    titles = (re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in HEADING.findall(text))
+    return set(titles)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=ids)
+def test_every_path_and_link_leads_somewhere(page):
     text = page.read_text()
     paths = {ROOT / path for path in re.findall(r"`((?:fedtl|tests|docs|simulations)/[\w/.]*)`", text)}
-    links = {page.parent / link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)}
-    missing = [str(path.relative_to(ROOT)) for path in paths | links if not path.exists()]
+    missing = [str(path) for path in paths if not path.exists()]
+    for link, place in LINK.findall(text):
+        target = page.parent / link if link else page
+        if not target.exists() or (place and place not in anchors(target)):
+            missing.append(f"{link}#{place}")
     assert not missing, missing
+
+
+def test_the_readme_is_one_screen():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 50
+    assert not [line for line in lines if len(line) > 160 and "|" not in line]
 
 
 def test_every_name_is_defined_in_the_file_that_is_named_for_it():
@@ -45,7 +66,7 @@ def commands():
         for language, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```$", page.read_text(), re.M | re.S):
             for line in [] if language else block.splitlines():
                 if re.match(r"fedtl \S", line) and "|" not in line:  # a row of a table has more spaces
-                    yield re.split(r"\s{2,}", line.partition("#")[0].strip())[0]
+                    yield re.sub(r" (&|> \S+)$", "", re.split(r"\s{2,}", line.partition("#")[0].strip())[0])
 
 
 @pytest.mark.parametrize("line", sorted(set(commands())))

@@ -58,7 +58,7 @@ DOORS = {
             f"cli.{name}"
             for name in ("main", "options", "train", "inspect", "models", "server", "audit", "onboard")
         ),
-        *("cli.silo", "cli.silo_consent", "cli.silo_record"),
+        *("cli.silo", "cli.silo_consent", "cli.silo_record", "cli.backup", "cli.keys"),
     },
     "PIL": {"data.huggingface", "data.pictures"},
     "pydicom": {"data.dicom"},
@@ -80,7 +80,8 @@ DOORS = {
         *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call")),
     },
     "flwr": {
-        *("federation.flower", "deployment.site.supernode", "deployment.site.superexec"),
+        *("federation.flower", "federation.flower_pulls"),
+        *("deployment.site.supernode", "deployment.site.superexec"),
         *("deployment.coordinator.superlink", "deployment.coordinator.bounded_superlink"),
         "deployment.coordinator.pack",
     },

@@ -18,4 +18,4 @@ def is_known(y: Tensor) -> Tensor:
 def without_labels(count: int, like: Tensor) -> Tensor:
     """Return the labels of ``count`` rows that have none, of the type and shape of ``like``."""
     value = torch.nan if like.is_floating_point() else NO_LABEL
-    return torch.full((count, *like.shape[1:]), value, dtype=like.dtype)
+    return torch.full((count, *like.shape[1:]), value, dtype=like.dtype, device=like.device)

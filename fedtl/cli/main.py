@@ -10,6 +10,7 @@ import typer
 
 from fedtl.cli import audit, inspect, models, onboard, server, silo, train
 from fedtl.cli.run_folder import discard_created, interrupted_note
+from fedtl.cli.schema import schema
 from fedtl.cli.screen import out_console, print_line, say
 from fedtl.cli.transferability import transferability
 from fedtl.errors import FedTLError
@@ -25,7 +26,7 @@ app = typer.Typer(
 )
 for command in (
     *(train.run, train.compare, transferability),
-    *(inspect.show, inspect.lint, inspect.methods, inspect.models, inspect.data),
+    *(inspect.show, inspect.lint, inspect.methods, inspect.models, inspect.data, schema),
     *(models.predict, models.embed, models.export, models.grow, models.report, onboard.onboard, audit.audit),
 ):
     app.command()(command)

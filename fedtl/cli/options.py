@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Exp = Annotated[str, typer.Argument(metavar="EXP")]
 OptionalExp = Annotated[str | None, typer.Argument(metavar="EXP")]
 Run = Annotated[Path, typer.Argument(metavar="RUN")]
+FileKind = Annotated[str, typer.Argument(metavar="FILE")]
 SiloName = Annotated[str, typer.Option(help="the silo whose model is used")]
 Set = Annotated[
     list[str] | None,
@@ -44,6 +45,12 @@ Workers = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print only the path of the results")]
 Dir = Annotated[Path, typer.Argument(metavar="DIR")]
+Metrics = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=65535, help="serve figures for Prometheus at 127.0.0.1:PORT/metrics", metavar="PORT"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else")]
 
 

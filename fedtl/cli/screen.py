@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 SECONDS_A_LINE = 10  # between two lines of progress where there is no terminal
 
-out_console, err_console = Console(), Console(stderr=True)
+# emoji: rich would print ":CD:", which a fingerprint or a path can have, as a picture.
+out_console, err_console = Console(emoji=False), Console(stderr=True, emoji=False)
 
 
 def print_line(text: str, style: str = "") -> None:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from fedtl.cli.options import Exp, Json, Set
+from fedtl.cli import backup, keys
+from fedtl.cli.options import Exp, Json, Metrics, Set
 from fedtl.cli.screen import print_json, print_line, say
 from fedtl.errors import ConfigError
 
@@ -35,28 +36,13 @@ def init(
 
     Example: fedtl server init srv --host fl.example.org --listen 0.0.0.0:8443
     """
+    from fedtl.deployment.certificates import certificate_fingerprint
     from fedtl.deployment.coordinator.server import create_server
 
     create_server(folder, host, listen, port)
-    say(
-        f"created {folder}; send {folder / 'tls' / 'ca.crt'} to the institutions, and store tls/ca.key on another machine"
-    )
-
-
-@app.command()
-def renew(folder: Dir) -> None:
-    """
-    Create a new certificate of the server, signed by the same authority. Restart the server afterwards.
-
-    Example: fedtl server renew srv
-    """
-    from fedtl.deployment.certificates import create_server_certificate
-    from fedtl.deployment.coordinator.settings import load_server_settings
-
-    create_server_certificate(folder / "tls", load_server_settings(folder).host)
-    say(
-        f"created {folder / 'tls' / 'server.pem'}; restart: fedtl server stop {folder}, then fedtl server run {folder}"
-    )
+    authority = folder / "tls" / "ca.crt"
+    say(f"created {folder}; send {authority} to the institutions, and store tls/ca.key on another machine")
+    say(f"its fingerprint, to compare by telephone: {certificate_fingerprint(authority)}")
 
 
 @app.command()
@@ -180,9 +166,12 @@ def run(
         str, typer.Option(help="only one process, link, exec or gate, for separate containers; default: all")
     ] = "",
     gate: Annotated[bool, typer.Option("--gate/--no-gate", help="run nginx here")] = True,
+    metrics: Metrics = None,
 ) -> None:
     """
     Run the server (SuperLink, SuperExec and nginx) until stopped. Interrupted studies continue.
+
+    DIR/log.jsonl has what happens, a JSON object a line.
 
     Example: fedtl server run srv
     """
@@ -191,7 +180,7 @@ def run(
     if part and part not in PARTS:
         raise ConfigError(f"--part {part!r} is not one of {', '.join(PARTS)}")
     parts = [part] if part else [process for process in PARTS if gate or process != "gate"]
-    raise typer.Exit(run_server(folder, parts))
+    raise typer.Exit(run_server(folder, parts, metrics))
 
 
 @app.command()
@@ -278,9 +267,15 @@ def watch(
 
     load_server_settings(folder)
     stopped: dict[str, bool] = {}
-    for line in follow_studies(folder, lambda: time.sleep(every)):
-        print_line(line)
-        name, _, text = line.partition(": ")
-        stopped[name] = text.startswith(STOPPED)
+    for event in follow_studies(folder, lambda: time.sleep(every)):
+        print_line(str(event))
+        stopped[event.study] = event.what == STOPPED
     if any(stopped.values()):
         raise typer.Exit(4)
+
+
+app.command("renew")(keys.renew)
+app.command("rotate")(keys.rotate_site)
+app.command("rounds")(backup.rounds)
+app.command("backup")(backup.back_up_server)
+app.command("restore")(backup.restore_server)

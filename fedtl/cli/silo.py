@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fedtl.cli import silo_consent, silo_record
-from fedtl.cli.options import Dir, Json, open_home
+from fedtl.cli import backup, keys, silo_consent, silo_record
+from fedtl.cli.options import Dir, Json, Metrics, open_home
 from fedtl.cli.screen import print_json, print_line, print_report_path, progress_bar, say
 
 
@@ -28,7 +28,9 @@ def init(
     public = home.path / "node.key.pub"
     say(f"1. send {public} to the coordinator; keep node.key here")
     say(f"   its fingerprint, to compare by telephone: {fingerprint(read_public_key(public))}")
-    say(f"2. copy the coordinator's ca.crt into {home.path}")
+    say(
+        f"2. trust the coordinator's certificate and compare its fingerprint: fedtl silo trust {folder} ca.crt"
+    )
     say(f"3. fill in [data] and [policy] in {home.path / 'silo.toml'}, then run: fedtl silo check {folder}")
 
 
@@ -87,9 +89,12 @@ def run(
     part: Annotated[
         str, typer.Option(help="only one process, node or exec, for separate containers; default: both")
     ] = "",
+    metrics: Metrics = None,
 ) -> None:
     """
     Connect to the coordinator and take part in approved studies, until stopped with Ctrl-C.
+
+    DIR/log.jsonl has what happens, a JSON object a line.
 
     Example: fedtl silo run clinic
     """
@@ -98,7 +103,7 @@ def run(
 
     if part and part not in PARTS:
         raise ConfigError(f"--part {part!r} is not one of {', '.join(PARTS)}")
-    raise typer.Exit(run_site(open_home(folder), [part] if part else list(PARTS)))
+    raise typer.Exit(run_site(open_home(folder), [part] if part else list(PARTS), metrics))
 
 
 def adopt(
@@ -109,6 +114,10 @@ def adopt(
     study: Annotated[
         str, typer.Option(help="name of the study, if this site took part; default: the name of the bundle")
     ] = "",
+    compare: Annotated[
+        bool,
+        typer.Option(help="train a model alone too, and say whether joining helped; nothing of it leaves"),
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """
@@ -123,7 +132,7 @@ def adopt(
 
     home = open_home(folder)
     with progress_bar("training the model of this site alone", as_json) as show:
-        adopted = adopt_model(home, bundle, shared, study or bundle.stem, out, show)
+        adopted = adopt_model(home, bundle, shared, study or bundle.stem, out, show, compare)
     if as_json:
         print_json(adopted)
         return
@@ -131,6 +140,8 @@ def adopt(
         text = ", ".join(f"{key} {value:.3f}" for key, value in measured.figures.items())
         text += "".join(f"; no {key}: {reason}" for key, reason in measured.absent.items())
         print_line(f"{row:>12}  {text}")
+    if adopted.joining:
+        print_line(f"{'joining':>12}  {adopted.joining}")
     say(f"use it: fedtl predict {out} --silo {home.settings.name} --input FILE")
 
 
@@ -141,6 +152,11 @@ app = typer.Typer(
 )
 for command in (
     *(init, check, data, silo_consent.rehearse, silo_consent.audit, silo_consent.approve, run),
-    *(silo_record.status, silo_record.ledger, silo_record.verify, silo_consent.confirm, adopt),
+    *(silo_record.status, silo_record.watch, silo_record.ledger, silo_record.verify),
+    *(silo_consent.confirm, adopt),
 ):
     app.command()(command)
+app.command("rotate")(keys.rotate_own)
+app.command("trust")(keys.trust)
+app.command("backup")(backup.back_up_silo)
+app.command("restore")(backup.restore_silo)

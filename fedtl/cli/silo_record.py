@@ -73,11 +73,33 @@ def ledger(
         print_json(lines)
         return
     for line in lines:
-        text = _describe(line)
-        size = f"{line['bytes']:,}" if "bytes" in line else ""
-        study = f"{line.get('study', '')} {line.get('round', '')}".strip()
-        columns = f"{line['number']:>6}  {line['at'][:19]}  {line['what']:<12} {study:<20} {size:>14}  {text}"
-        print_line(columns.rstrip())
+        print_line(_columns(line))
+
+
+def watch(
+    folder: Dir,
+    last: Annotated[int, typer.Option(min=0, help="lines of the record to begin with")] = 5,
+    every: Annotated[float, typer.Option(min=0.1, help="seconds between two looks")] = 2.0,
+) -> None:
+    """
+    Print the last lines of the record, and then each message as it comes in or leaves, until stopped with Ctrl-C.
+
+    Example: fedtl silo watch clinic
+    """
+    import time
+
+    from fedtl.deployment.site.follow import follow_record
+
+    for line in follow_record(open_home(folder), last, lambda: time.sleep(every)):
+        print_line(_columns(line.as_json()))
+
+
+def _columns(line: "ChainLine") -> str:
+    """Return a line of the record or of the privacy ledger as a line of a table."""
+    size = f"{line['bytes']:,}" if "bytes" in line else ""
+    study = f"{line.get('study') or ''} {line.get('round') or ''}".strip()
+    columns = f"{line['number']:>6}  {line['at'][:19]}  {line['what']:<12} {study:<20} {size:>14}  {_describe(line)}"
+    return columns.rstrip()
 
 
 def _describe(line: "ChainLine") -> str:

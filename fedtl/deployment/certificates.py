@@ -4,6 +4,7 @@ certificate, so it can be kept on another machine.
 """
 
 import ipaddress
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedtl._util.files import write_bytes
+from fedtl._util.files import make_folder, write_bytes
 from fedtl.errors import ConfigError
 
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 365
+NEXT = "next"  # the folder of an authority that is not used yet
+TLS_FILES = ("ca.key", "ca.crt", "server.key", "server.pem")
 MIN_DAYS = 30.0  # before its end, a certificate must be renewed
 
 
@@ -72,13 +75,58 @@ def create_server_certificate(folder: Path, host: str) -> None:
     write_bytes(folder / "server.pem", certificate.public_bytes(Encoding.PEM))
 
 
-def days_left(path: Path) -> float:
-    """Return the days until a certificate expires. Raises ConfigError where the file is not a certificate."""
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """Return the certificates in a PEM file. Raises ConfigError where it has none."""
     try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        return x509.load_pem_x509_certificates(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a PEM certificate: {error}; replace the file") from error
-    return (certificate.not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1)
+
+
+def days_left(path: Path) -> float:
+    """Return the days until a certificate expires; of several, the last one. Raises ConfigError where the file is none."""
+    last = max(certificate.not_valid_after_utc for certificate in read_certificates(path))
+    return (last - datetime.now(UTC)) / timedelta(days=1)
+
+
+def certificate_fingerprint(path: Path) -> str:
+    """Return the SHA-256 of each certificate as ``openssl x509 -fingerprint -sha256`` prints it. Raises ConfigError."""
+    found = [certificate.fingerprint(SHA256()).hex(":").upper() for certificate in read_certificates(path)]
+    return ", ".join(found)
+
+
+def renew_authority(folder: Path, host: str) -> Path:
+    """
+    Create the next authority and a certificate of it in ``folder/next``, which nothing uses yet, and return its ca.crt. Raises
+    ConfigError where there is one already.
+    """
+    following = folder / NEXT
+    if following.exists():
+        raise ConfigError(f"{following} exists; switch to it, or remove it")
+    make_folder(following, private=True)
+    create_authority(following, host)
+    create_server_certificate(following, host)
+    return following / "ca.crt"
+
+
+def switch_authority(folder: Path) -> None:
+    """Use the authority in ``folder/next`` from the next start on. Raises ConfigError where there is none."""
+    following = folder / NEXT
+    names = [name for name in TLS_FILES if (following / name).is_file()]
+    if not {"ca.crt", "server.pem", "server.key"} <= set(names):
+        raise ConfigError(f"{following} has no authority; create one: fedtl server renew DIR --authority")
+    if "ca.key" not in names:
+        (folder / "ca.key").unlink(missing_ok=True)  # the old one signs nothing that sites will trust
+    for name in names:
+        os.replace(following / name, folder / name)
+    following.rmdir()
+
+
+def trust(path: Path, new: Path, only: bool) -> None:
+    """Add the certificates in ``new`` to those in ``path``; ``only``: in place of them. Raises ConfigError where ``new`` has none."""
+    former = read_certificates(path) if path.exists() and not only else []
+    certificates = dict.fromkeys([*read_certificates(new), *former])
+    write_bytes(path, b"".join(one.public_bytes(Encoding.PEM) for one in certificates))
 
 
 def validity(name: str, days: float, remedy: str) -> str:

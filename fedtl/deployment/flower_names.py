@@ -22,6 +22,9 @@ PRIVATE_NAMES = (  # module:name
     "flwr.supercore.constant:TaskType",
     "flwr.supercore.fab:Fab",
     "flwr.supercore.heartbeat:HEARTBEAT_DEFAULT_INTERVAL",
+    "flwr.supercore.inflatable.inflatable_utils:pull_and_inflate_object_from_tree",
+    "flwr.supercore.inflatable.inflatable_utils:pull_objects",
+    "flwr.supercore.sql_mixin:SQLITE_PRAGMAS",
     "flwr.supercore.superexec.executor:ExecutionSpec",
     "flwr.supercore.superexec.executor:LaunchResult",
     "flwr.supercore.superexec.executor.subprocess_executor:SubprocessExecutor",
@@ -33,6 +36,7 @@ PRIVATE_NAMES = (  # module:name
     "flwr.supernode.fleet_http_connection:HEARTBEAT_DEFAULT_INTERVAL",
     "flwr.supernode.start_client_internal:_pull_and_store_message",
     "flwr.supernode.start_client_internal:_verify_fab",
+    "flwr.supernode.start_client_internal:time",
 )
 
 # Paths below /v1/control/ of the SuperLink; nginx.SUPERNODE_CALLS are those below /v1/fleet/.

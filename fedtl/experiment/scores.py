@@ -121,15 +121,15 @@ def _compare(
     for label, value in values.items():
         if label in how.compared and label != base and value is not None:
             same = _same_models(seeds[label], seeds[base])
-            over.setdefault(label, {})[silo] = _gain(value.minus(local), how.main, same)
+            over.setdefault(label, {})[silo] = gain_in(how.main, value.minus(local), same)
     taken = how.choose(silo)
     if taken and all(values.get(label) is not None for label in taken):
         own = _by_seed([runs[label][number] for number, label in enumerate(taken)], how.folds)
         difference = measure(how.main, own, silo).minus(local)
-        chosen[silo] = _gain(difference, how.main, _same_models(own, seeds[base]))
+        chosen[silo] = gain_in(how.main, difference, _same_models(own, seeds[base]))
 
 
-def _gain(difference: Measurement, metric: str, same: bool) -> Measurement:
+def gain_in(metric: str, difference: Measurement, same: bool) -> Measurement:
     """Return by how much the first is better than the second; surely zero where they are the ``same`` models."""
     if same:
         return difference.surely_zero()

@@ -1,8 +1,8 @@
 """
 Tasks and updates as Flower's records, and the silos behind Flower's grid as a Federation.
 
-Tensors travel as plain bytes with their shape and type, and are read only where the three agree: nothing from a peer
-is unpickled, and reading it never takes more memory than the message itself has. Must not depend on rows or silos' state.
+The tensors of a message travel as one safetensors file in one array, because Flower sends every array, and every 5 MiB of
+one, in a request of its own. Nothing from a peer is unpickled. Must not depend on rows or silos' state.
 """
 
 import logging
@@ -13,30 +13,31 @@ from typing import Any
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
-from fedtl._util.tensors import from_raw, to_raw
+from fedtl._util.pace import Pace
+from fedtl._util.tensors import MAX_DIMENSIONS
 from fedtl.errors import Denied, NotEnoughSilos
+from fedtl.federation.flower_pulls import ask_again_soon
 from fedtl.federation.policy import MEANING, Code
 from fedtl.messages import MAX_TENSORS, Refusal, Task, Update, pack, unpack
 from fedtl.models.state import State, size_in_bytes
 
 log = logging.getLogger(__name__)
-KIND = "fedtl.raw"  # how tensors are written: their own bytes, little-endian
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        torch.float32,
-        torch.float64,
-        torch.float16,
-        torch.bfloat16,
-        torch.int64,
-        torch.int32,
-        torch.int8,
-        torch.uint8,
-    )
-}
+KIND = "fedtl.safetensors"  # how tensors are written
+ARRAY = "tensors"  # the name of the only array of a record
+LENGTH_BYTES = 8  # of a safetensors file, before its header
+MAX_HEADER_BYTES = 16 << 20
+DTYPES = frozenset(
+    {
+        *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+        *(torch.int64, torch.int32, torch.int8, torch.uint8),
+    }
+)
 MAX_TASK_BYTES = 1 << 34
-POLL_SECONDS = 1.0
+CONNECT_SECONDS = 1.0  # between two questions which silos are connected
+SHORTEST_POLL, LONGEST_POLL = 0.2, 1.0  # seconds between two questions for replies
 # Flower's own error codes. The texts that a peer sends with them are not repeated.
 FLOWER_ERRORS = {
     2: "its app failed (code 2)",
@@ -47,31 +48,43 @@ FLOWER_ERRORS = {
 
 
 def array_record(state: State) -> ArrayRecord:
-    return ArrayRecord({name: _array(state[name]) for name in sorted(state)})
-
-
-def _array(tensor: torch.Tensor) -> Array:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return Array(dtype, tuple(tensor.shape), KIND, to_raw(tensor).tobytes())
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    return ArrayRecord({ARRAY: Array("uint8", (len(content),), KIND, content)})
 
 
 def read_tensors(record: Any, max_bytes: int) -> State:
     """
-    The tensors of an ArrayRecord. Raises ValueError for anything but plain tensors that have as many bytes as their
-    shapes say, and for more than ``max_bytes`` in all, before any of it is copied.
+    Return the tensors of an ArrayRecord, by name in alphabetical order. Raises ValueError for anything but a safetensors file of
+    ``DTYPES``, and for more than ``max_bytes`` of tensors, before any of it is copied.
     """
-    if not isinstance(record, ArrayRecord) or len(record) > MAX_TENSORS:
-        raise ValueError(f"not tensors, or more than {MAX_TENSORS}")
-    if sum(len(array.data) for array in record.values()) > max_bytes:
-        raise ValueError(f"more than {max_bytes} bytes of tensors")
-    return {name: _tensor(array) for name, array in record.items()}
+    content = _content(record)
+    if (size := _tensor_bytes(content)) > max_bytes:
+        raise ValueError(f"{size} bytes of tensors, more than {max_bytes} bytes")
+    try:
+        state = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"not tensors: {error}") from error
+    if len(state) > MAX_TENSORS:
+        raise ValueError(f"more than {MAX_TENSORS} tensors")
+    for tensor in state.values():
+        if tensor.dtype not in DTYPES or tensor.dim() > MAX_DIMENSIONS:
+            raise ValueError(f"a tensor of {tensor.dim()} dimensions and type {tensor.dtype}")
+    return {name: state[name] for name in sorted(state)}
 
 
-def _tensor(array: Array) -> torch.Tensor:
-    dtype = DTYPES.get(array.dtype)
-    if dtype is None or array.stype != KIND:
-        raise ValueError(f"an array that is not of kind {KIND}, or of an unknown type")
-    return from_raw(bytearray(array.data), dtype, array.shape)
+def _content(record: Any) -> bytes:
+    """Return the safetensors file in a record. Raises ValueError for any other record."""
+    if not isinstance(record, ArrayRecord) or set(record) != {ARRAY} or record[ARRAY].stype != KIND:
+        raise ValueError(f"not one array of kind {KIND}")
+    return bytes(record[ARRAY].data)
+
+
+def _tensor_bytes(content: bytes) -> int:
+    """Return how many bytes of tensors a safetensors file has, by its first bytes. Raises ValueError for a header that is too long."""
+    header = int.from_bytes(content[:LENGTH_BYTES], "little")
+    if header > min(MAX_HEADER_BYTES, len(content)):
+        raise ValueError(f"a header of {header} bytes")
+    return len(content) - LENGTH_BYTES - header
 
 
 def task_to_records(task: Task) -> RecordDict:
@@ -120,7 +133,7 @@ def reply_from_message(message: Message, silo: str, task: Task) -> Update | Refu
                 silo, task.round, f"{silo}: its reply has another silo's name; check `name` in both silo.toml"
             )
         asked = size_in_bytes(task.shared)
-        if (size := sum(len(array.data) for array in content["delta"].values())) > asked:
+        if (size := _tensor_bytes(_content(content["delta"]))) > asked:
             return Refusal(
                 silo,
                 task.round,
@@ -163,6 +176,7 @@ class FlowerFederation:
         former: Iterable[str] = (),
         grace: float = 0.0,
     ) -> None:
+        ask_again_soon()
         self.grid, self.nodes, self.minimum, self.deadline = grid, nodes, minimum, deadline
         self.former, self.grace = frozenset(former), grace
         self._away: frozenset[str] = frozenset()
@@ -190,7 +204,7 @@ class FlowerFederation:
             if not logged:
                 log.info("waiting for %s; connected: %s", self._awaited(), ", ".join(connected) or "none")
                 logged = True
-            time.sleep(POLL_SECONDS)
+            time.sleep(CONNECT_SECONDS)
 
     def _awaited(self) -> str:
         former = ", ".join(sorted(self.former & self._away))
@@ -218,12 +232,13 @@ class FlowerFederation:
             else:
                 yield Refusal(name, task.round, f"{name}: Flower could not send it the task")
         del messages, content
+        pace = Pace(SHORTEST_POLL, LONGEST_POLL)
         while waiting and time.monotonic() < end:
             for reply in self.grid.pull_messages(list(waiting)):
                 if name := waiting.pop(reply.metadata.reply_to_message_id, ""):
                     yield reply_from_message(reply, name, task)
             if waiting:
-                time.sleep(POLL_SECONDS)
+                time.sleep(pace.pause)
         for name in sorted(waiting.values()):
             yield Refusal(
                 name, task.round, f"{name}: no reply within {self.deadline:g} s; it is asked again next round"

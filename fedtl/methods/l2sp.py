@@ -27,7 +27,7 @@ class StartingPoint(OnWeights):
     needs_start = True
 
     def proximal(self, name: str, weight: Tensor, sets: Sets, reach: float) -> Tensor | None:
-        at = torch.tensor(reach, device=weight.device)
+        at = torch.full((), reach, device=weight.device)
         if name.startswith("head."):
             return weight * (1 - pull.squared(self.beta, at))
         if name.startswith("body."):

@@ -261,5 +261,5 @@ class Proximal(OnWeights):
     def proximal(self, name: str, weight: Tensor, sets: Sets, reach: float) -> Tensor | None:
         if name not in sets[self.to]:
             return None
-        share = pull.squared(self.mu, torch.tensor(reach, device=weight.device))
+        share = pull.squared(self.mu, torch.full((), reach, device=weight.device))
         return torch.lerp(weight, sets[self.to][name], share)

@@ -12,7 +12,6 @@ from copy import deepcopy
 from typing import TypeGuard, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -56,9 +55,8 @@ class ChannelAffine(nn.Module):
         if not self.weight.requires_grad:
             return _linear(x, self.weight, self.bias)
         mean, var = torch.zeros_like(self.weight), torch.ones_like(self.weight)
-        return F.batch_norm(
-            x, mean, var, self.weight, self.bias, eps=0.0
-        )  # computes all three gradients in one pass
+        # Computes all three gradients in one pass. F.batch_norm of some versions refuses an eps of 0.
+        return torch.batch_norm(x, self.weight, self.bias, mean, var, False, 0.0, 0.0, False)
 
 
 def _linear(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

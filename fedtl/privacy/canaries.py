@@ -95,12 +95,12 @@ class CanaryLayer:
     ) -> Tensor:
         weight = self._side.weight
         real = batch(rows.where(own, 0))  # a canary needs some input, which is set to 0 below
-        own = own.to(weight.device)
+        own = own.to(weight.device, non_blocking=True)
         x = real.x.where(own.view(-1, *[1] * (real.x.dim() - 1)), 0)
         values = losses(replace(real, x=x, y=real.y.where(own, 0)))
-        which = self._inside[(rows - records).clamp(min=0)].to(weight.device)
+        which = self._inside[(rows - records).clamp(min=0)].to(weight.device, non_blocking=True)
         coordinates = torch.zeros(len(rows), weight.shape[1], device=weight.device)
-        coordinates[torch.arange(len(rows)), which] = GAIN * self._clip * (~own).float()
+        coordinates[torch.arange(len(rows), device=weight.device), which] = GAIN * self._clip * (~own).float()
         return torch.where(own, values, self._side(coordinates)[:, 0].to(values.dtype))
 
     def before_optimizer(
@@ -116,7 +116,7 @@ class CanaryLayer:
         def record() -> None:
             gradient = self._side.weight.grad
             assert gradient is not None
-            self._sums.append(gradient.detach().flatten().cpu() * (expected / self._clip))
+            self._sums.append(gradient.detach().flatten() * (expected / self._clip))
             sampled = torch.zeros(self._side.weight.shape[1], dtype=torch.bool)
             sampled[self._inside[rows[rows >= records] - records]] = True
             self._sampled.append(sampled)
@@ -132,7 +132,7 @@ class CanaryLayer:
         if self._canaries is None:
             return
         content = {
-            "sums": torch.stack(self._sums),
+            "sums": torch.stack(self._sums).cpu(),
             "sampled": torch.stack(self._sampled),
             "member": self._member,
             "after": self._side.weight.detach().flatten().cpu().contiguous(),

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from fedtl.errors import ConfigError
 from fedtl.privacy.noise import Noise
-from fedtl.privacy.per_sample.clipping import GradientMethod, Losses, by_bookkeeping, clipped, trainable
+from fedtl.privacy.per_sample.clipping import GradientMethod, Losses, clipped, trainable
 from fedtl.privacy.per_sample.opacus import opacus_for
 
 
@@ -97,8 +97,6 @@ class Mechanism:
         unit is protected. ``before_optimizer`` runs between the noise and the optimizer, for loss terms that depend on
         weights alone and add to ``.grad``. Raises ConfigError unless ``losses`` returns one loss for each row.
         """
-        if units is not None and self._method is by_bookkeeping:
-            raise ConfigError("privacy: by_bookkeeping cannot sum the rows of a unit; use by_hooks")
         step = self._optimizer
         step.attach_step_hook(None if before_optimizer is None else lambda _: before_optimizer())
         try:

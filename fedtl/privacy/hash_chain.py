@@ -127,7 +127,7 @@ class HashChainFile:
             if not chain.entries:
                 self._seal(chain)  # so that a chain without a tip was certainly tampered with
             yield chain
-        if len(chain.entries) > self._tips()[name][0]:
+        if len(chain.entries) > self.tips()[name][0]:
             # After the commit, because a tip ahead of its chain looks like a cut; locked, because it only moves forward.
             with _locked(self.path) as connection:
                 self._seal(self._chain(connection, name))
@@ -143,7 +143,7 @@ class HashChainFile:
         """Yield all chains by name, to read; none if there is no such file."""
         with _reading(self.path) as connection:
             names = {name for (name,) in connection.execute("SELECT DISTINCT chain FROM lines")}
-            yield [self._chain(connection, name) for name in sorted(names | self._tips().keys())]
+            yield [self._chain(connection, name) for name in sorted(names | self.tips().keys())]
 
     def names(self) -> list[str]:
         """Return the names of the chains that have a line, in order."""
@@ -163,7 +163,7 @@ class HashChainFile:
                     self.path, f"line {number} of {name} was altered, or the line before it was removed"
                 )
             chain.entries.append((text, digest))
-        tips = self._tips()
+        tips = self.tips()
         if chain.entries and name not in tips:
             raise _damaged(self.path, f"{self.tip.name} has no entry for {name}")
         count, digest = tips.get(name, (0, GENESIS))
@@ -173,7 +173,7 @@ class HashChainFile:
             raise _damaged(self.path, f"line {count} of {name} was replaced")
         return chain
 
-    def _tips(self) -> dict[str, tuple[int, str]]:
+    def tips(self) -> dict[str, tuple[int, str]]:
         try:
             content = json.loads(self.tip.read_text())
             return {name: (int(count), str(digest)) for name, (count, digest) in content.items()}
@@ -184,7 +184,7 @@ class HashChainFile:
 
     def _seal(self, chain: HashChain) -> None:
         """Write the chain's tip, under the lock."""
-        tips = {**self._tips(), chain.name: (len(chain.entries), chain.last_hash)}
+        tips = {**self.tips(), chain.name: (len(chain.entries), chain.last_hash)}
         write_bytes(self.tip, _canonical(tips).encode(), private=True)
 
 

@@ -9,6 +9,7 @@ be reproduced can be subtracted.
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import NoReturn, Self
 
@@ -21,6 +22,7 @@ from fedtl.errors import ConfigError
 CHUNK = (
     1 << 14
 )  # numbers that are drawn at a time, so that intermediate values fit into the processor's cache
+CHUNK_ON_GPU = 1 << 24  # the same on a GPU: intermediate values take 1 GiB of its memory
 GRAIN_BITS = (
     36  # the grain is the noise's standard deviation, rounded down to a power of two, times 2^-GRAIN_BITS
 )
@@ -88,6 +90,29 @@ class Noise:
         both = torch.cat((angle.cos().mul_(radii), angle.sin_().mul_(radii)))
         return both[:count].round_()
 
+    def _grains_on(self, device: torch.device, count: int, std: float) -> Tensor:
+        """
+        Return ``_grains`` of chunks on a GPU, from the same bits in the same order: the logarithms and angles of a large net would
+        take longer on a CPU than its gradients on a GPU. A result may differ by a grain, because math libraries round differently.
+        """
+        chunks, rest = divmod(count, CHUNK)
+        return torch.cat((self._chunks_on(device, chunks, CHUNK, std), self._chunks_on(device, 1, rest, std)))
+
+    def _chunks_on(self, device: torch.device, chunks: int, count: int, std: float) -> Tensor:
+        """Return that many chunks of ``count`` numbers, one after another."""
+        pairs = (count + 1) // 2
+        drawn = torch.empty(chunks, 2, pairs, dtype=torch.int64)  # torch shifts no unsigned numbers
+        for chunk in drawn:
+            chunk.view(-1).numpy()[:] = self._bits(2 * pairs).view("<i8")
+        for_radius, for_angle = drawn.to(device).unbind(1)
+        word, turn = (for_radius >> 1) & (2**63 - 1), (for_angle >> 11) & (2**53 - 1)  # without the sign
+        w = word.double().add_(0.5).mul_(2.0**-64)
+        squared = torch.where(for_radius & 1 == 1, w.log(), torch.log1p(-w))
+        radius = squared.mul_(-2 * (std / grain(std)) ** 2).sqrt_()
+        angle = turn.double().mul_(2.0**-53 * 2 * math.pi)
+        both = torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), 1)
+        return both[:, :count].round_().reshape(-1)
+
     def add(self, total: Tensor, std: float) -> Tensor:
         """
         Return ``total`` plus independent normal noise, in the total's shape, type and device: one release.
@@ -99,9 +124,11 @@ class Noise:
         """
         step, flat = grain(std), total.detach().reshape(-1)
         released = torch.empty_like(flat)
-        chunk = CHUNK if flat.device.type == "cpu" else max(len(flat), 1)
+        on_cpu = flat.device.type == "cpu"
+        draw = self._grains if on_cpu else partial(self._grains_on, flat.device)
+        chunk = CHUNK if on_cpu else CHUNK_ON_GPU
         for value, out in zip(flat.split(chunk), released.split(chunk), strict=True):
-            noise = self._grains(len(value), std).to(value.device)
+            noise = draw(len(value), std)
             out.copy_((value.double() / step).round_().add_(noise).mul_(step))
         return released.view(total.shape)
 

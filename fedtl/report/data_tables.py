@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from fedtl.report.figures import counted
 from fedtl.report.tables import titled_table
 from fedtl.results.data_report import DataReport, Separation, SiloRows
 
@@ -46,7 +47,7 @@ def silo_lines(report: DataReport) -> Iterator[str]:
         for text in (*_not_read(silo), *_to_look_at(silo)):
             yield f"{name}: {text}"
     for pair, count in report.common.items():
-        yield f"{pair.replace(', ', ' and ')}: {count} training rows have the same inputs"
+        yield f"{pair.replace(', ', ' and ')}: {counted(count, 'training row')} with the same inputs"
 
 
 def _not_read(silo: SiloRows) -> Iterator[str]:
@@ -57,7 +58,7 @@ def _not_read(silo: SiloRows) -> Iterator[str]:
     if unused > 0:
         yield f"{unused} of {silo.stored} rows are not used (data.limit, or test rows without a label)"
     if silo.without_label:
-        yield f"{silo.without_label} training and validation rows have no label that is used"
+        yield f"{counted(silo.without_label, 'training or validation row')} without a label that is used"
     if silo.ignored:
         yield f"columns that are not read: {_listed(silo.ignored)}"
 
@@ -82,7 +83,7 @@ def _to_look_at(silo: SiloRows) -> Iterator[str]:
     if silo.decisive:
         yield f"columns that alone nearly determine the label (AUC or rank correlation): {_counts(silo.decisive)}"
     if silo.repeated:
-        yield f"{silo.repeated} training rows have the inputs of an earlier one"
+        yield f"{counted(silo.repeated, 'training row')} with the inputs of an earlier one"
     if silo.tested_on_training_rows:
         yield f"{silo.tested_on_training_rows} of {silo.test} test rows have the inputs of a training row"
 

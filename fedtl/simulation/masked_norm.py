@@ -32,7 +32,13 @@ class MaskedNorm(_BatchNorm):
         """Do nothing: the trainer's own net, which validates first, has the norm that this one replaces, and it checks."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.mask is None or not self.training:
+        # Under autocast the input has fewer bits than the weights, which torch's own norm refuses for several silos at once.
+        return self._normalised(input.to(self.weight.dtype)).to(input.dtype)
+
+    def _normalised(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return self._with_running_statistics(input)
+        if self.mask is None:
             return super().forward(input)
         mask, axes = expand_mask(self.mask, input), [axis for axis in range(input.dim()) if axis != 1]
         n = self.mask.sum() * input[0, 0].numel()
@@ -47,6 +53,12 @@ class MaskedNorm(_BatchNorm):
         channels = [-1] + [1] * (input.dim() - 2)
         scale = (variance + self.eps).rsqrt() * self.weight.view(channels)
         return torch.addcmul(self.bias.view(channels), centred, scale)
+
+    def _with_running_statistics(self, input: Tensor) -> Tensor:
+        channels = [-1] + [1] * (input.dim() - 2)
+        scale = (self.running_var + self.eps).rsqrt() * self.weight
+        shift = self.bias - self.running_mean * scale
+        return torch.addcmul(shift.view(channels), input, scale.view(channels))
 
 
 def expand_mask(mask: Tensor, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ rounding.
 import logging
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Self
 
@@ -19,23 +20,23 @@ from torch.optim import Optimizer
 
 from fedtl._util.labels import NO_LABEL
 from fedtl._util.randomness import torch_generator
-from fedtl.data.dataset import Dataset
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import ConfigError, FedTLError, SiloFailed
 from fedtl.messages import Task, Update
 from fedtl.methods.base import Phase
 from fedtl.methods.losses import Batch, Computed, Forward, Pass, TaskLoss, mean_loss
 from fedtl.models import precision
 from fedtl.models.net import Net
-from fedtl.models.state import State, copy_state, difference, first_not_finite
+from fedtl.models.state import State, copy_state, difference
 from fedtl.simulation.engine import Fit, Job
 from fedtl.simulation.masked_norm import MaskedNorm, expand_mask
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stackable import NORMS, why_not_stackable
+from fedtl.simulation.stacked_scores import metrics_of_stack, validation_rows
 from fedtl.tasks.base import LearningTask
-from fedtl.training.batches import to_inputs
+from fedtl.training.batches import fit_on, to_inputs
 from fedtl.training.labels import labels_after_round
 from fedtl.training.loop import moving_in
-from fedtl.training.received import received_metrics
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
@@ -51,6 +52,7 @@ class Stacked:
         if reason := why_not_stackable(trainer):
             raise ConfigError(reason)
         self.trainer, self._size = trainer, size
+        self._rows: dict[tuple[str, ...], Rows] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +78,7 @@ class Stacked:
         """
         if len(silos) > 1 and not any(silo.guarantee for silo in silos):
             try:
-                return fit(self.trainer, silos, job.task)
+                return fit(self.trainer, silos, job.task, self._rows_of(silos))
             except FedTLError:
                 raise
             except Exception:
@@ -84,39 +86,73 @@ class Stacked:
                 log.exception("%s cannot be trained in one stack; they are trained one after another", names)
         return dict(Serial(self.trainer).each(job, silos))
 
+    def _rows_of(self, silos: Sequence[Silo]) -> "Rows":
+        """Return the silos' rows on the device; those on a GPU stay there for the next round while there is room."""
+        names = tuple(silo.name for silo in silos)
+        if (kept := self._rows.get(names)) and kept.are_of(silos):
+            return kept
+        self._rows.pop(names, None)
+        rows, device = Rows.of(self.trainer, silos), self.trainer.device
+        others = (tensor for one in self._rows.values() for tensor in (one.train.x, one.val))
+        if device.type == "cuda" and fit_on(device, rows.train.x, rows.val, *others):
+            self._rows[names] = rows
+        return rows
+
 
 def _chunks(silos: Sequence[Silo], size: int) -> Iterator[list[Silo]]:
     """
-    Groups of at most ``size`` silos with heads of one width, the largest silo first, so that the silos that still train
-    are the first of the stack. Neighbours stay together, so few results are held back until it is their turn.
+    Groups of at most ``size`` silos with heads of one width and one task, whose loss may have weights of its classes; the largest
+    silo first, so that the silos that still train are the first of the stack. Neighbours stay together, so few results are held
+    back until it is their turn.
     """
-    for width in {silo.data.width for silo in silos}:
-        group = [silo for silo in silos if silo.data.width == width]
+    for kind in {(silo.data.width, silo.data.task) for silo in silos}:
+        group = [silo for silo in silos if (silo.data.width, silo.data.task) == kind]
         for start in range(0, len(group), size):
             yield sorted(group[start : start + size], key=lambda silo: len(silo.data.train), reverse=True)
 
 
-def fit(trainer: Trainer, silos: Sequence[Silo], task: Task) -> dict[str, Update | SiloFailed]:
+@dataclass(frozen=True)
+class Rows:
+    """
+    The rows of K silos on the device: ``train``, and the inputs of ``val`` [K, N, ...]; small silos are padded. ``sources``: the
+    silos' data that they are of.
+    """
+
+    train: Dataset
+    val: Tensor
+    sources: tuple[SiloDataset, ...]
+
+    @classmethod
+    def of(cls, trainer: Trainer, silos: Sequence[Silo]) -> Self:
+        sources = tuple(silo.data for silo in silos)
+        return cls(_gather(trainer, silos), validation_rows(trainer, silos), sources)
+
+    def are_of(self, silos: Sequence[Silo]) -> bool:
+        return all(silo.data is source for silo, source in zip(silos, self.sources, strict=True))
+
+
+def fit(
+    trainer: Trainer, silos: Sequence[Silo], task: Task, rows: Rows | None = None
+) -> dict[str, Update | SiloFailed]:
     """
     Train silos with heads of one width, the largest first, as ``Trainer.fit`` trains each. A silo that fails keeps its
-    local tensors.
+    local tensors. ``rows``: the silos', where they are on the device already.
     """
-    states, metrics = [], []
-    for silo in silos:
-        states.append(trainer.partition.join(task.shared, silo.local))
-        metrics.append(received_metrics(trainer, silo, task, states[-1]))
+    rows = rows or Rows.of(trainer, silos)
+    states = [trainer.partition.join(task.shared, silo.local) for silo in silos]
     net = _stack(trainer.net(silos[0].data.width), states)
-    data = _gather(trainer, silos)
+    metrics = metrics_of_stack(trainer, net, silos, task, states, rows.val)
     for number, phase in enumerate(trainer.method.phases):
-        _phase(trainer, net, phase, silos, data, task, number)
+        _phase(trainer, net, phase, silos, rows.train, task, number)
+    broken = _first_not_finite(net.state_dict())
     trained = copy_state(net.state_dict())
     results: dict[str, Update | SiloFailed] = {}
     locals_: list[tuple[Silo, State]] = []
     for index, silo in enumerate(silos):
         state = {name: tensor[index] for name, tensor in trained.items()}
-        if broken := first_not_finite(state):
+        if broken[index]:
             results[silo.name] = SiloFailed(
-                f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
+                f"{silo.name}: {broken[index]} is not finite after round {task.round}; a lower train.lr may help"
             )
             continue
         shared, local = trainer.partition.split(state)
@@ -134,12 +170,24 @@ def _stack(net: Net, states: Sequence[State]) -> Net:
     for path, module in net.named_modules():
         if isinstance(module, NORMS):
             stack.set_submodule(path, MaskedNorm(module))
-    for name in states[0]:
+    for name, first in states[0].items():
         path, _, leaf = name.rpartition(".")
         owner = stack.get_submodule(path)
-        tensor = torch.stack([state[name] for state in states]).to(device)
+        if all(state[name] is first for state in states):  # what all received is copied to the device once
+            received = first.to(device).expand(len(states), *first.shape)
+            tensor = received.clone(memory_format=torch.contiguous_format)
+        else:
+            tensor = torch.stack([state[name] for state in states]).to(device)
         setattr(owner, leaf, nn.Parameter(tensor) if leaf in owner._parameters else tensor)
     return stack
+
+
+def _first_not_finite(stack: State) -> list[str | None]:
+    """Return for each silo of a stack the ``first_not_finite`` of its tensors, by names in order, in one answer from the device."""
+    names = [name for name in sorted(stack) if stack[name].is_floating_point() and stack[name].numel()]
+    flat = (stack[name].reshape(len(stack[name]), -1) for name in names)
+    finite = torch.stack([torch.stack(one.aminmax(dim=1)).isfinite().all(0) for one in flat]).T.tolist()
+    return [next((name for name, good in zip(names, its, strict=True) if not good), None) for its in finite]
 
 
 def _gather(trainer: Trainer, silos: Sequence[Silo]) -> Dataset:
@@ -160,16 +208,9 @@ def _phase(
     for silo in silos:
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         drawn.append([rows for rows, _ in trainer.loop.batches(silo, phase, generator)])
-    for x, y, mask in _batches(drawn, data):
-        _step(
-            trainer,
-            net,
-            optimizer,
-            silos[0].data.task,
-            to_inputs(x.flatten(0, 1), trainer.device).unflatten(0, y.shape),
-            y,
-            mask,
-        )
+    tensors = net.state_dict(keep_vars=True)  # the optimiser changes them in place
+    for batches in _batches(drawn, data):
+        _step(trainer, net, tensors, optimizer, silos[0].data.task, batches)
 
 
 Batches = tuple[Tensor, Tensor, Tensor | None]  # x [A, B, ...], y [A, B], mask [A, B]
@@ -204,18 +245,23 @@ def _batches(drawn: Sequence[Sequence[Tensor]], data: Dataset) -> Iterator[Batch
 def _step(
     trainer: Trainer,
     net: Net,
+    tensors: State,
     optimizer: Optimizer,
     predicted: LearningTask,
-    x: Tensor,
-    y: Tensor,
-    mask: Tensor | None,
+    batches: Batches,
 ) -> None:
-    """One step of the first A silos. The others have finished; weight decay and momentum do not move them."""
-    alive = len(y)
-    tensors = {name: tensor[:alive] for name, tensor in net.state_dict(keep_vars=True).items()}
+    """
+    One step of the first A silos of the stack, whose tensors these are. The others have finished; weight decay and momentum do not
+    move them.
+    """
+    x, y, mask = batches
+    x = to_inputs(x.flatten(0, 1), trainer.device).unflatten(0, y.shape)
+    alive, everyone = len(y), len(next(iter(tensors.values())))
+    if alive < everyone:
+        tensors = {name: tensor[:alive] for name, tensor in tensors.items()}
     if mask is not None:
         norms = (path for path, module in net.named_modules() if isinstance(module, MaskedNorm))
-        tensors |= {f"{path}.mask": mask for path in norms}
+        tensors = tensors | {f"{path}.mask": mask for path in norms}
 
     def loss(tensors: State, x: Tensor, y: Tensor) -> Tensor:
         with precision.autocast_for(trainer.dtype, trainer.device):
@@ -229,7 +275,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     # A silo's loss depends on its own slice only, so the sum's gradient is each silo's gradient.
     vmap(loss)(tensors, x, y).sum().backward()
-    trained = [weight for weight in net.parameters() if weight.grad is not None]
+    trained = [weight for weight in net.parameters() if weight.grad is not None] if alive < everyone else []
     finished = [weight[alive:].detach().clone() for weight in trained]
     optimizer.step()
     with torch.no_grad():

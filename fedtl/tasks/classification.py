@@ -73,7 +73,7 @@ def answer(row):
         if self.focal:
             losses = (1 - (-losses).exp()).clamp_min(FLOOR).pow(self.focal) * losses
         if self.weights:
-            weights = torch.tensor(self.weights, dtype=losses.dtype, device=losses.device)
+            weights = torch.tensor(self.weights, dtype=losses.dtype).to(losses.device, non_blocking=True)
             losses = weights[known_numbers(y)] * losses
         return losses
 

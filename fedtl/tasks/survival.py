@@ -76,7 +76,7 @@ def answer(row):  # the expected time without an event until the last horizon co
         return max(len(self.horizons), 1)
 
     def losses(self, scores: Tensor, y: Tensor) -> Tensor:
-        ends = torch.tensor(self.horizons, dtype=y.dtype, device=y.device)
+        ends = torch.tensor(self.horizons, dtype=y.dtype).to(y.device, non_blocking=True)
         time, event = y[:, TIME].nan_to_num().contiguous(), y[:, EVENT] == 1
         before, until = torch.searchsorted(ends, time), torch.searchsorted(ends, time, right=True)
         return hazard_losses(scores, torch.where(event, before, until), event)

@@ -1,6 +1,7 @@
 """Batches: which rows a step of training sees, and how they reach the model."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.methods.losses import Batch, Term, losses_among
 
 ROWS_AT_ONCE = 256  # batch size of evaluation; fixed, so that results do not depend on a setting
+MAX_SHARE_OF_GPU = (
+    0.25  # of a GPU's memory: larger training rows stay in main memory, and each batch is copied
+)
 
 
 def to_inputs(x: Tensor, device: torch.device) -> Tensor:
@@ -18,6 +22,24 @@ def to_inputs(x: Tensor, device: torch.device) -> Tensor:
     if x.dtype == torch.uint8:
         x = x.float().div_(127.5).sub_(1)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def on_device(data: SiloDataset, device: torch.device) -> SiloDataset:
+    """
+    Return the silo's data with its training rows and its second domain on a GPU, so that no step waits for a copy; as they are on a
+    CPU, and where they would take more than ``MAX_SHARE_OF_GPU`` of the GPU's memory.
+    """
+    train, target = data.train, data.target
+    if device.type != "cuda" or not fit_on(device, train.x, target):
+        return data
+    moved = replace(train, x=train.x.to(device), y=train.y.to(device))
+    return replace(data, train=moved, target=None if target is None else target.to(device))
+
+
+def fit_on(device: torch.device, *tensors: Tensor | None) -> bool:
+    """Return whether tensors take at most ``MAX_SHARE_OF_GPU`` of a GPU's memory together."""
+    size = sum(one.numel() * one.element_size() for one in tensors if one is not None)
+    return size <= MAX_SHARE_OF_GPU * torch.cuda.get_device_properties(device).total_memory
 
 
 def make_batch(
@@ -30,18 +52,23 @@ def make_batch(
     """
     Return the batch of these rows of the silo, and of these of its second domain; values of regression are scaled. ``change``: of
     the inputs, from them and the numbers of their rows, those of the second domain after the others.
+
+    Copies from main memory do not wait for the GPU. CUDA reads pageable memory before such a copy returns.
     """
+    rows = rows.to(data.train.x.device, non_blocking=True)
     x, y = data.train.x[rows], data.scaled(data.train.y[rows])
-    domain, numbers = torch.zeros(len(rows)), rows
+    domain, numbers = torch.zeros(len(rows), device=x.device), rows
     if target_rows is not None and data.target is not None:
+        target_rows = target_rows.to(x.device, non_blocking=True)
         x = torch.cat([x, data.target[target_rows]])
         y = torch.cat([y, without_labels(len(target_rows), y)])
-        domain = torch.cat([domain, torch.ones(len(target_rows))])
+        domain = torch.cat([domain, torch.ones(len(target_rows), device=x.device)])
         numbers = torch.cat([rows, torch.full_like(target_rows, -1)])
     if change is not None:
         others = [] if target_rows is None else [target_rows + len(data.train)]
         x = change(x, torch.cat([rows, *others]))
-    return Batch(to_inputs(x, device), y.to(device), domain.to(device), numbers.to(device), data.task)
+    x, y, domain, numbers = (one.to(device, non_blocking=True) for one in (x, y, domain, numbers))
+    return Batch(to_inputs(x, device), y, domain, numbers, data.task)
 
 
 def learns_from(terms: Sequence[Term], data: SiloDataset) -> bool:

@@ -19,7 +19,7 @@ from fedtl.models.net import Net
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.training.augment import Augmenter, augmenter
-from fedtl.training.batches import ROWS_AT_ONCE, draw_batches, learns_from, make_batch
+from fedtl.training.batches import ROWS_AT_ONCE, draw_batches, learns_from, make_batch, on_device
 from fedtl.training.config import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights, copied
@@ -80,9 +80,10 @@ class Loop:
         plain = TrainingConfig(lr=phase.lr or 0.0, momentum=0.0)
         loop = self if phase.lr is None else replace(self, training=plain)
         optimizer, clip = loop.optimizer(moving, task), loop.training.clip
+        data = silo.data if change else on_device(silo.data, self.device)  # images are changed on the CPU
         for step, (rows, target_rows) in enumerate(steps):
             changed = None if change is None else partial(change, step=step)
-            batch = make_batch(silo.data, rows, target_rows, self.device, changed)
+            batch = make_batch(data, rows, target_rows, self.device, changed)
             optimizer.zero_grad(set_to_none=True)
             self._loss(weights, phase, batch, progress(task, step, len(steps))).backward()
             self.add_weight_gradients(weights, phase, moving)

@@ -29,7 +29,7 @@ from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.per_sample.clipping import GradientMethod, choose_gradient_method
 from fedtl.privacy.per_sample.independence import check_examples_independent, check_vectors_independent
 from fedtl.tasks.classification import correct
-from fedtl.training.batches import ROWS_AT_ONCE, make_batch, to_inputs
+from fedtl.training.batches import ROWS_AT_ONCE, make_batch, on_device, to_inputs
 from fedtl.training.extra import summary_rows, vectors_of
 from fedtl.training.loop import Loop, moving_in, progress, take_proximal_steps
 from fedtl.training.nets import NetKey, PrivatePhase
@@ -142,12 +142,13 @@ def train_phase(
     seed_layers(layers.initial_seed(), loop.device)
     add_weight_gradients = partial(loop.add_weight_gradients, weights, phase, moving)
     steps, count = guarantee.training.steps[number], len(silo.data.train)
+    data = on_device(silo.data, loop.device)
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     for step in range(steps):
         drawn = dp_sgd.poisson(layer.count, guarantee.training.sample_rate, draw)
         rows, row_units = _rows_of(drawn, units, guarantee.protected.count, count)
         losses_of = partial(loop.example_losses, weights, phase, progress=progress(task, step, steps))
-        losses = _losses_of(loop, layer, silo.data, losses_of)
+        losses = _losses_of(loop, layer, data, losses_of)
         after_noise = layer.before_optimizer(rows, count, guarantee.expected_batch, add_weight_gradients)
         mechanism.step(rows, losses, row_units, after_noise)
         take_proximal_steps(loop, weights, phase, moving, task)

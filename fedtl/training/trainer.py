@@ -205,7 +205,7 @@ class Trainer:
 
     def _evaluated(self, state: State, width: int) -> Net:
         net = self.net(width, Use.EVALUATION)
-        net.load_state_dict(model_part(state))
+        net.load_state_dict(on_device(model_part(state), self.device))
         return net
 
     def sets(self, state: State) -> dict[str, State]:
@@ -213,7 +213,8 @@ class Trainer:
         received = on_device(model_part(state), self.device)
         slots = {
             slot.name: {
-                key: tensor.to(self.device, copy=True) for key, tensor in part(state, slot.name).items()
+                key: tensor.to(self.device, non_blocking=True, copy=True)
+                for key, tensor in part(state, slot.name).items()
             }
             for slot in self.method.slots
         }
@@ -225,7 +226,7 @@ class Trainer:
         if shared is not None:
             sets[SHARED] = {name: sets[RECEIVED][name] for name in model_part(shared)}
             sets |= start_set(self.method, partial(self.initial, width), self.device)
-        summaries = {name: tensor.to(self.device) for name, tensor in part(state, SUMMARY).items()}
+        summaries = on_device(part(state, SUMMARY), self.device)
         reference = partial(self.net, width, Use.EVALUATION)
         weights = Weights(self.net(width), reference, (self.device, self.dtype), sets, summaries)
         weights.hold(MODEL)
@@ -259,13 +260,13 @@ class Trainer:
         steps = [count for number, count in counts.items() if self.method.phases[number].trains_model]
         end_slots(self.loop, weights, before, task, steps)
         summaries = self._summaries(silo, task, weights, first)
-        state = whole_state(self.method, weights, summaries)
+        state = copy_state(whole_state(self.method, weights, summaries))
         if broken := first_not_finite(state):
             raise SiloFailed(
                 f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
             )
         shared, local = self.partition.cut(state)
-        delta = difference(copy_state(shared), task.shared)
+        delta = difference(shared, task.shared)
         sent, residual = self.encoding.encode(delta, part(local, RESIDUAL))
         if broken := first_not_finite(residual):
             raise SiloFailed(

@@ -78,7 +78,7 @@ def copied(state: State) -> State:
 
 def on_device(state: State, device: torch.device) -> State:
     """Return the tensors on the device; those that are there already are not copied."""
-    return {name: tensor.to(device) for name, tensor in state.items()}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in state.items()}
 
 
 def start_set(method: Method, start: State | Callable[[], State] | None, device: torch.device) -> Sets:

@@ -153,13 +153,12 @@ def measure_step(given: argparse.Namespace, load: private_step.StepLoad) -> dict
     made = private_step.contenders(small)
     repeats = given.repeats if given.quick else 3 * given.repeats  # a turn is short
     times, _ = side_by_side(made, [], repeats, private_step.PLAIN, lambda text: None)
-    bound = private_step.BOUNDS[load.model]
     return {
         "about": f"{small.steps} steps of {small.rows} rows, including noise and clipping",
         "load": asdict(small),
         "contenders": {who: _figures(its) for who, its in times.items()},
         "skipped": {},
-        "bars": bars.steps(load.name, bound, times, private_step.FAST, private_step.PLAIN),
+        "bars": bars.steps(load.name, load.bound, times, private_step.FAST, private_step.PLAIN),
     }
 
 

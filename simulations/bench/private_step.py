@@ -8,36 +8,57 @@ import torch.nn.functional as F
 from loads import CLASSES
 from torch import Tensor, nn
 
-from fedtl.models.libraries import torchvision_model
-from fedtl.models.net import ModelSpec, split_at_classifier
+from fedtl.models.libraries import LibraryOptions, torchvision_model
+from fedtl.models.net import ModelSpec
 from fedtl.models.registry import model_spec, with_private_norms
+from fedtl.models.split import split_at_classifier
 from fedtl.privacy.dp_sgd import Mechanism, NoisySum
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.per_sample.clipping import GradientMethod, by_bookkeeping, by_hooks, choose_gradient_method
 
-PLAIN, FAST, HOOKS = "plain step, BatchNorm", "private step, book-keeping", "private step, Opacus' hooks"
+PLAIN, FAST, HOOKS = "plain step", "private step, book-keeping", "private step, Opacus' hooks"
 RESNET = "resnet18 for small images"
 
 
 @dataclass(frozen=True)
 class StepLoad:
-    """A model, the shape of an input, the rows per step, and the steps per turn (about 0.3 s without privacy)."""
+    """
+    A model, the shape of an input, the rows per step, the steps per turn (about 0.3 s without privacy), and the rows of each unit
+    that is protected, such as a patient.
+    """
 
     name: str
     model: str
     shape: tuple[int, ...]
     rows: int
     steps: int
+    rows_a_unit: int = 1
+    bound: float = 1.6
+
+    @property
+    def units(self) -> Tensor | None:
+        return None if self.rows_a_unit == 1 else torch.arange(self.rows) // self.rows_a_unit
 
 
 STEP_LOADS = {
     load.name: load
     for load in (
-        StepLoad("step of the convnet, 28 px, 32 rows", "convnet", (3, 28, 28), 32, 30),
-        StepLoad("step of ResNet-18, 32 px, 16 rows", RESNET, (3, 32, 32), 16, 1),
+        StepLoad("step of the convnet, 28 px, 32 rows", "convnet", (3, 28, 28), 32, 30, bound=1.45),
+        StepLoad(
+            "step of the convnet, 8 patients of 4 rows",
+            "convnet",
+            (3, 28, 28),
+            32,
+            30,
+            rows_a_unit=4,
+            bound=2.0,
+        ),
+        StepLoad(
+            "step of the convnet with GroupNorm, 32 rows", "convnet_gn", (3, 28, 28), 32, 30, bound=1.45
+        ),
+        StepLoad("step of ResNet-18, 32 px, 16 rows", RESNET, (3, 32, 32), 16, 1, bound=1.75),
     )
 }
-BOUNDS = {"convnet": 1.6, RESNET: 2.0}
 
 
 class Steps:
@@ -69,7 +90,7 @@ class Steps:
 
 def _resnet18(shape: tuple[int, ...]) -> ModelSpec:
     """ResNet-18 with the stem for 32 px: a 3 x 3 convolution of stride 1 and no pooling (He et al., 2016, for CIFAR)."""
-    module, classifier = torchvision_model("resnet18", shape, pretrained=False)
+    module, classifier = torchvision_model("resnet18", shape, LibraryOptions())
     module.conv1, module.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     return split_at_classifier(module, classifier, shape, 0)
 
@@ -89,7 +110,9 @@ def plain(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
     return step
 
 
-def private(method: GradientMethod) -> Callable[[nn.Module, Tensor, Tensor], Callable[[], None]]:
+def private(
+    method: GradientMethod, units: Tensor | None = None
+) -> Callable[[nn.Module, Tensor, Tensor], Callable[[], None]]:
     """A whole step on given rows: clip, sum, noise from the operating system, optimizer."""
 
     def make(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
@@ -98,12 +121,12 @@ def private(method: GradientMethod) -> Callable[[nn.Module, Tensor, Tensor], Cal
 
         if (
             method is by_bookkeeping
-            and choose_gradient_method(net, torch.arange(4), losses, 1.0) is not method
+            and choose_gradient_method(net, torch.arange(4), losses, 1.0, units is not None) is not method
         ):
             raise RuntimeError("book-keeping does not give the gradients of autograd for this model")
         rows = torch.arange(len(x))
         mechanism = Mechanism(net, _optimizer(net), NoisySum(1.0, 1.0, float(len(x))), Noise(), method)
-        return lambda: mechanism.step(rows, losses)
+        return lambda: mechanism.step(rows, losses, units)
 
     return make
 
@@ -111,6 +134,6 @@ def private(method: GradientMethod) -> Callable[[nn.Module, Tensor, Tensor], Cal
 def contenders(load: StepLoad) -> dict[str, Steps]:
     return {
         PLAIN: Steps(load, plain, private=False),
-        FAST: Steps(load, private(by_bookkeeping), private=True),
-        HOOKS: Steps(load, private(by_hooks), private=True),
+        FAST: Steps(load, private(by_bookkeeping, load.units), private=True),
+        HOOKS: Steps(load, private(by_hooks, load.units), private=True),
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from loads import CLASSES, Load
 
 from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
@@ -19,14 +20,14 @@ from fedtl.simulation.stackable import why_not_stackable
 from fedtl.simulation.stacked import Stacked
 from fedtl.training.config import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer
+from fedtl.training.trainer import CPU, Trainer
 
 ENDLESS = 10**6
 
 
-def make_trainer(load: Load) -> Trainer:
-    settings = TrainingConfig(lr=load.lr, momentum=load.momentum, batch_size=load.batch)
-    return Trainer(load.model_spec(), fedavg(), settings)
+def make_trainer(load: Load, device: torch.device = CPU, dtype: str = "float32", epochs: int = 1) -> Trainer:
+    settings = TrainingConfig(lr=load.lr, momentum=load.momentum, batch_size=load.batch, epochs=epochs)
+    return Trainer(load.model_spec(), fedavg(), settings, device, dtype=dtype)
 
 
 def make_worker_context(load: Load) -> WorkerContext:
@@ -45,8 +46,8 @@ class EmptyJob:
 class Fedtl:
     """``startup``: seconds from creating the engine to the answers of all silos to an empty job."""
 
-    def __init__(self, load: Load, workers: int, stack: int = 1) -> None:
-        trainer = make_trainer(load)
+    def __init__(self, load: Load, workers: int, stack: int = 1, trainer: Trainer | None = None) -> None:
+        trainer = trainer or make_trainer(load)
         shared, local = trainer.partition.split(trainer.initial(len(CLASSES)))
         members = {name: Silo(name, load.data(name), dict(local), b"bench") for name in load.names()}
         self._open = ExitStack()

@@ -173,7 +173,8 @@ def by_method_and_seed(
     for name in comparison.methods:
         values = []
         for seed in comparison.seeds:
-            files = sorted(folder.glob(f"runs/{name}-seed{seed}/silos/*/test.safetensors"))
+            runs = [folder / "runs" / f"{name}-seed{seed}", *folder.glob(f"runs/{name}-seed{seed}-fold*")]
+            files = sorted(file for one in runs for file in one.glob("silos/*/test.safetensors"))
             found = [load_file(file) for file in files]
             weights = [len(one["y"]) if by_rows else 1 for one in found]
             values += [float(np.average([of_silo(one) for one in found], weights=weights))] if found else []
@@ -236,7 +237,10 @@ def write(name: str, folder: Path, origin: Origin) -> None:
         f"`{origin.command}` at commit {origin.commit}, on {origin.machine}: {origin.seconds} s "
         f"({origin.cpu_seconds} s of CPU time)."
     )
-    how = f"Test rows; mean of {len(comparison.seeds)} seeds with its 95 % interval; {comparison.model}, {comparison.rounds} rounds."
+    tested = (
+        "Test rows" if comparison.folds == 1 else f"Every row tested once a seed, in {comparison.folds} folds"
+    )
+    how = f"{tested}; mean of {len(comparison.seeds)} seeds with its 95 % interval; {comparison.model}, {comparison.rounds} rounds."
     page = [f"# {name}", "", about, how, "", *lines, "", f"![{name}]({beside.name}.svg)", ""]
     beside.with_name(f"{beside.name}.md").write_text("\n".join(page))
     print("\n".join(lines))

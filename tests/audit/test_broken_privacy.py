@@ -275,7 +275,7 @@ def test_a_clip_that_book_keeping_does_not_apply(monkeypatch, tmp_path):
     sound = mechanism.clipped
 
     def clipped(take, net, rows, losses, clip, units=None):
-        return sound(take, net, rows, losses, clip * (10 if take is mechanism.by_bookkeeping else 1), units)
+        return sound(take, net, rows, losses, clip * (10 if take is gradients.by_bookkeeping else 1), units)
 
     monkeypatch.setattr(mechanism, "clipped", clipped)
     # fedtl compares both gradient methods before training and would detect this fault; here the comparison is switched off.

@@ -74,3 +74,19 @@ def test_sigterm_ends_a_command_as_ctrl_c_does(monkeypatch, capsys):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert end.value.code == 130
+
+
+def test_a_text_is_printed_as_it_is(capsys):
+    """Among others a fingerprint: rich has a picture for :CD: and a style for [red]."""
+    text = "70:9C:CD:0B [red] :x:"
+    screen.out_console.file, screen.err_console.file = sys.stdout, sys.stderr
+    try:
+        screen.print_line(text)
+        screen.say(text)
+        screen.print_table(text, [{"a": ":CD:"}])
+    finally:
+        screen.out_console.file = screen.err_console.file = None
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{text}\n")
+    assert said.err == f"{text}\n"
+    assert "│ :CD: │" in said.out

@@ -60,6 +60,7 @@ def test_every_private_name_that_is_used_is_listed():
         "flwr.supercore.heartbeat:HEARTBEAT_DEFAULT_INTERVAL",
         "flwr.supernode.fleet_http_connection:HEARTBEAT_DEFAULT_INTERVAL",
         "flwr.supercore.constant:FLEET_HTTP_PUBLIC_KEY_HEADER",
+        "flwr.supercore.sql_mixin:SQLITE_PRAGMAS",
     }
     assert found | by_hand == set(PRIVATE_NAMES)
 
@@ -72,5 +73,6 @@ def test_the_superlink_has_every_call(router, calls):
 def test_the_constants_are_flowers():
     assert gate.KEY_HEADER == constant.FLEET_HTTP_PUBLIC_KEY_HEADER
     assert superlink.UNREGISTERED == constant.NodeStatus.UNREGISTERED
+    assert superlink.ONLINE == constant.NodeStatus.ONLINE
     assert superlink.MEDIA_TYPE == import_module("flwr.supercore.protobuf.constants").PROTOBUF_MEDIA_TYPE
     assert reply_size.CHUNK_BYTES == FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE

@@ -25,8 +25,8 @@ def home(tmp_path):
 
 
 def test_a_second_process_on_one_folder_is_refused_with_the_first_ones_id(home, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "supervise", lambda *_: ("", 0))
-    monkeypatch.setattr(server, "supervise", lambda *_: ("", 0))
+    monkeypatch.setattr(run, "supervise", lambda *_, **__: ("", 0))
+    monkeypatch.setattr(server, "supervise", lambda *_, **__: ("", 0))
     create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
     for folder, part, start in (
         (home.path, "exec", lambda: run_site(home, ["node", "exec"])),
@@ -50,7 +50,7 @@ def test_the_end_of_a_part_is_one_line_with_the_reason(home, monkeypatch, caplog
         ),
         ("exec", -9, "part exec was killed by SIGKILL; the other parts were stopped"),
     ):
-        monkeypatch.setattr(run, "supervise", lambda *_, ended=ended, code=code: (ended, code))
+        monkeypatch.setattr(run, "supervise", lambda *_, ended=ended, code=code, **__: (ended, code))
         assert run_site(home, ["node", "exec"]) == abs(code)
         assert caplog.messages[-1] == text
     assert ended_line("x", -99).startswith("part x was killed by signal 99")

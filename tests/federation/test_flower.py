@@ -1,6 +1,8 @@
 """Tasks and updates as Flower's records, and how the server treats every reply, over a grid without a network."""
 
+import json
 import math
+import time
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -8,12 +10,18 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.error import Error
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectUnavailableError,
+    inflate_object_from_contents,
+    pull_objects,
+)
 from flwr.supercore.task_identity import TaskIdentity
+from safetensors.torch import load
 
 from fedtl.errors import Denied, NotEnoughSilos
 from fedtl.federation import flower
 from fedtl.federation.flower import (
+    ARRAY,
     KIND,
     FlowerFederation,
     answer_message,
@@ -85,22 +93,54 @@ def test_an_update_sends_name_round_weight_metrics_and_tensors_only():
     assert set(records) == {"update", "delta", "metrics"}
     assert dict(records["update"]) == {"silo": "here", "round": 1, "weight": 1.0}
     assert dict(records["metrics"]) == {"accuracy": 0.75}
-    assert set(records["delta"]) == set(SHARED)
+    (array,) = records["delta"].values()
+    assert set(load(array.data)) == set(SHARED)
+    assert b"__metadata__" not in array.data
+
+
+def test_a_message_is_few_objects_whatever_the_number_of_its_tensors():
+    """Flower sends each object in a request of its own."""
+    shared = {f"body.{number}": torch.zeros(3) for number in range(500)}
+    message = Message(reply_to_records(Update("here", 1, shared, 1.0)), reply_to=sent(task_to_records(TASK)))
+    assert len(get_all_nested_objects(message)) == 7
+
+
+def written(shape, content, dtype="F32", end=None):
+    """A record with the safetensors file of one tensor, written by hand."""
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, len(content) if end is None else end]}
+    header = json.dumps({"body.w": entry}).encode()
+    return record(len(header).to_bytes(8, "little") + header + content)
+
+
+def record(content, kind=KIND, name=ARRAY):
+    return ArrayRecord({name: Array("uint8", (len(content),), kind, content)})
+
+
+def test_a_file_written_by_hand_is_read():
+    assert read_tensors(written([1], b"\0\0\x80?"), 4) == {"body.w": torch.tensor([1.0])}
 
 
 @pytest.mark.parametrize(
-    "array",
+    "tensors",
     [
-        Array("float32", (1 << 40,), KIND, b"1234"),  # would take four terabytes
-        Array("float32", (2,), KIND, b"1234"),
-        Array("float32", (-1, -1), KIND, b"1234"),
-        Array("float32", (2**31 - 1, 2**31 - 1, 2**31 - 1, 0), KIND, b""),
-        Array("object", (1,), KIND, b"12345678"),
-        Array("float32", (1,), "numpy.ndarray", b"1234"),
+        written([1 << 40], b"1234"),  # would take four terabytes
+        written([1 << 40], b"1234", end=1 << 42),
+        written([2], b"1234"),
+        written([-1, -1], b"1234"),
+        written([2**31 - 1, 2**31 - 1, 2**31 - 1, 0], b""),
+        written([1] * 200, b"1234"),
+        written([1], b"12345678", "object"),
+        written([1], b"1", "BOOL"),
+        record(b""),
+        record(b"\xff" * 8 + b"{}"),
+        record((1 << 30).to_bytes(8, "little") + b"{}"),
+        record(b"\x02" + b"\0" * 7 + b"{}", "numpy.ndarray"),
+        record(b"\x02" + b"\0" * 7 + b"{}", name="other"),
+        ArrayRecord({}),
     ],
 )
-def test_an_array_whose_bytes_do_not_fit_its_shape_is_denied(array):
-    content = RecordDict({"task": task_to_records(TASK)["task"], "shared": ArrayRecord({"body.w": array})})
+def test_bytes_that_are_not_the_tensors_of_a_message_are_denied(tensors):
+    content = RecordDict({"task": task_to_records(TASK)["task"], "shared": tensors})
     with pytest.raises(Denied) as caught:
         task_from_records(content)
     assert caught.value.code == Code.TENSORS
@@ -144,7 +184,7 @@ def reply_with(**records):
         ("not an update", {"more": ConfigRecord({"x": 1})}),
         (
             "not an update",
-            {"delta": ArrayRecord({"body.w": Array("float32", (2**31 - 1,) * 3 + (0,), KIND, b"")})},
+            {"delta": ArrayRecord({"body.w": Array("float32", (2,), "numpy.ndarray", b"12345678")})},
         ),
         ("not an update", {"metrics": MetricRecord({"accuracy": math.nan})}),
         ("not an update", {"metrics": MetricRecord({str(number): 1.0 for number in range(1000)})}),
@@ -293,6 +333,20 @@ def test_a_silo_that_is_no_longer_admitted_is_left_out():
     replies = {reply.silo: reply for reply in over.ask(TASK, ["a", "gone"])}
     assert isinstance(replies["a"], Update)
     assert "no longer admitted" in replies["gone"].reason
+
+
+def test_a_part_of_a_message_that_is_late_is_asked_for_again_soon():
+    federation({})
+    begun, asked = time.monotonic(), []
+
+    def pull(name):
+        asked.append(name)
+        if len(asked) < 3:
+            raise ObjectUnavailableError(name)
+        return b"x"
+
+    assert pull_objects(["a"], pull) == {"a": b"x"}
+    assert time.monotonic() - begun < 0.8  # Flower alone waits 1 s, then 2
 
 
 def test_tensors_beyond_the_limit_are_refused_before_they_are_copied():

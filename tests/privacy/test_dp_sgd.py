@@ -28,24 +28,17 @@ def test_step_is_the_clipped_sum_over_the_expected_batch(method, microbatch):
     assert silent.asked == [((count,), pytest.approx(0.3))]  # once, and for each coordinate
 
 
+@pytest.mark.parametrize("method", [by_hooks, by_bookkeeping])
 @pytest.mark.parametrize("microbatch", [0, 1, 3])
-def test_units_are_summed_before_the_clip(microbatch):
+def test_units_are_summed_before_the_clip(method, microbatch):
     net, losses = problem("mlp", size=8)
     units = torch.tensor([5, 2, 5, 9, 2, 5, 7, 5])
     each = one_at_a_time(net, losses, 8, units)
     wanted = vector(net) - expected_sum(each, 0.01)
-    Mechanism(net, sgd(net), NoisySum(0.01, 1.0, 1.0), Silent(), by_hooks, microbatch).step(
+    Mechanism(net, sgd(net), NoisySum(0.01, 1.0, 1.0), Silent(), method, microbatch).step(
         torch.arange(8), losses, units
     )
     torch.testing.assert_close(vector(net), wanted, rtol=1e-9, atol=1e-12)
-
-
-def test_units_with_bookkeeping_are_refused():
-    net, losses = problem("mlp")
-    with pytest.raises(ConfigError, match="by_hooks"):
-        Mechanism(net, sgd(net), NoisySum(1.0, 1.0, 1.0), Silent(), by_bookkeeping).step(
-            torch.arange(2), losses, torch.tensor([0, 0])
-        )
 
 
 class Line(nn.Module):

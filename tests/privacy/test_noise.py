@@ -168,3 +168,14 @@ def test_forked_process_cannot_continue_the_stream(monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(RuntimeError, match="forked process"):
         noise.uniform(1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 2 * CHUNK + 1])
+@pytest.mark.parametrize("std", [1.0, 5e-4])
+def test_the_formula_for_a_gpu_gives_the_same_numbers(count, std):
+    """Here on the CPU. Two math libraries may round a number to neighbouring grains."""
+    noise = Noise.reproducible(2)
+    wanted = torch.cat([noise._grains(len(part), std) for part in torch.empty(count).split(CHUNK)])
+    found = Noise.reproducible(2)._grains_on(torch.device("cpu"), count, std)
+    assert found.shape == wanted.shape
+    assert bool(((found - wanted).abs() <= 1).all())

@@ -37,6 +37,7 @@ def experiment(data, **others):
     [
         ({"task": "ordinal"}, "needs its levels"),
         ({"task": "multilabel"}, "needs the columns"),
+        (MULTI | {"label": "edema"}, "is not read"),
         ({"task": "survival", "event": "e"}, "needs data.horizons"),
         ({**SURVIVAL, "horizons": [2, 1]}, "ascending"),
         ({"event": "e"}, "data.event is a setting"),

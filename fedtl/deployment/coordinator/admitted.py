@@ -64,12 +64,16 @@ def note_expelled(folder: Path, key: str, name: str) -> None:
 
 def check_new(folder: Path, name: str, key: str) -> None:
     """Raise ConfigError where the name or the key is admitted already, or where the key was expelled."""
-    sites = read_admitted(folder)
-    if name in sites:
+    if name in read_admitted(folder):
         raise ConfigError(
-            f"site {name!r} is admitted already; choose another --name, or first: fedtl server expel {folder} {name}"
+            f"site {name!r} is admitted already; choose another --name, or for a new key of it: fedtl server rotate {folder} {name} NEW.pub"
         )
-    for other, site in sites.items():
+    check_key(folder, key)
+
+
+def check_key(folder: Path, key: str) -> None:
+    """Raise ConfigError where the key is admitted already, or was expelled."""
+    for other, site in read_admitted(folder).items():
         if site.key == key:
             raise ConfigError(
                 f"this key is admitted already, as {other!r}; every site needs a key of its own"

@@ -1,6 +1,6 @@
 """
-The coordinator's SuperLink: Flower's own, except that a reply of a site has at most the bytes that the plans allow, and that a
-site can send replies to its own messages and nothing else.
+The coordinator's SuperLink: Flower's own, except that a reply of a site has at most the bytes that the plans allow, that a
+site can send replies to its own messages and nothing else, and that a call waits longer for the database.
 
 Flower 1.41.0 stores whatever an admitted site sends, and a reply of a gigabyte ended the coordinator. This module replaces the
 two functions through which a site sends. It starts nothing where their file is not exactly the one that it was written for.
@@ -16,6 +16,7 @@ from threading import Lock
 from typing import Any
 
 from fastapi import HTTPException
+from flwr.supercore import sql_mixin
 from flwr.superlink.cli import flower_superlink
 from flwr.superlink.servicer.fleet import fleet_handlers
 
@@ -25,6 +26,9 @@ from fedtl.deployment.flower_version import check_flower, run_main
 KNOWN_HASH = "117665fa865c30dccc5a21b7c5b099e101ae481870513f0a9242fd292ff1b18c"  # of fleet_handlers.py
 MAX_SESSIONS = 1000  # of one site at a time
 SESSION_SECONDS = 600.0  # without an object; Flower ends such a session after 180
+LOCK_MILLISECONDS = (
+    60_000  # Flower waits 5 s for a locked database, and with 20 sites on a busy machine lost a reply
+)
 TOO_LARGE, TOO_MANY, FORBIDDEN = 413, 429, 400
 
 
@@ -100,9 +104,17 @@ def bound_replies(folder: Path) -> None:
     fleet_handlers.push_object = bounded_object
 
 
+def wait_for_the_database() -> None:
+    """Make every connection of this process to Flower's database wait for a lock as long as a call of a site may take."""
+    settings: Any = sql_mixin
+    changed = {**dict(settings.SQLITE_PRAGMAS), "busy_timeout": str(LOCK_MILLISECONDS)}
+    settings.SQLITE_PRAGMAS = tuple(changed.items())
+
+
 def main() -> None:
     folder, *words = sys.argv[1:]
     bound_replies(Path(folder))
+    wait_for_the_database()
     sys.argv = ["flower-superlink", *words]
     flower_superlink()
 

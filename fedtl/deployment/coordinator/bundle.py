@@ -26,6 +26,7 @@ from fedtl.data.settings import DataSettings
 from fedtl.deployment.bundle_contents import check_bundle_contents
 from fedtl.deployment.coordinator.pack import pack_app
 from fedtl.deployment.coordinator.study_files import BundleInfo
+from fedtl.deployment.flower_version import FLOWER_VERSION
 from fedtl.deployment.plan import (
     EXPERIMENT_NAME,
     EXPERIMENTS_FOLDER,
@@ -240,7 +241,7 @@ def _project(name: str) -> Mapping[str, Any]:
         "version": fedtl.__version__,
         "description": "A federated study with fedtl",
         "license": "Apache-2.0",
-        "dependencies": ["flwr==1.41.0"],
+        "dependencies": [f"flwr=={FLOWER_VERSION}"],
     }
     return {"project": project, "tool": {"flwr": {"app": app}}}
 

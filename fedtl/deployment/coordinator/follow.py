@@ -1,56 +1,88 @@
-"""Follows the studies of a coordinator: a line for each finished round, each warning, and the end of each study."""
+"""Follows the studies of a coordinator: each finished round, each warning, and the end of each study."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.federation.limits import outliers
 from fedtl.results.run import HistoryLine
 
-DONE, STOPPED = "done", "stopped"
+ROUND, LEFT_OUT, WARNING, DONE, STOPPED = "round", "left out", "warning", "done", "stopped"
 
 
-def follow_studies(folder: Path, wait: Callable[[], None]) -> Iterator[str]:
-    """
-    Yield the lines of the last round of every study, and then what happens, until every study is done or stopped. ``wait`` is
-    called between two looks.
-    """
-    seen: dict[str, int] = {}
-    ended: set[str] = set()
-    while True:
-        studies = {
-            path.parent.name: HostedStudy(path.parent)
-            for path in sorted((folder / "studies").glob("*/plan.json"))
-        }
-        for name, study in studies.items():
+@dataclass(frozen=True)
+class StudyEvent:
+    """``what``: one of the five above. ``text``: in a few words; of a stopped study why. ``figures``: of a round."""
+
+    study: str
+    what: str
+    text: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        indent = "  " if self.what in (LEFT_OUT, WARNING) else ""
+        shown = (
+            self.text if self.what == ROUND else DONE if self.what == DONE else f"{self.what}: {self.text}"
+        )
+        return f"{self.study}: {indent}{shown}"
+
+
+@dataclass
+class StudyFollower:
+    """What happened in the studies of ``folder`` since the last look; at the first one, the last round of each."""
+
+    folder: Path
+    _seen: dict[str, int] = field(default_factory=dict)
+    _ended: set[str] = field(default_factory=set)
+
+    def look(self) -> Iterator[StudyEvent]:
+        for name, study in self._studies().items():
             lines = study.log.lines()
-            for line in lines[seen.get(name, max(len(lines) - 1, 0)) :]:
-                yield from _round_lines(name, study, line)
-            seen[name] = len(lines)
-            state = study_end(study)
-            if state and name not in ended:
-                ended.add(name)
-                yield f"{name}: {state}"
-            elif not state:
-                ended.discard(name)
-        if ended >= studies.keys():
+            for line in lines[self._seen.get(name, max(len(lines) - 1, 0)) :]:
+                yield from _of_round(name, study, line)
+            self._seen[name] = len(lines)
+            end = study_end(name, study)
+            if end and name not in self._ended:
+                self._ended.add(name)
+                yield end
+            elif not end:
+                self._ended.discard(name)
+
+    @property
+    def all_ended(self) -> bool:
+        return self._ended >= self._studies().keys()
+
+    def _studies(self) -> dict[str, HostedStudy]:
+        paths = sorted((self.folder / "studies").glob("*/plan.json"))
+        return {path.parent.name: HostedStudy(path.parent) for path in paths}
+
+
+def follow_studies(folder: Path, wait: Callable[[], None]) -> Iterator[StudyEvent]:
+    """Yield events until every study is done or stopped. ``wait`` is called between two looks."""
+    follower = StudyFollower(folder)
+    while True:
+        yield from follower.look()
+        if follower.all_ended:
             return
         wait()
 
 
-def study_end(study: HostedStudy) -> str:
-    """Return "done", or "stopped" and why; "" for a study that is neither."""
+def study_end(name: str, study: HostedStudy) -> StudyEvent | None:
+    """Return that a study is done, or stopped and why; None for one that is neither."""
     if study.done:
-        return DONE
+        return StudyEvent(name, DONE, "")
     stopped = study.path / STOPPED_FILE
-    return f"{STOPPED}: {stopped.read_text().strip()}" if stopped.is_file() else ""
+    return StudyEvent(name, STOPPED, stopped.read_text().strip()) if stopped.is_file() else None
 
 
-def _round_lines(name: str, study: HostedStudy, line: HistoryLine) -> Iterator[str]:
+def _of_round(name: str, study: HostedStudy, line: HistoryLine) -> Iterator[StudyEvent]:
     config = study.plan.config
-    yield (
-        f"{name}: round {line.round} of {config.rounds}, {len(line.silos)} sites, {line.seconds:.0f} s, "
+    text = (
+        f"round {line.round} of {config.rounds}, {len(line.silos)} sites, {line.seconds:.0f} s, "
         f"{line.bytes_up:,} bytes received"
     )
-    yield from (f"{name}:   left out: {reason}" for reason in line.left_out.values())
-    yield from (f"{name}:   warning: {text}" for text in outliers(line.weights, line.norms, config.limits))
+    figures = {"round": line.round, "sites": len(line.silos), "seconds": line.seconds}
+    yield StudyEvent(name, ROUND, text, {**figures, "bytes_up": line.bytes_up, "bytes_down": line.bytes_down})
+    yield from (StudyEvent(name, LEFT_OUT, reason) for reason in line.left_out.values())
+    yield from (StudyEvent(name, WARNING, text) for text in outliers(line.weights, line.norms, config.limits))

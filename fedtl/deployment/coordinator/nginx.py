@@ -30,6 +30,9 @@ SMALL_CALLS = (  # of flwr 1.41.0: whose bodies have a few hundred bytes
 )
 SUPERNODE_CALLS = (*SMALL_CALLS, "push-messages", "push-object")
 SMALL_BODY = 16 << 10
+KEEP_ALIVE_SECONDS = (
+    4  # of an idle connection to the SuperLink, which closes it after 5; a new one costs a TLS handshake
+)
 
 TEMPLATE = """\
 # Written by fedtl server init and run. Forwards the calls that a SuperNode needs; every other call gets 404.
@@ -55,6 +58,11 @@ http {{
   limit_conn_status 503;
   limit_req_status 503;
   limit_req_log_level warn;
+  upstream superlink {{
+    server 127.0.0.1:{port};
+    keepalive 64;
+    keepalive_timeout {keep_alive}s;
+  }}
   server {{
     listen {listen} ssl;
     server_name {host};
@@ -83,7 +91,7 @@ LOCATION = """\
       limit_conn {zone} {at_once};
       client_max_body_size {body};
       client_body_buffer_size {body};
-      proxy_pass https://127.0.0.1:{port};
+      proxy_pass https://superlink;
     }}
 """
 
@@ -113,7 +121,6 @@ def nginx_configuration(
                 zone=zone,
                 at_once=at_once,
                 body=body,
-                port=settings.port,
                 not_admitted=NOT_ADMITTED,
             )
             for calls, zone, at_once, body in (
@@ -123,6 +130,8 @@ def nginx_configuration(
             )
         ),
         listen=settings.listen,
+        port=settings.port,
+        keep_alive=KEEP_ALIVE_SECONDS,
         host=settings.host,
         tls=folder / "tls",
     )

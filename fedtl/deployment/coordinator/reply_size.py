@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-CHUNK_BYTES = 5 << 20  # the largest part of a tensor that Flower sends in one object
+CHUNK_BYTES = 5 << 20  # the largest part of an array that Flower sends in one object
 RECORD_BYTES = 64 << 10  # of records, metrics and framing
-NAME_BYTES = 2048  # of an object's id and a tensor's name in a list; names have at most 1000 characters
+ID_BYTES = 256  # of an object in a list of objects
+NAME_BYTES = 2048  # of a tensor in the header of a safetensors file; names have at most 1000 characters
+PARTS = 3  # tensors in which a compressed one is sent at most
 HEADER_BYTES = 8  # of a safetensors file, before its header
 
 
@@ -32,12 +34,14 @@ def reply_size(folder: Path) -> ReplySize:
 
 
 def _of_tensors(tensors: Iterable[int]) -> ReplySize:
-    """An update in full has the bytes of the shared tensors; a compressed one has fewer, in at most three parts a tensor."""
+    """
+    Return the limits for an update with tensors of these sizes, which is one safetensors file. In full it has the bytes of the
+    shared tensors; a compressed one has fewer, in at most ``PARTS`` parts a tensor.
+    """
     sizes = list(tensors)
-    objects = sum(3 + math.ceil(size / CHUNK_BYTES) for size in sizes)
-    record = RECORD_BYTES + NAME_BYTES * objects
-    largest = min(max(sizes, default=0), CHUNK_BYTES) + RECORD_BYTES
-    return ReplySize(record, max(record, largest), sum(sizes) + 2 * record)
+    file = sum(sizes) + PARTS * NAME_BYTES * len(sizes) + HEADER_BYTES
+    record = RECORD_BYTES + ID_BYTES * math.ceil(file / CHUNK_BYTES)
+    return ReplySize(record, min(file, CHUNK_BYTES) + RECORD_BYTES, file + 2 * record)
 
 
 def _tensor_bytes(path: Path) -> list[int]:

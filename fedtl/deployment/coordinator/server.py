@@ -8,15 +8,19 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from fedtl._util.files import make_folder, write_bytes
 from fedtl.deployment.certificates import create_authority, create_server_certificate
+from fedtl.deployment.coordinator.figures import server_metrics
 from fedtl.deployment.coordinator.settings import TEMPLATE, ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.studies import certificate_lines, resume_studies
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE
-from fedtl.deployment.coordinator.watch import GateWatch, StudyWatch, gate_text, watch_all
+from fedtl.deployment.coordinator.watch import EventWatch, GateWatch, StudyWatch, gate_text, watch_all
+from fedtl.deployment.event_log import event_log
 from fedtl.deployment.flower_commands import find_command, flower_environment
+from fedtl.deployment.metrics import serve_metrics
 from fedtl.deployment.running import ended_line, only_one
 from fedtl.deployment.supervise import supervise
 from fedtl.errors import ConfigError
@@ -90,17 +94,24 @@ def _nginx() -> str:
     )
 
 
-def run_server(folder: Path, parts: Sequence[str]) -> int:
+def run_server(folder: Path, parts: Sequence[str], metrics: int | None = None) -> int:
     """
     Run the parts until one of them ends, and return its exit code. Studies that were started and are not done are
-    resumed. Raises ConfigError where another process runs a part of this folder.
+    resumed. ``metrics``: the port of the figures for Prometheus; None: they are not served. Raises ConfigError where another process
+    runs a part of this folder, or the port is taken.
     """
     folder = folder.absolute()
+    load_server_settings(folder)
+    with event_log(folder, parts), serve_metrics(metrics, partial(server_metrics, folder)):
+        return _run_parts(folder, parts)
+
+
+def _run_parts(folder: Path, parts: Sequence[str]) -> int:
     for line in certificate_lines(folder):
         log.info("%s", line)
     watches: list[Callable[[], None]] = [GateWatch(folder, write_configuration(folder))]
     if "link" in parts:
-        watches.append(StudyWatch(folder))
+        watches += [StudyWatch(folder), EventWatch(folder)]
     os.umask(0o077)  # otherwise every user could read Flower's database
     commands = server_commands(folder, parts)
     environment = flower_environment(folder, **{SERVER_FOLDER_VARIABLE: str(folder)})

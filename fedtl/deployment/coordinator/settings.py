@@ -17,13 +17,15 @@ port = {port}                    # the SuperLink's, on 127.0.0.1; never make it 
 deadline = 3600.0              # seconds that a round may take; later replies are ignored
 grace = 120.0                  # seconds that a round waits for the sites of the round before it that are not connected
 tries = 3                      # attempts at a round that gets fewer valid replies than minimum_silos
+on_stopped = []                # command that runs when a study stops, such as ["/usr/local/bin/alert"]; it gets FEDTL_STUDY and FEDTL_REASON
 """
 
 
 class ServerSettings(Settings):
     """
     ``deadline``: seconds for a round. ``grace``: seconds that a round waits for the sites of the round before it to
-    reconnect. ``tries``: attempts at a round that gets too few valid replies.
+    reconnect. ``tries``: attempts at a round that gets too few valid replies. ``on_stopped``: the words of a command that runs when a
+    study stops, with FEDTL_STUDY and FEDTL_REASON in its environment; none where it is empty.
     """
 
     host: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")
@@ -32,6 +34,7 @@ class ServerSettings(Settings):
     deadline: float = Field(3600.0, ge=5, le=43200)
     grace: float = Field(120.0, ge=0, le=43200)
     tries: int = Field(3, ge=1, le=100)
+    on_stopped: list[str] = Field([], max_length=100)
 
 
 def load_server_settings(folder: Path) -> ServerSettings:

@@ -9,6 +9,7 @@ from fedtl._util.files import lock_folder
 from fedtl.data.plain_names import SILO_NAME
 from fedtl.deployment.coordinator.admitted import (
     AdmittedSite,
+    check_key,
     check_new,
     expelled_message,
     note_expelled,
@@ -69,6 +70,21 @@ def expel_site(folder: Path, name: str) -> None:
         if known and not known.expelled:
             link.unregister(known.node)
         write_admitted(folder, {other: row for other, row in sites.items() if other != name})
+
+
+def replace_key(folder: Path, name: str, key_file: Path) -> AdmittedSite:
+    """
+    Expel the key of a site, and admit another one under its name. Raises ConfigError, and then writes nothing, where the new key cannot be
+    admitted or the SuperLink does not run.
+    """
+    key, sites = read_public_key(key_file), read_admitted(folder)
+    former = _find(sites, name)
+    check_key(folder, key)
+    expel_site(folder, name)
+    site = admit_site(folder, key_file, name)
+    if former.suspended:
+        suspend_site(folder, name, True)
+    return site
 
 
 def register_sites(folder: Path) -> None:

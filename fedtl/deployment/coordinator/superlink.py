@@ -23,14 +23,18 @@ START_SECONDS = 60.0  # that a SuperLink may take to start
 CALL_SECONDS = 30.0
 MEDIA_TYPE = "application/protobuf"
 UNREGISTERED = "unregistered"  # Flower's status of a node whose key it never accepts again
+ONLINE = "online"
 
 
 @dataclass(frozen=True)
 class FlowerNode:
-    """A node of the SuperLink. ``expelled``: it was unregistered; Flower accepts its key never again."""
+    """
+    A node of the SuperLink. ``expelled``: it was unregistered; Flower accepts its key never again. ``online``: its heartbeats arrive.
+    """
 
     node: int
     expelled: bool
+    online: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class SuperLink:
 
         body = self._call("list-nodes", control.ListNodesRequest().SerializeToString())
         return {
-            node.public_key: FlowerNode(node.node_id, node.status == UNREGISTERED)
+            node.public_key: FlowerNode(node.node_id, node.status == UNREGISTERED, node.status == ONLINE)
             for node in control.ListNodesResponse.FromString(body).nodes_info
         }
 

@@ -1,8 +1,12 @@
-"""What ``fedtl server run`` looks after while its processes run: studies whose ServerApp ended, and the gate's configuration."""
+"""
+What ``fedtl server run`` looks after while its processes run: studies whose ServerApp ended, the gate's configuration, and the log of what
+happens in the studies.
+"""
 
 import logging
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,11 +15,13 @@ from pathlib import Path
 
 from fedtl._util.files import write_bytes
 from fedtl.deployment.coordinator.admitted import read_admitted
+from fedtl.deployment.coordinator.follow import LEFT_OUT, ROUND, STOPPED, WARNING, StudyEvent, StudyFollower
 from fedtl.deployment.coordinator.nginx import nginx_configuration
 from fedtl.deployment.coordinator.reply_size import reply_size
 from fedtl.deployment.coordinator.settings import load_server_settings
 from fedtl.deployment.coordinator.studies import is_at_work, resume_study, studies_to_resume
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.deployment.event_log import log_event
 from fedtl.errors import FedTLError
 
 log = logging.getLogger(__name__)
@@ -86,6 +92,35 @@ class GateWatch:
         with suppress(OSError, ValueError):  # an nginx that fedtl does not run is reloaded by its owner
             os.kill(int((self.folder / "gate" / "nginx.pid").read_text()), signal.SIGHUP)
         self.loaded = text
+
+
+@dataclass
+class EventWatch:
+    """Logs what happens in the studies from now on, and starts ``server.toml``'s ``on_stopped`` where one stops."""
+
+    folder: Path
+    _follower: StudyFollower = field(init=False)
+    _hooks: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._follower = StudyFollower(self.folder)
+        list(self._follower.look())  # what happened before
+
+    def __call__(self) -> None:
+        self._hooks = [hook for hook in self._hooks if hook.poll() is None]  # none stays as a zombie
+        for event in self._follower.look():
+            level = logging.WARNING if event.what in (LEFT_OUT, WARNING, STOPPED) else logging.INFO
+            figures = event.figures if event.what == ROUND else {}
+            log_event(log, str(event), {"study": event.study, "event": event.what, **figures}, level)
+            if event.what == STOPPED:
+                self._start_hook(event)
+
+    def _start_hook(self, event: StudyEvent) -> None:
+        if words := load_server_settings(self.folder).on_stopped:
+            environment = {**os.environ, "FEDTL_STUDY": event.study, "FEDTL_REASON": event.text}
+            self._hooks.append(
+                subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+            )
 
 
 def watch_all(watches: list[Callable[[], None]]) -> None:

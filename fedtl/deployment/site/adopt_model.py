@@ -5,7 +5,6 @@ that did not adapts the statistics and fits a head to its few rows. Nothing leav
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -15,6 +14,7 @@ from fedtl._util.records import to_plain
 from fedtl.data.prepare import Prepared
 from fedtl.deployment.coordinator.bundle import read_agreement
 from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.joining import Joining, joining_gain
 from fedtl.deployment.site.site_plan import SitePlan, build_study
 from fedtl.deployment.site.site_rows import load_rows
 from fedtl.deployment.site.site_silo import make_silo
@@ -36,10 +36,11 @@ from fedtl.privacy import taint
 from fedtl.privacy.taint import Label
 from fedtl.results.metrics import Measured
 from fedtl.training import threads
-from fedtl.training.at_home import FinalModel, Member, Watch, own_model
-from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard, with_ridge_head
+from fedtl.training.at_home import FinalModel, Member, Watch, alone_trainer, own_model
+from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard, Outcome, with_ridge_head
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
+from fedtl.training.trainer import Trainer
 
 FITTED_ROLES = HEAD | {Role.STATS}  # what a site that did not train in the study fits to its rows
 
@@ -48,13 +49,15 @@ FITTED_ROLES = HEAD | {Role.STATS}  # what a site that did not train in the stud
 class AdoptedModel:
     """
     ``trained``: whether the site trained in the study. ``rows``: used for training. ``test``: the measurements of the
-    adopted model ("in use") and, where the site did not train, of the models that it could have had instead.
+    adopted model ("in use") and, where the site did not train, of the models that it could have had instead. ``joining``: where it
+    did train, whether that helped; None where this was not asked for, or cannot be told.
     """
 
     silo: str
     trained: bool
     rows: int
     test: Mapping[str, Measured]
+    joining: Joining | None = None
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,22 @@ class _Model:
     final: FinalModel
     labels: Mapping[str, Label]
     test: Mapping[str, Measured]
+    joining: Joining | None = None
 
 
 def adopt_model(
-    home: Home, bundle: Path, shared_file: Path, study_name: str, out: Path, watch: Watch | None = None
+    home: Home,
+    bundle: Path,
+    shared_file: Path,
+    study_name: str,
+    out: Path,
+    watch: Watch | None = None,
+    compare: bool = True,
 ) -> AdoptedModel:
     """
     Write the model to ``out``, a run folder that predict and export read. ``watch`` is called with the rounds done and their
-    number, while a site that trained in the study trains its own model beside the shared one. Raises ConfigError, DataError,
-    Denied.
+    number, while a site that trained in the study trains its own model beside the shared one. ``compare``: it does so in any case, to
+    tell whether joining helped. Raises ConfigError, DataError, Denied.
     """
     plan, planned_privacy = _plan(home, bundle)
     received = _read_shared(shared_file)
@@ -88,16 +98,16 @@ def adopt_model(
     labels = provenance_after_rounds(study.trainer, study.first, planned_privacy)
     if stored:
         silo.local = stored.local
-        own = partial(own_model, watch=watch)
-        examine = Examine(task, lambda _: rows.prepared.evaluation_set, own)
-        model = _finished(study, silo, stored, examine, labels)
+        alone = _Alone(watch)
+        examine = Examine(task, lambda _: rows.prepared.evaluation_set, alone)
+        model = _finished(study, silo, stored, examine, labels, alone if compare else None)
     else:
         model = _fitted(study, silo, task, rows.prepared, labels)
     folder.save_tensors("shared.safetensors", received, labels)
     common = received | save_frozen(folder, study.trainer, study.first)
     save_final_model(folder, plan.name, model.final, common, model.labels)
     folder.save_inputs(plan.name, rows.prepared.inputs, rows.data.classes, tuple(plan.agreement.shape))
-    adopted = AdoptedModel(plan.name, stored is not None, len(rows.data.train), model.test)
+    adopted = AdoptedModel(plan.name, stored is not None, len(rows.data.train), model.test, model.joining)
     folder.write_json("result.json", to_plain(adopted))
     return adopted
 
@@ -121,17 +131,43 @@ def _read_shared(path: Path) -> State:
         raise ConfigError(f"{path} is not a shared.safetensors file: {error}") from error
 
 
+@dataclass
+class _Alone:
+    """Trains the site's own model once, the first time that it is needed."""
+
+    watch: Watch | None
+    state: State | None = None
+
+    def __call__(self, trainer: Trainer, silo: Silo, task: Task) -> State:
+        if self.state is None:
+            self.state = own_model(trainer, silo, task, self.watch)
+        return self.state
+
+
 def _finished(
-    study: Study, silo: Silo, stored: StoredRound, examine: Examine, labels: Mapping[str, Label]
+    study: Study,
+    silo: Silo,
+    stored: StoredRound,
+    examine: Examine,
+    labels: Mapping[str, Label],
+    alone: _Alone | None,
 ) -> _Model:
-    """The silo's own model after the last round."""
+    """The silo's own model after the last round. ``alone``: makes the one that it is compared with; None: it is not compared."""
     outcome = examine(study.trainer, silo)
     own = taint.labels_by_tensor(
         stored.labels, {name: study.trainer.partition.roles[name] for name in stored.local}
     )
-    return _Model(
-        outcome.model, provenance_after_finish(study.trainer, {**labels, **own}), {"in use": outcome.test}
-    )
+    provenance = provenance_after_finish(study.trainer, {**labels, **own})
+    joining = _joining(study, silo, examine, alone, outcome) if alone and silo.data.has_labels else None
+    return _Model(outcome.model, provenance, {"in use": outcome.test}, joining)
+
+
+def _joining(study: Study, silo: Silo, examine: Examine, alone: _Alone, outcome: Outcome) -> Joining | None:
+    trainer, rows = study.trainer, examine.evaluation_set(silo.name)
+    own = alone(trainer, silo, examine.task)
+    scores = alone_trainer(trainer).scores(own, rows.test.x, silo.data)
+    metric, margin = study.experiment.metric, study.experiment.compare.margin
+    return joining_gain(metric, margin, silo.data.task, outcome.scores, scores, rows, silo.name)
 
 
 def _fitted(study: Study, silo: Silo, task: Task, prepared: Prepared, labels: Mapping[str, Label]) -> _Model:

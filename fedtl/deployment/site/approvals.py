@@ -5,8 +5,10 @@ list that is empty, missing or unreadable approves nothing.
 """
 
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -30,14 +32,40 @@ class Approval:
     terms: str
 
 
+@dataclass(frozen=True)
+class CodeFile:
+    """A file of fedtl. Nothing but the kernel sets ``changed``, its ctime in ns, so a file that was written again differs."""
+
+    path: str
+    size: int
+    inode: int
+    changed: int
+
+
+def code_files() -> tuple[CodeFile, ...]:
+    """Return every file of the installed fedtl that is code, a template or settings, as they are on the disk now."""
+    root, found = Path(fedtl.__file__).parent, []
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            if path.suffix in (".py", ".j2", ".toml") and path.is_file():
+                facts = path.stat()
+                path_in_fedtl = path.relative_to(root).as_posix()
+                found.append(CodeFile(path_in_fedtl, facts.st_size, facts.st_ino, facts.st_ctime_ns))
+    return tuple(sorted(found, key=lambda file: file.path.split("/")))
+
+
 def code_hash() -> str:
-    """Return a hash of every file of the installed fedtl that is code, a template or settings."""
-    root = Path(fedtl.__file__).parent
+    """Return a hash of these files. They are read again where one of them was written since."""
+    return _hash_of(code_files())
+
+
+@lru_cache(maxsize=1)
+def _hash_of(files: tuple[CodeFile, ...]) -> str:
     digest = sha256()
-    for path in sorted(root.rglob("*")):
-        if path.suffix in (".py", ".j2", ".toml") and path.is_file():
-            digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
-            digest.update(path.read_bytes())
+    for file in files:
+        digest.update(f"{file.path} {file.size}\n".encode())
+        digest.update((Path(fedtl.__file__).parent / file.path).read_bytes())
     return digest.hexdigest()
 
 

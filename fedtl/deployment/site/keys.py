@@ -35,6 +35,23 @@ def create_node_key(path: Path, name: str) -> None:
     write_bytes(path.with_name(f"{path.name}.pub"), public + f" {name}\n".encode())
 
 
+def replace_node_key(path: Path, name: str) -> str:
+    """
+    Create a new key pair at ``path``; the former one is kept as ``<path>.old``. Return the new public key. Raises ConfigError where an
+    old one is there still.
+    """
+    pairs = [
+        (file, file.with_name(f"{file.name}.old")) for file in (path, path.with_name(f"{path.name}.pub"))
+    ]
+    for _, old in pairs:
+        if old.exists():
+            raise ConfigError(f"{old} is left from an earlier rotation; remove it")
+    for file, old in pairs:
+        os.link(file, old)  # so that a crash leaves a whole pair
+    create_node_key(path, name)
+    return read_public_key(path.with_name(f"{path.name}.pub"))
+
+
 def read_public_key(path: Path) -> str:
     """Return the key in the file without its comment. Raises ConfigError for anything but an elliptic-curve key."""
     content = path.read_bytes()[: MAX_PUBLIC_KEY_BYTES + 1]

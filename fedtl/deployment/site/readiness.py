@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedtl.data.checks import without_label
-from fedtl.deployment.certificates import MIN_DAYS, days_left, validity
+from fedtl.deployment.certificates import MIN_DAYS, certificate_fingerprint, days_left, validity
 from fedtl.deployment.running import MIN_FREE_BYTES
 from fedtl.deployment.site.approvals import bundles_approved_without_terms, code_hash, read_approvals
 from fedtl.deployment.site.covered import APPROVE_AGAIN, APPROVED_WITHOUT_TERMS, approval_uses
@@ -86,7 +86,7 @@ def _certificate(home: Home) -> str:
     text = validity(str(path), days, "ask the coordinator for a new one")
     if days < MIN_DAYS:
         raise ConfigError(text)
-    return text
+    return f"{text}; fingerprint, to compare with the coordinator's by telephone: {certificate_fingerprint(path)}"
 
 
 def _connection(home: Home) -> str:

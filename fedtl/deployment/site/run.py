@@ -5,9 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fedtl.deployment.event_log import event_log
 from fedtl.deployment.flower_commands import flower_environment
+from fedtl.deployment.metrics import Metric, serve_metrics
 from fedtl.deployment.running import ended_line, only_one
 from fedtl.deployment.site.egress_lines import Disconnected
+from fedtl.deployment.site.follow import RecordWatch
 from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE, Home
 from fedtl.deployment.supervise import supervise
 
@@ -25,15 +28,28 @@ def site_commands(home: Home, parts: Sequence[str]) -> dict[str, list[str]]:
     return {part: commands[part] for part in parts}
 
 
-def run_site(home: Home, parts: Sequence[str]) -> int:
+def run_site(home: Home, parts: Sequence[str], metrics: int | None = None) -> int:
     """
     Run the parts until one of them ends, and return its exit code. After a crash the server refuses the key for two
-    heartbeats; run the site again after that. Raises ConfigError where another process runs a part of this folder.
+    heartbeats; run the site again after that. ``metrics``: the port of the figures for Prometheus; None: they are not served. Raises
+    ConfigError where another process runs a part of this folder, or the port is taken.
     """
     os.umask(0o077)
+    with event_log(home.path, parts), serve_metrics(metrics, lambda: _figures(home)):
+        return _run_parts(home, parts)
+
+
+def _figures(home: Home) -> Sequence[Metric]:
+    from fedtl.deployment.site.figures import site_metrics  # here, because it needs torch
+
+    return site_metrics(home)
+
+
+def _run_parts(home: Home, parts: Sequence[str]) -> int:
     environment = flower_environment(home.path, **{SILO_FOLDER_VARIABLE: str(home.path)})
     with only_one(home.path, parts, "fedtl silo run"):
-        ended, code = supervise(site_commands(home, parts), dict.fromkeys(PARTS, environment))
+        watch = RecordWatch(home) if "node" in parts else None
+        ended, code = supervise(site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=watch)
     if not ended:
         return 0
     last = home.record.lines()[-1:] if ended == "node" and code > 0 else []

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import flwr.supernode.start_client_internal as node
@@ -20,6 +21,7 @@ from flwr.supercore.fab import Fab
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.cli import flower_supernode
 
+from fedtl._util.pace import Pace
 from fedtl.deployment.bundle_contents import check_bundle_contents
 from fedtl.deployment.flower_version import check_flower, run_main
 from fedtl.deployment.site.approvals import bundles_approved_without_terms, is_approved, read_approvals
@@ -28,9 +30,11 @@ from fedtl.deployment.site.egress_lines import Disconnected
 from fedtl.deployment.site.gate import wait_until_admitted, warnings_before_connecting
 from fedtl.deployment.site.home import Home
 from fedtl.errors import FedTLError
+from fedtl.federation.flower_pulls import ask_again_soon
 from fedtl.federation.policy import Code
 
-POLL_SECONDS = 1.0  # between two requests for a message; Flower waits 3
+SHORTEST_POLL, LONGEST_POLL = 0.2, 2.0  # seconds between two requests for a message; Flower waits 3
+LOCAL_POLL = 0.05  # seconds between two looks for the reply in this process; Flower waits 0.5
 KNOWN_HASH = "d6342f743fdf768f63305b88414ae2654e9a21bda153739da19c608e8d375067"  # of start_client_internal.py
 
 
@@ -53,6 +57,7 @@ def restrict_to_approved(home: Home) -> None:
     """Make Flower in this process run approved bundles only. Raises ConfigError for another version of Flower."""
     check_flower(node, KNOWN_HASH)
     original: Callable[..., Any] = node._pull_and_store_message
+    pace = Pace(SHORTEST_POLL, LONGEST_POLL)
 
     def pull(*, get_run: Any, get_fab: Any, trusted_entities: Any = None, **others: Any) -> Any:
         task_types: dict[int, str] = {}
@@ -74,8 +79,9 @@ def restrict_to_approved(home: Home) -> None:
                 **others,
             )
             if run is not None:
+                pace.restart()
                 return run
-            time.sleep(POLL_SECONDS)
+            time.sleep(pace.pause)
 
     def verified(fab: Fab, trusted_entities: Any) -> bool:
         if reason := refusal_reason(home, fab.content):
@@ -88,6 +94,7 @@ def restrict_to_approved(home: Home) -> None:
         module.HEARTBEAT_DEFAULT_INTERVAL = home.settings.heartbeat
     node._pull_and_store_message = pull  # type: ignore[assignment]
     node._verify_fab = verified
+    node.time = SimpleNamespace(sleep=lambda seconds: time.sleep(LOCAL_POLL))  # type: ignore
 
 
 def _verifications(home: Home, task_type: str | None) -> dict[str, str]:
@@ -127,6 +134,7 @@ def _note(home: Home, reason: str) -> None:
 
 def main() -> None:
     home = Home.open(Path(sys.argv[1]))
+    ask_again_soon()
     restrict_to_approved(home)
     for warning in warnings_before_connecting(home):
         _note(home, warning)

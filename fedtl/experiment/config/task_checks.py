@@ -26,6 +26,8 @@ def label_mistakes(data: DataSettings) -> Iterator[str]:
         yield f'{named} needs its levels from low to high: data.classes = ["low", "middle", "high"]'
     if isinstance(task, MultiLabel) and not data.classes:
         yield f'{named} needs the columns of its labels: data.classes = ["edema", "effusion"]'
+    if isinstance(task, MultiLabel) and data.label != DataSettings().label:
+        yield f"data.label = {data.label!r} is not read, because {named} has its labels in the columns of data.classes; remove it"
     if isinstance(task, TimeToEvent) and not data.event and data.source == "table":
         yield f'{named} needs data.event, the column that is 1 for an event and 0 for a censored row, as data.label = "{data.label}" is the time'
     if data.event and not isinstance(task, TimeToEvent):

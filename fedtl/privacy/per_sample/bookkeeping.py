@@ -3,8 +3,8 @@ Clipped sums of per-example gradients without the gradients: book-keeping with m
 Bu et al., 2022 and 2023).
 
 One forward pass, and one backward pass that computes only the gradients at the layers' outputs. From a layer's input and
-its output's gradient follows first each example's norm, and then one weighted sum. Must not depend on noise or
-optimizers.
+its output's gradient follows first each unit's norm, and then one weighted sum. The gradient of a unit of several rows is the sum
+of its rows' gradients; for a layer, its rows are further positions of one row. Must not depend on noise or optimizers.
 """
 
 from collections.abc import Callable
@@ -14,40 +14,49 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedtl.privacy.per_sample.layer_rules import LAYERS, LayerContribution
+from fedtl.privacy.per_sample.layer_rules import LAYERS, LayerContribution, LayerContributions
+from fedtl.privacy.per_sample.unit_rows import Units
 
 
 class Unsupported(Exception):
     """The net has something that book-keeping cannot handle; per-example gradients by hooks may be able to."""
 
 
-# The norms [B] of the examples' gradients, and a function from factors [B] to the weighted sums of the gradients.
+# The norms [U] of the units' gradients, and a function from factors [U] to the weighted sums of the gradients.
 Gradients = tuple[Tensor, Callable[[Tensor], list[Tensor]]]
 
 
-def gradients(net: nn.Module, losses: Callable[[], Tensor]) -> Gradients:
+def gradients(net: nn.Module, losses: Callable[[], Tensor], units: Tensor | None = None) -> Gradients:
     """
-    Return the norm [B] of each example's gradient with respect to all trainable parameters of the net, and a function from
-    factors [B] to the sums of the gradients, each times its factor, in the parameters' order and shapes.
+    Return the norm [U] of each unit's gradient with respect to all trainable parameters of the net, and a function from
+    factors [U] to the sums of the gradients, each times its factor, in the parameters' order and shapes.
 
-    ``losses()`` returns the B examples' losses, through the net. Nothing is left in the net. Raises Unsupported.
+    ``losses()`` returns the B rows' losses, through the net. ``units`` [B]: the number of each row's unit, in ascending order of
+    which the norms are; None: each row is one. Nothing is left in the net. Raises Unsupported.
     """
     trainable = [weight for weight in net.parameters() if weight.requires_grad]
     if not trainable:
         raise Unsupported("no parameter is trainable")
     wanted: set[Tensor | None] = set(trainable)
     contributions: dict[Tensor | None, LayerContribution] = {}
+    several = None if units is None else Units.of(units, trainable[0].device)
+    rows: set[int] = set()
 
     def record(layer: nn.Module, x: Tensor, g: Tensor) -> None:
+        rows.add(len(x))
+        if units is not None and len(x) != len(units):
+            return
         exact = trainable[0].dtype  # under autocast, inputs and gradients are rounded to fewer bits
-        for weight, contribution in LAYERS[type(layer)](layer, x.to(exact), g.to(exact)):
+        for weight, contribution in contributions_of(layer, x.to(exact), g.to(exact)):
             if weight in wanted:
                 contributions[weight] = contribution()
 
+    contributions_of = _each_row if several is None else several.contributions
     values = _pass(net, losses, trainable, record)
-    if any(len(contribution.squares) != len(values) for contribution in contributions.values()):
+    if rows - {len(values)}:
         raise Unsupported("a layer's input does not have one row for each example")
-    none = trainable[0].new_zeros(len(values))  # in case the losses reach no layer
+    none = trainable[0].new_zeros(len(values) if several is None else several.count)
+    # ``none``, in case the losses reach no layer.
     squares = torch.stack([none, *(contribution.squares for contribution in contributions.values())]).sum(0)
 
     def weighted(factors: Tensor) -> list[Tensor]:
@@ -59,6 +68,11 @@ def gradients(net: nn.Module, losses: Callable[[], Tensor]) -> Gradients:
         ]
 
     return squares.sqrt(), weighted
+
+
+def _each_row(layer: nn.Module, x: Tensor, g: Tensor) -> LayerContributions:
+    """Return what a layer contributes where each row is a unit."""
+    return LAYERS[type(layer)](layer, x[:, None], g[:, None])
 
 
 def _pass(

@@ -1,8 +1,8 @@
 """
 Clipped sums of per-example gradients, by any of three methods, and the choice of the fastest method that is correct.
 
-The methods are book-keeping (fast), Opacus' hooks (the reference, and the only one for units of several rows), and
-autograd for one row at a time (the definition of a per-example gradient). Must not depend on noise or optimizers.
+The methods are book-keeping (fast), Opacus' hooks (the reference), and autograd for one row at a time (the definition of a
+per-example gradient). Must not depend on noise or optimizers.
 """
 
 from collections.abc import Callable, Iterator
@@ -52,9 +52,7 @@ def clipped(
 
 def by_bookkeeping(net: nn.Module, rows: Tensor, losses: Losses, units: Tensor | None = None) -> Gradients:
     """Compute the gradients by book-keeping, which does not store each example's gradient."""
-    if units is not None:
-        raise ValueError("book-keeping does not sum the rows of a unit")
-    return bookkeeping.gradients(net, lambda: _one_loss_a_row(losses(net, rows), rows))
+    return bookkeeping.gradients(net, lambda: _one_loss_a_row(losses(net, rows), rows), units)
 
 
 def by_hooks(net: nn.Module, rows: Tensor, losses: Losses, units: Tensor | None = None) -> Gradients:
@@ -87,26 +85,27 @@ def choose_gradient_method(
     net: nn.Module, rows: Tensor, losses: Losses, clip: float, several_rows_a_unit: bool = False
 ) -> GradientMethod:
     """
-    Return ``by_bookkeeping`` if it gives the norms and the clipped sum that autograd gives on these rows, else ``by_hooks``,
-    which is also the method for units of several rows.
+    Return ``by_bookkeeping`` if it gives the norms and the clipped sum that autograd gives on these rows, else ``by_hooks``.
+    ``several_rows_a_unit``: for units of one and of more rows.
 
     A few synthetic rows suffice, and make the answer independent of data. To be called before every private run. Raises
     ConfigError if the hooks themselves differ from autograd for one row's loss at a time.
     """
+    units = (
+        torch.arange(len(rows)).clamp(max=2) if several_rows_a_unit else None
+    )  # of 1, 1 and all other rows
     with without_dropout(net):
-        truth = _norms_and_clipped(by_row, net, rows, losses, clip)
+        truth = _norms_and_clipped(by_row, net, rows, losses, clip, units)
         try:
-            reference = _norms_and_clipped(by_hooks, net, rows, losses, clip)
+            reference = _norms_and_clipped(by_hooks, net, rows, losses, clip, units)
         except FedTLError:
             raise
         except Exception as error:  # Opacus fails in as many ways as there are layers
             raise _unsupported(net, (str(error).splitlines() or [type(error).__name__])[0]) from error
         if not _equal(reference, truth):
             raise _unsupported(net, "they differ from autograd's gradients of single rows")
-        if several_rows_a_unit:
-            return by_hooks
         try:
-            fast = _norms_and_clipped(by_bookkeeping, net, rows, losses, clip)
+            fast = _norms_and_clipped(by_bookkeeping, net, rows, losses, clip, units)
         except Exception:  # what book-keeping cannot do, the hooks were just seen to do
             return by_hooks
         return by_bookkeeping if _equal(fast, reference) and _equal(fast, truth) else by_hooks
@@ -129,9 +128,9 @@ def _layers_without_rule(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _norms_and_clipped(
-    method: GradientMethod, net: nn.Module, rows: Tensor, losses: Losses, clip: float
+    method: GradientMethod, net: nn.Module, rows: Tensor, losses: Losses, clip: float, units: Tensor | None
 ) -> tuple[Tensor, list[Tensor]]:
-    return method(net, rows, losses, None)[0], clipped(method, net, rows, losses, clip)
+    return method(net, rows, losses, units)[0], clipped(method, net, rows, losses, clip, units)
 
 
 def _equal(result: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor]]) -> bool:

@@ -1,6 +1,7 @@
 """
-What each kind of layer adds to the examples' gradient norms and to their weighted sum, from its input and the gradient at its
-output: the rules that ``bookkeeping`` applies.
+What each kind of layer adds to the gradient norms of the units and to their weighted sum, from its input and the gradient at its
+output: the rules that ``bookkeeping`` applies. Both have shape [U, k, ...]: k rows of each of U units. Where each row is a unit
+by itself, k is 1.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ ROUNDING_MARGIN = 4  # in roundings: a norm computed from products may be this m
 
 
 class LayerContribution(NamedTuple):
-    """What one parameter adds to each example's squared norm [B] and, for factors [B], to the weighted sum."""
+    """What one parameter adds to each unit's squared norm [U] and, for factors [U], to the weighted sum."""
 
     squares: Tensor
     total: Callable[[Tensor], Tensor]
@@ -38,10 +39,11 @@ def _product(
     u: Callable[[], Tensor], g: Tensor, d: int, each: Callable[[], Tensor], total: Callable[[Tensor], Tensor]
 ) -> LayerContribution:
     """
-    Return the contribution for gradients sum_t g_t u_t' with g [B, groups, T, o] and u [B, groups, T, d].
+    Return the contribution for gradients sum_t g_t u_t' with g [U, groups, T, o] and u [U, groups, T, d], where T counts the
+    positions of all rows of a unit.
 
-    ``each`` computes the examples' gradients, and ``total`` their weighted sum without them. With T = 1 the norm is
-    ||g|| ||u||. With few positions sum_st (u_s . u_t)(g_s . g_t) is cheaper than writing the examples' o x d gradients
+    ``each`` computes the units' gradients, and ``total`` their weighted sum without them. With T = 1 the norm is
+    ||g|| ||u||. With few positions sum_st (u_s . u_t)(g_s . g_t) is cheaper than writing the units' o x d gradients
     to memory and reading them again. These products may cancel, and a norm that is too small would let a record exceed the
     clip. So they are computed in double precision, and the most that rounding can add to a gradient that cancels, below
     ROUNDING_MARGIN eps ||u||^2 ||g||^2 of its square, is added.
@@ -59,7 +61,7 @@ def _product(
 
 
 def _each(gradients: Tensor) -> LayerContribution:
-    """Return the contribution for the examples' gradients [B, ...]."""
+    """Return the contribution for the units' gradients [U, ...]."""
     flat = gradients.flatten(1)
     return LayerContribution(
         torch.linalg.vector_norm(flat, dim=1).square(),
@@ -94,7 +96,7 @@ def _conv2d(layer: nn.Module, x: Tensor, g: Tensor) -> LayerContributions:
 
 @dataclass(frozen=True)
 class _Conv2d:
-    """One convolution of inputs ``x`` with zero ``padding``, and the gradient ``g`` at its output."""
+    """One convolution of inputs ``x`` [U, k, C, H, W] with zero ``padding``, and the gradient ``g`` at its output."""
 
     layer: nn.Conv2d
     x: Tensor
@@ -106,11 +108,12 @@ class _Conv2d:
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         if mode == "constant" and not isinstance(layer.padding, str):
             return cls(layer, x, g, layer.padding)
-        return cls(layer, F.pad(x, layer._reversed_padding_repeated_twice, mode), g, (0, 0))
+        padded = F.pad(x.flatten(0, 1), layer._reversed_padding_repeated_twice, mode)
+        return cls(layer, padded.unflatten(0, x.shape[:2]), g, (0, 0))
 
     @property
     def rows(self) -> Tensor:
-        return self.g.flatten(2).transpose(1, 2)  # [B, T, o]
+        return self.g.flatten(3).transpose(2, 3).flatten(1, 2)  # [U, T, o]
 
     @property
     def narrow(self) -> bool:
@@ -122,11 +125,15 @@ class _Conv2d:
 
     def patches(self) -> Tensor:
         """
-        Return the kernel's input at each position: [B, groups, T, d], d in the weight's order if it is narrow. Copied in
+        Return the kernel's input at each position: [U, groups, T, d], d in the weight's order if it is narrow. Copied in
         contiguous runs of memory, because F.unfold takes two to fifteen times as long.
         """
+        of_rows = self._patches_of_rows().unflatten(0, self.x.shape[:2])
+        return of_rows.transpose(1, 2).flatten(2, 3)
+
+    def _patches_of_rows(self) -> Tensor:
         layer, memory = self.layer, torch.contiguous_format if self.narrow else torch.channels_last
-        view = self.x.contiguous(memory_format=memory)
+        view = self.x.flatten(0, 1).contiguous(memory_format=memory)
         if any(self.padding):
             view = F.pad(view, layer._reversed_padding_repeated_twice)
         view = view.unflatten(1, (layer.groups, -1))
@@ -139,26 +146,27 @@ class _Conv2d:
         return view.permute(0, 1, 3, 4, 5, 6, 2).flatten(4).flatten(2, 3)
 
     def gradients(self) -> Tensor:
-        """Return each example's gradient."""
-        x, g, shape = self.x, self.g, self.layer.weight.shape
+        """Return each unit's gradient."""
+        units = len(self.x)
         if self.narrow:
             products = self.patches().transpose(2, 3) @ self._rows_by_group()
-            return products.transpose(2, 3).reshape(-1, *shape)
-        # One convolution with a group for each example (Rochette et al., 2019).
-        merged = x.reshape(1, -1, *x.shape[2:]), g.reshape(1, -1, *g.shape[2:])
-        return self._kernels(*merged, len(x)).view(len(x), *shape)
+            return products.transpose(2, 3).reshape(units, *self.layer.weight.shape)
+        # One convolution with a group for each unit (Rochette et al., 2019), whose batch is the unit's rows.
+        x, g = (each.transpose(0, 1).flatten(1, 2) for each in (self.x, self.g))
+        return self._kernels(x, g, units).view(units, *self.layer.weight.shape)
 
     def weighted_gradient(self, factors: Tensor) -> Tensor:
-        return self._kernels(self.x, self.g * factors.view(-1, 1, 1, 1), 1)
+        weighted = self.g * factors.view(-1, 1, 1, 1, 1)
+        return self._kernels(self.x.flatten(0, 1), weighted.flatten(0, 1), 1)
 
     def _rows_by_group(self) -> Tensor:
         return self.rows.unflatten(2, (self.layer.groups, -1)).transpose(1, 2)
 
-    def _kernels(self, x: Tensor, g: Tensor, examples: int) -> Tensor:
-        """Return the gradients of that many examples' kernels, each of which has its own channels as input."""
+    def _kernels(self, x: Tensor, g: Tensor, units: int) -> Tensor:
+        """Return the gradients of that many units' kernels, each of which has its own channels as input."""
         layer = self.layer
-        like = g.new_empty(examples * layer.out_channels, *layer.weight.shape[1:])
-        groups, only_the_kernels = examples * layer.groups, (False, True, False)
+        like = g.new_empty(units * layer.out_channels, *layer.weight.shape[1:])
+        groups, only_the_kernels = units * layer.groups, (False, True, False)
         # As torch.nn.grad.conv2d_weight, which would first allocate a whole kernel.
         gradient: Tensor = torch.ops.aten.convolution_backward(
             *(g, x, like, None, layer.stride, self.padding, layer.dilation),
@@ -174,14 +182,18 @@ def _channels(layer: nn.Module, x: Tensor, g: Tensor) -> LayerContributions:
 
 def _group_norm(layer: nn.Module, x: Tensor, g: Tensor) -> LayerContributions:
     assert isinstance(layer, nn.GroupNorm)
-    return _scale_and_shift(layer, lambda: F.group_norm(x, layer.num_groups, eps=layer.eps), g)
+
+    def normalised() -> Tensor:
+        return F.group_norm(x.flatten(0, 1), layer.num_groups, eps=layer.eps).unflatten(0, x.shape[:2])
+
+    return _scale_and_shift(layer, normalised, g)
 
 
 def _scale_and_shift(layer: nn.Module, x: Callable[[], Tensor], g: Tensor) -> LayerContributions:
     """Return the contributions of one scale and one shift for each channel, over all positions."""
 
     def summed(values: Tensor) -> LayerContribution:
-        return _each(values.flatten(2).sum(2) if values.dim() > 2 else values)
+        return _each(values.transpose(1, 2).flatten(2).sum(2))  # over a unit's rows and their positions
 
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
     return [(weight, lambda: summed(x() * g)), (bias, lambda: summed(g))]

@@ -1,11 +1,14 @@
 """What a SuperLink refuses that Flower's own would store."""
 
+import sqlite3
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fastapi import HTTPException
 from flwr.proto import fleet_pb2, message_pb2, node_pb2
+from flwr.supercore import sql_mixin
 from flwr.superlink.servicer.fleet import fleet_handlers
 from safetensors.torch import save_file
 
@@ -85,7 +88,19 @@ def test_a_site_sends_replies_in_its_own_name_only(handlers, forged):
     assert handlers.stored == ["push_messages"]
 
 
+def test_a_call_waits_longer_for_the_database(monkeypatch, tmp_path):
+    monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)
+    bounded_superlink.wait_for_the_database()
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
+        sql_mixin._set_sqlite_pragmas(connection, None)
+        found = {
+            name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("busy_timeout", "journal_mode")
+        }
+    assert found == {"busy_timeout": 60_000, "journal_mode": "wal"}
+
+
 def test_another_flower_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(flower_version, "version", lambda name: "1.42.0")
-    with pytest.raises(ConfigError, match="flwr 1.42.0"):
+    monkeypatch.setattr(flower_version, "version", lambda name: "1.99.0")
+    with pytest.raises(ConfigError, match="flwr 1.99.0"):
         bound_replies(tmp_path)

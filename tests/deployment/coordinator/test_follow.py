@@ -39,7 +39,7 @@ def test_the_last_round_and_then_what_happens_is_shown(tmp_path):
             lambda: (two.path / STOPPED_FILE).write_text("too few\n"),
         ]
     )
-    lines = list(follow_studies(tmp_path, lambda: next(acts)()))
+    lines = list(map(str, follow_studies(tmp_path, lambda: next(acts)())))
     per_round = [
         "3 sites, 2 s, 10 bytes received",
         "left out: d: is not connected",

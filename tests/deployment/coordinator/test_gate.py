@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from fedtl.deployment.coordinator.admitted import AdmittedSite, write_admitted
 from fedtl.deployment.coordinator.nginx import SMALL_CALLS, SUPERNODE_CALLS
-from fedtl.deployment.coordinator.reply_size import NAME_BYTES, RECORD_BYTES, reply_size
+from fedtl.deployment.coordinator.reply_size import ID_BYTES, NAME_BYTES, RECORD_BYTES, reply_size
 from fedtl.deployment.coordinator.server import create_server, server_commands, write_configuration
 from fedtl.deployment.coordinator.settings import load_server_settings
 from fedtl.deployment.coordinator.watch import GateWatch, gate_text
@@ -141,9 +141,10 @@ def test_without_the_key_of_an_admitted_site_nothing_is_forwarded(gate):
 
 def test_a_body_is_no_larger_than_the_plans_allow(gate):
     size = reply_size(gate.folder)
-    assert size.record == RECORD_BYTES + NAME_BYTES * (3 + 1 + 3 + 1)
-    assert size.object == 4 * MIB + RECORD_BYTES
-    assert size.total == 4 * MIB + 4 + 2 * size.record
+    file = 4 * MIB + 4 + 2 * 3 * NAME_BYTES + 8
+    assert size.record == RECORD_BYTES + ID_BYTES
+    assert size.object == file + RECORD_BYTES
+    assert size.total == file + 2 * size.record
     limits = {
         "push-object": size.object,
         "push-messages": size.record,
@@ -154,11 +155,11 @@ def test_a_body_is_no_larger_than_the_plans_allow(gate):
         assert gate.call(f"/v1/fleet/{name}", b"x" * (limit + 1))[0] in (0, 413), name
 
 
-def test_a_tensor_is_sent_in_chunks_and_so_are_the_limits(tmp_path):
+def test_tensors_are_sent_in_chunks_and_so_are_the_limits(tmp_path):
     (tmp_path / "bundles" / "b").mkdir(parents=True)
     save_file({"a": torch.zeros(3 * MIB)}, tmp_path / "bundles" / "b" / "start.safetensors")
     assert reply_size(tmp_path).object == 5 * MIB + RECORD_BYTES
-    assert reply_size(tmp_path).total == 12 * MIB + 2 * (RECORD_BYTES + NAME_BYTES * (3 + 3))
+    assert reply_size(tmp_path).total == 12 * MIB + 3 * NAME_BYTES + 8 + 2 * (RECORD_BYTES + 3 * ID_BYTES)
 
 
 def test_few_large_bodies_of_a_site_pass_at_once(gate):

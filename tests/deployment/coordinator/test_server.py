@@ -82,7 +82,7 @@ def test_a_name_and_a_key_are_admitted_once(folder, tmp_path):
     create_node_key(tmp_path / "a", "site-a")
     create_node_key(tmp_path / "b", "site-b")
     admit_site(folder, tmp_path / "a.pub", "")
-    with pytest.raises(ConfigError, match="expel .* site-a"):
+    with pytest.raises(ConfigError, match="server rotate"):
         admit_site(folder, tmp_path / "b.pub", "site-a")
     with pytest.raises(ConfigError, match="as 'site-a'"):
         admit_site(folder, tmp_path / "a.pub", "other")
@@ -344,7 +344,7 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     assert "is not empty" in said("init", folder, "--host", "x", code=2).err
     create_node_key(key, "clinic")
     assert "when the server starts" in said("admit", folder, f"{key}.pub").err
-    assert "server expel" in said("admit", folder, f"{key}.pub", code=2).err
+    assert "server rotate" in said("admit", folder, f"{key}.pub", code=2).err
     words = ("digits", "--set", "rounds=2", "--dp-ready")
     printed = said("bundle", folder, *words).out
     assert printed.strip() == Bundle(folder / "bundles" / "digits").hash

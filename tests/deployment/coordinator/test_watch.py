@@ -1,24 +1,36 @@
-"""A study whose ServerApp ended is resumed, and stopped where that does not help."""
+"""A study whose ServerApp ended is resumed, and stopped where that does not help; what happens is logged."""
+
+import logging
 
 import pytest
 import torch
 
 from fedtl._util.files import lock_folder
 from fedtl.deployment.coordinator import watch
+from fedtl.deployment.coordinator.admitted import AdmittedSite, write_admitted
+from fedtl.deployment.coordinator.figures import server_metrics
+from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
-from fedtl.deployment.coordinator.watch import START_SECONDS, StudyWatch, watch_all
+from fedtl.deployment.coordinator.superlink import FlowerNode, SuperLink
+from fedtl.deployment.coordinator.watch import START_SECONDS, EventWatch, StudyWatch, watch_all
+from fedtl.deployment.site.keys import create_node_key, public_key_pem, read_public_key
 from fedtl.errors import ConfigError
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
 from fedtl.results.run import HistoryLine
+from tests.real_processes import Federation
+
+
+def one_study(path, rounds=3):
+    config = FederationConfig(path.name, 0, rounds, ServerStep())
+    plan = StudyPlan(config, {}, "digits", deadline=5.0, tries=1, bundle="b", plan="p")
+    return HostedStudy.create(path, plan, {"w": torch.zeros(1)})
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
-    config = FederationConfig("first", 0, 9, ServerStep())
-    plan = StudyPlan(config, {}, "digits", deadline=5.0, tries=1, bundle="b", plan="p")
-    its = HostedStudy.create(tmp_path / "studies" / "first", plan, {"w": torch.zeros(1)})
+def study(tmp_path):
+    its = one_study(tmp_path / "studies" / "first", 9)
     (its.path / "runs.jsonl").write_text('{"run": 6, "at": 0}\n')
     return its
 
@@ -73,3 +85,58 @@ def test_an_error_of_one_watch_does_not_keep_the_others_from_running(caplog):
     watch_all([fails, lambda: ran.append(True)])
     assert ran == [True]
     assert "admitted.json" in caplog.text
+
+
+def test_what_happens_from_now_on_is_logged_and_a_stopped_study_starts_the_command(tmp_path, caplog):
+    """What stopped before the start does not start it again."""
+    create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
+    out = tmp_path / "told"
+    words = ["sh", "-c", f'echo "$FEDTL_STUDY $FEDTL_REASON" >> {out}']
+    Federation.change(tmp_path / "srv" / "server.toml", on_stopped=words)
+    old, new = (one_study(tmp_path / "srv" / "studies" / name) for name in ("old", "new"))
+    (old.path / STOPPED_FILE).write_text("before\n")
+    watch = EventWatch(tmp_path / "srv")
+    caplog.set_level(logging.INFO, "fedtl")
+    new.log.append(HistoryLine(1, 2.0, {"a": {}}, {"b": "b: is not connected"}, 10, 20))
+    (new.path / STOPPED_FILE).write_text("too few\n")
+    watch()
+    watch._hooks[0].wait(10)
+    watch()
+    assert out.read_text() == "new too few\n"
+    assert watch._hooks == []
+    fields = [record.fields for record in caplog.records]
+    assert [one["event"] for one in fields] == ["round", "left out", "stopped"]
+    assert fields[0] == {
+        **{"study": "new", "event": "round", "round": 1, "sites": 1},
+        **{"seconds": 2.0, "bytes_up": 10, "bytes_down": 20},
+    }
+
+
+def test_the_coordinators_figures(tmp_path, monkeypatch):
+    create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
+    study = one_study(tmp_path / "srv" / "studies" / "first")
+    for number in (1, 2):
+        study.log.append(HistoryLine(number, 2.5, {"a": {}, "b": {}}, {"c": "c: away"}, 10, 20))
+    keys = {}
+    for name in ("a", "c"):
+        create_node_key(tmp_path / name, name)
+        keys[name] = read_public_key(tmp_path / f"{name}.pub")
+    write_admitted(tmp_path / "srv", {name: AdmittedSite(key, 7) for name, key in keys.items()})
+    nodes = {
+        public_key_pem(keys["a"]): FlowerNode(7, False, True),
+        public_key_pem(keys["c"]): FlowerNode(8, False),
+    }
+    monkeypatch.setattr(SuperLink, "nodes", lambda link: nodes)
+    found = {
+        (metric.name, *one.labels.values()): one.value
+        for metric in server_metrics(tmp_path / "srv")
+        for one in metric.values
+    }
+    assert (found["site_connected", "a"], found["site_connected", "c"]) == (1, 0)
+    assert (found["study_round", "first"], found["study_rounds", "first"]) == (2, 3)
+    assert (found["round_seconds", "first"], found["round_sites", "first"]) == (2.5, 2)
+    assert (found["received_bytes_total", "first"], found["sent_bytes_total", "first"]) == (20, 40)
+    states = {name[2]: value for name, value in found.items() if name[0] == "study_state"}
+    assert states == {"running": 0, "waiting": 1, "done": 0, "stopped": 0}
+    assert 364 < found["certificate_days", "server"] < 366
+    assert found["superlink_up",] == 0

@@ -39,8 +39,6 @@ if sys.orig_argv[-1:] and any(word.endswith("flwr-serverapp") for word in sys.or
         yield "an older round", replace(task, round=2), None
         yield "more than the budget", replace(task, study="second"), None
 
-    flower.POLL_SECONDS = 0.2  # between two questions for a reply
-
     def host_study(study, connect, progress=None):
         config, records = study.plan.config, flower.task_to_records
         alone = replace(study.plan, config=replace(config, minimum_silos=1), deadline=240.0)

@@ -6,13 +6,14 @@ from safetensors.torch import save_file
 
 from fedtl.deployment.coordinator.bundle import build_bundle
 from fedtl.deployment.site.adopt_model import adopt_model
+from fedtl.deployment.site.site_rows import load_rows
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import Update
-from fedtl.training.at_home import finish
+from fedtl.training.at_home import alone_trainer, finish, own_model
 from tests.deployment.site.sites import PRIVATE, Site
 from tests.experiments import MIXED, ROUNDS_ONLY
 from tests.real_processes import fedtl_command
@@ -57,6 +58,13 @@ def test_a_site_that_trained_gets_the_simulations_model(tmp_path):
     settled = finish(study.trainer, silo, site.task(5))
     adopted = SiloModel(RunFolder.open(tmp_path / "model"), "plain").final
     assert {one.name: one.weight for one in adopted.members} == {"own": 0.5, "tuned": 0.5}
+    test = load_rows(site.plan).prepared.evaluation_set.test
+    alone = own_model(study.trainer, silo, site.task(5))
+    scores = alone_trainer(study.trainer).scores(alone, test.x, silo.data)
+    accuracy = (scores.argmax(1) == test.y).double().mean()
+    assert result.joining.gain.mean == pytest.approx(
+        float(result.test["in use"].figures["accuracy"] - accuracy)
+    )
     states = {one.name: one.state for one in adopted.members}
     for one in settled.members:
         assert all((one.state[name] == tensor).all() for name, tensor in states[one.name].items())

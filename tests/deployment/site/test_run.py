@@ -118,7 +118,8 @@ def test_the_supernode_polls_until_a_message_arrives(monkeypatch, home):
     found = [7, None, None]
     monkeypatch.setattr(node, "_pull_and_store_message", lambda **_: found.pop())
     monkeypatch.setattr(node, "_verify_fab", node._verify_fab)
-    monkeypatch.setattr(fedtl.deployment.site.supernode, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(node, "time", node.time)
+    monkeypatch.setattr(fedtl.deployment.site.supernode, "SHORTEST_POLL", 0.01)
     restrict_to_approved(home)
     assert node._pull_and_store_message(get_run=None, get_fab=None) == 7
 

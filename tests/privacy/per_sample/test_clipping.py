@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import nn
@@ -14,6 +16,7 @@ from fedtl.errors import ConfigError
 from fedtl.privacy.per_sample import layer_rules
 from fedtl.privacy.per_sample.bookkeeping import Unsupported
 from fedtl.privacy.per_sample.clipping import by_bookkeeping, by_hooks, choose_gradient_method, clipped
+from fedtl.privacy.per_sample.unit_rows import Units
 from tests.models.zoo import Recurrent
 from tests.privacy.per_sample.nets import WAYS, Residual
 from tests.problems import NETS, expected_sum, flat, one_at_a_time, problem, sgd, traces
@@ -32,6 +35,52 @@ def test_clipped_sum_equals_autograd_on_one_example_at_a_time(name, way, layout)
     found = flat(clipped(WAYS[way], net, torch.arange(6), losses, clip))
     torch.testing.assert_close(norms, each.norm(dim=1), rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(found, expected_sum(each, clip), rtol=1e-8, atol=1e-10)
+
+
+UNITS = {
+    "all rows one unit": [4, 4, 4, 4, 4, 4, 4],
+    "sizes that share a group": [9, 1, 9, 2, 1, 9, 1],
+    "sizes of several groups": [0, 5, 5, 5, 5, 5, 2],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("units", UNITS)
+@pytest.mark.parametrize("name", NETS)
+def test_gradients_of_a_unit_are_summed_before_the_clip(name, units, way):
+    net, losses = problem(name, size=7)
+    units = torch.tensor(UNITS[units])
+    each = one_at_a_time(net, losses, 7, units)
+    clip = float(each.norm(dim=1).median())
+    norms, _ = WAYS[way](net, torch.arange(7), losses, units)
+    found = flat(clipped(WAYS[way], net, torch.arange(7), losses, clip, units))
+    torch.testing.assert_close(norms, each.norm(dim=1), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(found, expected_sum(each, clip), rtol=1e-8, atol=1e-10)
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=40))
+def test_units_hold_each_row_once(numbers):
+    units = Units.of(torch.tensor(numbers), torch.device("cpu"))
+    assert units.count == len(set(numbers))
+    found = {}
+    for group in units.groups:
+        for unit, rows, real in zip(
+            group.units.tolist(), group.rows.tolist(), group.real.tolist(), strict=True
+        ):
+            found[unit] = sorted(row for row, it in zip(rows, real, strict=True) if it)
+            assert 2 * sum(real) > len(real)
+    expected = [[row for row, it in enumerate(numbers) if it == number] for number in sorted(set(numbers))]
+    assert [found[unit] for unit in range(units.count)] == expected
+
+
+def test_loud_row_of_a_unit_that_is_not_finite_removes_the_unit_only():
+    net, losses = problem("convnet")
+    units = torch.tensor([0, 1, 2, 1, 0, 1])
+    broken = lambda model, rows: torch.where(rows == 4, math.inf, 1.0) * losses(model, rows)  # noqa: E731
+    rows = torch.tensor([1, 2, 3, 5])
+    for way in WAYS.values():
+        found = flat(clipped(way, net, torch.arange(6), broken, 0.1, units))
+        torch.testing.assert_close(found, flat(clipped(way, net, rows, losses, 0.1, units[rows])))
 
 
 @pytest.mark.parametrize("name", ["convnet", "odd"])

@@ -13,6 +13,7 @@ from fedtl.simulation import stacked
 from fedtl.simulation.engine import Fit
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
+from fedtl.tasks.classification import Classification
 from fedtl.training.loop import TrainingConfig
 from tests.simulation.stacked import stacks
 from tests.simulation.stacked.stacks import (
@@ -145,3 +146,12 @@ def test_pixels_in_single_precision():
     for silo, other in zip(silos, others, strict=True):
         for tensor, value in other.local.items():
             torch.testing.assert_close(silo.local[tensor], value, rtol=1e-3, atol=1e-5)
+
+
+def test_silos_whose_losses_have_weights_of_their_own_are_not_mixed():
+    data = five("mlp")
+    for name, its in data.items():
+        task = Classification(given="balanced").at_silo(its.classes, its.train.y)
+        data[name] = replace(its, task=task)
+    assert len({its.task for its in data.values()}) > 1
+    compare("mlp", "fedavg", data)

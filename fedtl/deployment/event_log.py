@@ -1,0 +1,63 @@
+"""
+``log.jsonl`` in the folder of a site or a coordinator: what fedtl logs, a JSON object a line. The file is private and is rotated, so that it
+never has more than ``FILES`` times ``FILE_BYTES``.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+FILE_BYTES, FILES = 10 << 20, 5
+FIELDS = "fields"  # the attribute of a log record that has further fields
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object: ``at``, ``level``, ``source``, ``text``, and the fields that ``log_event`` gave."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "source": record.name,
+            "text": record.getMessage(),
+        }
+        error = {"error": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json.dumps({**facts, **error, **getattr(record, FIELDS, {})}, default=str)
+
+
+class _PrivateFile(RotatingFileHandler):
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=partial(os.open, mode=0o600))
+
+
+def log_event(
+    log: logging.Logger, text: str, fields: Mapping[str, object], level: int = logging.INFO
+) -> None:
+    """Log a text, and for ``log.jsonl`` its fields too."""
+    log.log(level, "%s", text, extra={FIELDS: dict(fields)})
+
+
+@contextmanager
+def event_log(folder: Path, parts: Sequence[str]) -> Iterator[None]:
+    """
+    Write what fedtl logs into ``folder/log.jsonl`` too; where this process runs one part alone, into ``log-<part>.jsonl``, because
+    each file has one writer. A full disk ends nothing.
+    """
+    name = "log.jsonl" if len(parts) > 1 else f"log-{parts[0]}.jsonl"
+    handler = _PrivateFile(folder / name, maxBytes=FILE_BYTES, backupCount=FILES - 1)
+    handler.setFormatter(JsonLines())
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
+    logger = logging.getLogger("fedtl")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

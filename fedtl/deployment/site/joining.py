@@ -1,0 +1,60 @@
+"""Whether joining helped this site: the model of the study against one that the site trained alone, on the site's own test rows."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedtl.data.labels import has_label
+from fedtl.data.prepare import EvaluationSet
+from fedtl.experiment.scores import gain_in
+from fedtl.experiment.uncertainty import measure
+from fedtl.experiment.verdicts import gain_of
+from fedtl.results.comparison import Gain
+from fedtl.tasks.base import LearningTask
+from fedtl.tasks.row_metrics import NO_ROWS, Answers
+from fedtl.training import metrics
+
+
+@dataclass(frozen=True)
+class Joining:
+    """The ``gain`` in ``metric`` over training alone; above zero is better. It stays at the site."""
+
+    metric: str
+    gain: Gain
+
+    def __str__(self) -> str:
+        low, high = self.gain.ci95 or (float("nan"), float("nan"))
+        sure = (
+            f"95 % interval {low:+.3f} to {high:+.3f}"
+            if self.gain.ci95
+            else "too few test rows for an interval"
+        )
+        return f"{self.metric} {self.gain.mean:+.3f} over training alone ({sure}): {self.gain.verdict}"
+
+
+def joining_gain(
+    metric: str,
+    margin: float,
+    task: LearningTask,
+    together: Tensor,
+    alone: Tensor,
+    rows: EvaluationSet,
+    site: str,
+) -> Joining | None:
+    """
+    Compare the scores [N, width] of two models, row by row. ``margin``: up to which difference they are as good, in standard deviations
+    of the labels for "rmse". None where the metric is not defined for one of them.
+    """
+    known = has_label(rows.test)
+    y, ids = rows.test.y[known], rows.ids[known].numpy()
+    units = NO_ROWS.copy() if rows.units is None else rows.units[known].numpy()
+    scores = [one[known].double().cpu() for one in (together, alone)]
+    if any(metric not in metrics.measure(one, y, task).figures for one in scores):
+        return None
+    first, second = (
+        measure(metric, [Answers(one.numpy(), y.numpy(), ids, units, task=task)], site) for one in scores
+    )
+    difference = gain_in(metric, first.minus(second), torch.equal(scores[0], scores[1]))
+    spread = float(y.double().std(correction=0)) if metric == "rmse" else 1.0
+    return Joining(metric, gain_of(difference, margin * spread))

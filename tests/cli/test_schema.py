@@ -1,0 +1,115 @@
+"""The JSON Schemas that ``fedtl schema`` prints accept the files that fedtl reads and writes, and refuse others."""
+
+import json
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from fedtl._util.records import to_plain
+from fedtl.cli.schema import file_schemas
+from fedtl.errors import ConfigError
+from fedtl.experiment.config.about import ABOUT
+from fedtl.experiment.config.load import parse_experiment
+from fedtl.results.metrics import Measured, WorstSilo
+from fedtl.results.run import Mix, RunResult, SiloResult
+
+ROOT = Path(__file__).parents[2]
+SCHEMAS = file_schemas()
+EXPERIMENTS = [
+    path
+    for folder in ("simulations", "fedtl/experiments")
+    for path in sorted((ROOT / folder).rglob("*.toml"))
+]
+CONSTANTS = "school-constants"  # a file of constants, and no experiment
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return Draft202012Validator(SCHEMAS["experiment"]())
+
+
+@pytest.mark.parametrize("file", SCHEMAS)
+def test_a_schema_follows_the_draft(file):
+    Draft202012Validator.check_schema(SCHEMAS[file]())
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in EXPERIMENTS if path.stem != CONSTANTS], ids=lambda path: path.stem
+)
+def test_the_experiments_of_the_repository_are_accepted(path, experiment):
+    experiment.validate(tomllib.loads(path.read_text()))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "clients").glob("*.toml")), ids=lambda path: path.name)
+def test_the_sites_of_the_repository_are_accepted(path):
+    Draft202012Validator(SCHEMAS["silo"]()).validate(tomllib.loads(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("round = 40", 'rounds = "40"', "rounds = 0", "[train]\nlr = -1.0", "[train]\nmomentum = 1"),
+        *(
+            "[data]\npaths = 'a'",
+            "[method.tune]\nwhat = 'body'",
+            "[privacy]\nclip = 1.0",
+            "silo.a.models.x = 1",
+        ),
+        *("[compare]\nseeds = [-1]", "[data.deal]\nby = 'iid'", "[data]\nslices = { axis = 'x' }"),
+    ],
+)
+def test_both_the_schema_and_fedtl_refuse(text, experiment):
+    table = tomllib.loads(text)
+    assert list(experiment.iter_errors(table))
+    with pytest.raises(ConfigError):
+        parse_experiment(table)
+
+
+def test_every_key_has_its_line_in_the_schema(experiment):
+    def description(path):
+        key = experiment.schema
+        for name in path.split("."):
+            reference = key.get("$ref") or (key.get("additionalProperties") or {}).get("$ref")
+            table = experiment.schema["$defs"][reference.rpartition("/")[2]] if reference else key
+            key = table["properties"][name]
+        return key["description"]
+
+    assert {path: description(path) for path in ABOUT} == ABOUT
+
+
+def result():
+    silo = SiloResult(9, 1, 3, Measured({"accuracy": 0.5}, {"auc": "one class"}), Mix({"own": 1.0}, 1, 2))
+    numbers = {"mean": {"accuracy": 0.5}, "mean_silos": {"accuracy": 1}, "bytes_up": 1, "bytes_down": 1}
+    about = {"fedtl": "0", "method": "fedavg", "model": "mlp", "task": "classification", "metric": "accuracy"}
+    return RunResult(
+        **(numbers | about),
+        **{"seed": 0, "rounds": 1, "silos": {"a": silo}, "worst": WorstSilo("a", {"accuracy": 0.5}, 1)},
+        **{"notes": (), "seconds": 0.1, "device": "cpu", "workers": 1},
+    )
+
+
+def test_a_result_as_it_is_written_is_accepted():
+    plain = json.loads(json.dumps(to_plain(result())))
+    check = Draft202012Validator(SCHEMAS["result"]())
+    check.validate(plain)
+    assert check.schema["properties"].keys() == {field.name for field in fields(RunResult)}
+    plain["silos"]["a"]["accuracy"] = "high"
+    assert [error.json_path for error in check.iter_errors(plain)] == ["$.silos.a.accuracy"]
+    del plain["silos"]["a"]["train"], plain["silos"]["a"]["accuracy"]
+    assert ["train" in error.message for error in check.iter_errors(plain)] == [True]
+
+
+def test_the_comparisons_key_of_an_interval_may_be_null():
+    estimate = SCHEMAS["comparison"]()["$defs"]["Estimate"]
+    assert {"type": "null"} in estimate["properties"]["ci95"]["anyOf"]
+    assert estimate["required"] == ["mean", "ci95", "seeds"]
+
+
+def test_a_file_that_fedtl_does_not_have_is_refused():
+    from fedtl.cli.schema import schema
+
+    with pytest.raises(ConfigError, match="results"):
+        schema("results")

@@ -1,0 +1,129 @@
+"""The pages of docs/reference are made from the code: every setting, entry, command, error and file is on them."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import typer
+from scipy import stats
+
+import fedtl
+from fedtl import errors
+from fedtl.cli.main import app
+from fedtl.cli.schema import file_schemas
+from fedtl.data.registry import DATA
+from fedtl.experiment.config.about import ABOUT
+from fedtl.experiment.config.annotate import keys
+from fedtl.methods.heads.choose import HEADS
+from fedtl.methods.registry import METHODS, TERMS
+from fedtl.models.registry import MODELS
+from fedtl.tasks.registry import TASKS
+from fedtl.training.augment import CHANGES
+from tests.pages.tutorial import ROOT
+
+PAGES = ROOT / "docs" / "reference"
+
+
+@pytest.fixture(scope="module")
+def reference():
+    sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+    try:
+        import reference
+
+        yield reference
+    finally:
+        sys.path.remove(str(ROOT / "docs" / "_ext"))
+
+
+@pytest.fixture(scope="module")
+def page(reference):
+    return {path.stem: reference.filled(path.read_text()) for path in PAGES.glob("*.md")}
+
+
+def sections(text):
+    return re.findall(r"^#+ `(.+?)`", text, re.M)
+
+
+def first_cells(text):
+    return re.findall(r"^\| `(.+?)`", text, re.M)
+
+
+def test_every_setting_is_listed_with_what_it_does(page):
+    text = page["settings"]
+    for key in keys():
+        row = re.search(rf'id="setting-{re.escape(key)}".*', text)
+        assert row is not None, key
+        about = re.sub(r"[\W_]", "", ABOUT[key]).lower()
+        assert about in re.sub(r"[\W_]", "", text[row.start() :]).lower(), key
+    assert "| `lr` | number above 0 | `0.05` |" in re.sub(r"<a.*?</a>", "", text)
+    assert "| `epsilon` | number above 0 to 100 | required |" in re.sub(r"<a.*?</a>", "", text)
+
+
+def test_every_entry_of_a_table_has_its_section(page):
+    assert sections(page["methods"])[: len(METHODS)] == list(METHODS)
+    assert sections(page["terms"]) == list(TERMS)
+    assert sections(page["models"]) == list(MODELS)
+    assert set(HEADS) <= set(sections(page["measures"]))
+    assert set(DATA) <= set(first_cells(page["sources"]))
+    assert set(TASKS) <= set(first_cells(page["tasks"]))
+    assert set(CHANGES) <= set(first_cells(page["models"]))
+
+
+def test_what_a_method_sends_and_refuses_is_told(page):
+    def of(name):
+        return re.search(rf"^## `{name}`\n(.*?)(?=^## )", page["methods"], re.M | re.S)[1]
+
+    assert "| leaves a silo in each round | adapter, aux, body, head |" in of("fedbn")
+    assert "| leaves a silo in each round | nothing |" in of("local")
+    assert re.search(r"leaves a silo in each round \|.*the slot `control`", of("scaffold"))
+    assert re.search(r"stays at the silo \|.*the slot `own_control`", of("scaffold"))
+    assert "the summary `" in of("ridge")
+    assert "refused" in of("simclr")
+    assert "| with `[privacy]` | possible |" in of("fedavg")
+    assert "measured gain" in of("fedavg")
+
+
+def test_every_command_and_option_is_listed(page):
+    def leaves(command, name):
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            yield name, command
+        for part, below in (inner or {}).items():
+            yield from leaves(below, f"{name} {part}")
+
+    text = page["commands"]
+    for name, command in leaves(typer.main.get_command(app), "fedtl"):
+        section = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, re.M | re.S)[1]
+        for option in command.params:
+            if option.opts[0].startswith("--") and option.name != "help":
+                assert f"`{option.opts[0]}`" in section, f"{name} {option.opts}"
+
+
+def test_every_error_public_name_and_file_is_listed(page):
+    kinds = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, Exception)]
+    assert set(re.findall(r"`(\w+)` \|$", page["exit-codes"], re.M)) >= {kind.__name__ for kind in kinds}
+    assert {f"fedtl.{name}" for name in fedtl.__all__ if name != "errors"} <= set(page["python-api"].split())
+    for name in set(file_schemas()) - {"experiment", "silo", "server"}:
+        assert f"`fedtl schema {name}`" in page["files"]
+
+
+def test_every_method_has_its_line_in_the_page_that_helps_to_choose():
+    text = (ROOT / "docs" / "howto" / "choose-a-method.md").read_text()
+    assert [name for name in METHODS if f"`{name}`" not in text] == []
+
+
+def test_no_comment_for_a_generated_text_is_left(page):
+    assert not [name for name, text in page.items() if "<!--" in text]
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 1.0, 3.0, 8.0])
+def test_the_odds_of_an_attacker_are_those_of_randomised_response(reference, epsilon):
+    """Of one bit that is told truthfully with probability e / (1 + e): the worst case of epsilon differential privacy."""
+    from reference import odds
+
+    truth = stats.logistic.cdf(epsilon)
+    assert odds.posterior(epsilon) == pytest.approx(truth)
+    for false_positives in (0.01, 1 - truth, 0.9):  # the curve of randomised response has one corner
+        found = np.interp(false_positives, [0, 1 - truth, 1], [0, truth, 1])
+        assert odds.true_positives(epsilon, 0.0, false_positives) == pytest.approx(found)

