@@ -4,6 +4,7 @@ The ``fedtl`` command in a process of its own that is forked from one which has 
 """
 
 import contextlib
+import gc
 import importlib
 import logging
 import multiprocessing
@@ -33,6 +34,7 @@ if (
     from tests.costs import share_costs
 
     share_costs(pytest.MonkeyPatch(), os.environ[COSTS])
+gc.freeze()  # what was imported is no garbage in the processes that are forked
 
 
 def start_fork_server():

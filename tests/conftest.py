@@ -1,5 +1,6 @@
 """What every test file may use: one thread, so that bits repeat, and the real data where it is at hand."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -67,6 +68,7 @@ FIRST = (
 )
 DATA = Path(os.environ.get("FEDTL_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 
+gc.disable()  # until all tests are collected: Python would look through a million objects again and again
 hypothesis.settings.register_profile("fedtl", deadline=None)  # another process may have the core
 hypothesis.settings.load_profile("fedtl")
 
@@ -126,6 +128,12 @@ def pytest_collection(session: pytest.Session) -> None:
         for file in files[number :: worker["workercount"]]:
             with suppress(Exception, pytest.skip.Exception):
                 import_module(".".join(file.resolve().relative_to(root).with_suffix("").parts))
+
+
+def pytest_collection_finish() -> None:
+    """From now on Python looks for garbage among the objects that tests make, and not among those of libraries and tests."""
+    gc.freeze()
+    gc.enable()
 
 
 @lru_cache

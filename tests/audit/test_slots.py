@@ -23,13 +23,9 @@ from tests.experiments import ROUNDS_ONLY
 SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial", *ROUNDS_ONLY]
 PRIVATE = ["privacy.epsilon=8", "privacy.tuning=public"]
 SLOTS = [name for name, make in METHODS.items() if make().slots]
-SEVERAL_MODELS = (
-    "kd3a",
-    "select_start",
-)  # which take long, and whose models cross as those of ifca do: left to the night
-ATTACKED = [
-    pytest.param(name, marks=pytest.mark.nightly) if name in SEVERAL_MODELS else name for name in SLOTS
-]
+# A set that stays, one that is sent, several models, and modules of a loss. The attacks meet the same in the others: left to the night.
+KINDS = ("ditto", "scaffold", "ifca", "moon")
+ATTACKED = [name if name in KINDS else pytest.param(name, marks=pytest.mark.nightly) for name in SLOTS]
 ALLOWED = [name for name in SLOTS if not list(private_problems(METHODS[name]()))]
 
 
