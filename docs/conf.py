@@ -3,7 +3,6 @@ How Sphinx builds the pages: ``make docs``. The source folder is the checkout, s
 ask no other server for anything.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import fedtl
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
-os.environ.setdefault("COLUMNS", "100")
 
 project, author = "fedtl", "the authors of fedtl"
 copyright = author

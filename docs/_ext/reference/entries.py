@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -38,9 +37,7 @@ def _settings(make: Callable[..., Any]) -> str:
 
 
 def _text(make: Callable[..., Any]) -> str:
-    """Return the docstring. A method that is made of a term has a summary of its own, before the formula of the term."""
-    text = inspect.getdoc(make) or ""
-    return blocks(text)
+    return blocks(inspect.getdoc(make) or "")
 
 
 def methods() -> str:
@@ -48,16 +45,17 @@ def methods() -> str:
     return "\n\n".join(_method(name, make) for name, make in METHODS.items())
 
 
+def _formula(name: str, make: Callable[..., Method]) -> str:
+    """Return what the docstring of a term says after its summary, for a method that is made of this term."""
+    text = (inspect.getdoc(TERMS[name]) or "").partition("\n\n")[2] if name in TERMS else ""
+    return "" if text in (inspect.getdoc(make) or "") else f"\n\n{blocks(text)}"
+
+
 def _method(name: str, make: Callable[..., Method]) -> str:
     method = make()
-    term = TERMS.get(name)
-    formula = inspect.getdoc(term).partition("\n\n")[2] if term and term is not make else ""  # type: ignore[union-attr]
-    text = _text(make) + (
-        f"\n\n{blocks(formula)}" if formula and formula not in (inspect.getdoc(make) or "") else ""
-    )
     return _section(
         name,
-        text,
+        _text(make) + _formula(name, make),
         (
             ("settings", _settings(make)),
             ("leaves a silo in each round", _leaves(method)),
@@ -201,8 +199,3 @@ def server_steps() -> str:
     """Return what ``method.server.name`` can be."""
     names = ", ".join(code(name) for name in OPTIMIZERS)
     return f"{blocks(inspect.getdoc(ServerStep) or '')}\n\nOptimisers: {names}, with the arguments of torch's class."
-
-
-def summary(text: str) -> str:
-    """Return the first sentence of a docstring."""
-    return re.split(r"(?<=[.:])\s", text, maxsplit=1)[0]

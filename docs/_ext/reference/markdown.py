@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 CODE = re.compile(r"``(.+?)``", re.S)
 SPECIAL = re.compile(r"([\\*_<>\[\]#$|~`{}])")
@@ -24,11 +23,6 @@ def prose(text: str) -> str:
     """Return a paragraph of a docstring as one line: ``code`` stays code, and all else is plain text."""
     parts = CODE.split(" ".join(text.split()))
     return "".join(code(part) if at % 2 else escaped(part) for at, part in enumerate(parts))
-
-
-def docstring(item: Any) -> str:
-    """Return a docstring as Markdown. Indented lines are formulas, and become blocks of code."""
-    return blocks(inspect.getdoc(item) or "")
 
 
 def blocks(text: str) -> str:
