@@ -39,6 +39,7 @@ html_additional_pages = {"index": "redirect.html"}
 myst_enable_extensions = ["attrs_inline", "deflist"]
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # a generated section may be two levels deeper than its page
+smartquotes = False  # "--resume" has two hyphens
 highlight_language = "none"  # blocks without a language are commands and outputs
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"

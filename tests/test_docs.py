@@ -3,11 +3,13 @@
 import re
 import shlex
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import typer
 
 from fedtl.cli.main import app
+from fedtl.data.digits import SCANNERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -77,3 +79,12 @@ def test_every_command_that_is_shown_is_accepted(line):
         path.append(words.pop(0))
         command = command.commands[path[-1]]
     command.make_context(" ".join(path), words)  # raises for an unknown option or a missing argument
+
+
+def test_the_picture_of_the_readme_is_one_that_every_browser_shows():
+    (path,) = re.findall(r"!\[[^\]]{40,}\]\(([^)]+\.svg)\)", (ROOT / "README.md").read_text())
+    picture = ElementTree.parse(ROOT / path).getroot()
+    assert picture.tag == "{http://www.w3.org/2000/svg}svg"
+    texts = {"".join(one.itertext()).strip() for one in picture.iter("{http://www.w3.org/2000/svg}text")}
+    assert {f"{silo} (fedavg)" for silo in SCANNERS} | {"mean of all silos"} <= texts
+    assert not [one.tag for one in picture.iter() if one.tag.endswith(("script", "image"))]

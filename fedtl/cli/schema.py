@@ -10,11 +10,11 @@ from fedtl.errors import ConfigError
 
 def schema(file: FileKind = "experiment") -> None:
     """
-    Print the JSON Schema of a file that fedtl reads or writes. Editors check and complete TOML files with it.
+    Print the JSON Schema of a file that fedtl reads or writes. Editors check and complete TOML files with it: write it to a file.
 
     FILE is one of experiment (the default), silo, server, result, comparison, plan, data, audit, onboard, transferability.
 
-    Example: fedtl schema > experiment.schema.json
+    Example: fedtl schema experiment
     """
     known = file_schemas()
     if file not in known:

@@ -38,9 +38,10 @@ def test_every_method_runs_and_writes_its_folder(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fedtl", "fedavg", "fedrep"])
+@pytest.mark.parametrize("method", ["fedtl", "fedrep", pytest.param("fedavg", marks=pytest.mark.nightly)])
 def test_processes_give_the_bits_of_serial(method, tmp_path):
-    home = (*MIXED, "wire.dtype=int8") if method == "fedtl" else ()
+    home = ['data.silos=["plain", "inverted", "faint"]']
+    home += (*MIXED, "wire.dtype=int8") if method == "fedtl" else ()
     one = do(tmp_path / "serial", small(f"method.name={method}", *home))
     for workers in (2, 3) if method == "fedrep" else (2,):
         path = tmp_path / str(workers)
@@ -51,7 +52,10 @@ def test_processes_give_the_bits_of_serial(method, tmp_path):
         assert same(tensors(tmp_path / "serial"), tensors(path))
 
 
-@pytest.mark.parametrize("method", ["fedtl", "fedavg", "fedrep", "local"])
+@pytest.mark.parametrize(
+    "method",
+    ["fedtl", "local", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("fedavg", "fedrep"))],
+)
 def test_a_stack_gives_the_numbers_of_serial(method, tmp_path):
     """Within rounding, over two rounds; which of the silos' test rows are right is the same."""
     one = do(tmp_path / "serial", small(f"method.name={method}"))

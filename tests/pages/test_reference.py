@@ -103,7 +103,9 @@ def test_every_command_and_option_is_listed(page):
 def test_every_error_public_name_and_file_is_listed(page):
     kinds = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, Exception)]
     assert set(re.findall(r"`(\w+)` \|$", page["exit-codes"], re.M)) >= {kind.__name__ for kind in kinds}
-    assert {f"fedtl.{name}" for name in fedtl.__all__ if name != "errors"} <= set(page["python-api"].split())
+    assert {f"fedtl.{name}" for name in fedtl.__all__ if name != "errors"} <= set(
+        re.findall(r"[\w.]+", page["python-api"])
+    )
     for name in set(file_schemas()) - {"experiment", "silo", "server"}:
         assert f"`fedtl schema {name}`" in page["files"]
 

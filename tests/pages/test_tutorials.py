@@ -10,12 +10,12 @@ TUTORIALS = ROOT / "docs" / "tutorials"
 # Seconds alone on 2 cores decide the mark: below 5, in every full run; above, in the nightly one.
 MARKS = {
     "digits": pytest.mark.nightly,
-    "own-csv": pytest.mark.slow,
+    "own-csv": pytest.mark.nightly,
     "images": pytest.mark.nightly,
     "private": pytest.mark.nightly,
     "federation": pytest.mark.nightly,  # with real processes, on the ports that the page names
     "new-site": pytest.mark.slow,
-    "own-method": pytest.mark.slow,
+    "own-method": pytest.mark.nightly,
 }
 LIKE = {"private": 0.9}  # its noise is of the operating system, so a line may say another thing
 

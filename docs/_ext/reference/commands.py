@@ -9,6 +9,8 @@ import typer
 from fedtl.cli.main import app
 from reference.markdown import code, prose, table
 
+VALUES = {"INTEGER": "whole number", "FLOAT": "number", "TEXT": "text", "PATH": "path"}
+
 
 def commands() -> str:
     """Return a section for each command, those of ``fedtl silo`` and ``fedtl server`` included."""

@@ -27,8 +27,8 @@ def odds() -> str:
     rows = (
         [
             f"{epsilon:g}",
-            f"{posterior(epsilon):.1%}",
-            f"{true_positives(epsilon, DELTA, FALSE_POSITIVES):.1%}",
+            f"{posterior(epsilon):.2%}",
+            f"{true_positives(epsilon, DELTA, FALSE_POSITIVES):.2%}",
         ]
         for epsilon in EPSILONS
     )
