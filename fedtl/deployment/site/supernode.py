@@ -33,7 +33,7 @@ from fedtl.errors import FedTLError
 from fedtl.federation.flower_pulls import ask_again_soon
 from fedtl.federation.policy import Code
 
-SHORTEST_POLL, LONGEST_POLL = 0.2, 2.0  # seconds between two requests for a message; Flower waits 3
+SHORTEST_POLL, LONGEST_POLL = 0.2, 10.0  # seconds between two requests for a message; Flower waits 3
 LOCAL_POLL = 0.05  # seconds between two looks for the reply in this process; Flower waits 0.5
 KNOWN_HASH = "d6342f743fdf768f63305b88414ae2654e9a21bda153739da19c608e8d375067"  # of start_client_internal.py
 
