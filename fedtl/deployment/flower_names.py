@@ -7,6 +7,8 @@ tests/deployment/test_flower_names.py: it says which of them moved. The files th
 PUBLIC_MODULES = ("flwr.app", "flwr.clientapp", "flwr.serverapp")
 
 PRIVATE_NAMES = (  # module:name
+    "flwr.cli.build:build_fab_from_disk",
+    "flwr.cli.config_utils:load_and_validate",
     "flwr.proto.control_pb2:ListNodesRequest",
     "flwr.proto.control_pb2:ListNodesResponse",
     "flwr.proto.control_pb2:RegisterNodeRequest",
