@@ -26,6 +26,10 @@ CONNECT_SECONDS = 5.0
 WAIT_SECONDS = 5.0  # between two questions whether the key is admitted
 
 
+class GateUnreachable(ConfigError):
+    """The gate does not answer: it may not run yet."""
+
+
 @dataclass(frozen=True)
 class GateReply:
     """``time``: of the gate's clock, in seconds since 1970; None where the reply has no date."""
@@ -38,7 +42,7 @@ class GateReply:
 def ask_gate(home: Home, path: str = "/", key: str = "") -> GateReply:
     """
     Return the gate's reply. ``key``: an OpenSSH public key, to which the gate answers as to a call of a SuperNode without a
-    signature. Raises ConfigError where the gate cannot be reached, or has another certificate.
+    signature. Raises GateUnreachable, and ConfigError where the gate has another certificate.
     """
     server, authority = home.settings.server, home.at(home.settings.certificate)
     if not authority.is_file():
@@ -65,7 +69,7 @@ def ask_gate(home: Home, path: str = "/", key: str = "") -> GateReply:
                 f"{server}: {reason.verify_message}; either {authority.name} is of another coordinator, or server in "
                 "silo.toml has the wrong host name"
             ) from error
-        raise ConfigError(
+        raise GateUnreachable(
             f"cannot connect to {server}: {reason}; check server in silo.toml, the proxy and the firewall"
         ) from error
 
@@ -114,16 +118,21 @@ def not_admitted(home: Home) -> str | None:
 def wait_until_admitted(
     home: Home, note: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
 ) -> None:
-    """Wait while the gate refuses the site's key. ``note`` is called once with the reason. Other errors are Flower's to report."""
-    noted = False
+    """
+    Wait while the gate does not answer or refuses the site's key. ``note`` is called with each new reason. Other errors are Flower's to
+    report.
+    """
+    noted = ""
     while True:
         try:
             reason = not_admitted(home)
+        except GateUnreachable as error:
+            reason = str(error)
         except (ConfigError, OSError):
             return
         if reason is None:
             return
-        if not noted:
+        if reason != noted:
             note(f"{reason}; waiting")
-            noted = True
+            noted = reason
         sleep(WAIT_SECONDS)

@@ -197,10 +197,19 @@ def test_a_site_waits_until_it_is_admitted(gate):
     assert gate.watch.loaded == gate_text(gate.folder)
 
 
-def test_a_site_that_cannot_reach_the_gate_leaves_it_to_flower(tmp_path):
+def test_a_site_waits_until_the_gate_answers(tmp_path):
     home = Home.create(tmp_path / "alone", "alone", f"localhost:{free_port()}")
     create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
     shutil.copy(tmp_path / "srv" / "tls" / "ca.crt", home.path)
-    wait_until_admitted(home, pytest.fail)
     with pytest.raises(ConfigError, match="cannot connect to"):
         ask_gate(home)
+    slept, noted = [], []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 2:  # an error that only Flower reports
+            (home.path / "ca.crt").unlink()
+
+    wait_until_admitted(home, noted.append, sleep)
+    assert len(slept) == 2
+    assert [text.endswith("; waiting") for text in noted] == [True]
