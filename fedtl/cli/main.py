@@ -13,6 +13,7 @@ from fedtl.cli.run_folder import discard_created, interrupted_note
 from fedtl.cli.schema import schema
 from fedtl.cli.screen import out_console, print_line, say
 from fedtl.cli.transferability import transferability
+from fedtl.cli.watch import watch
 from fedtl.errors import FedTLError
 
 INTERRUPTED = 130
@@ -27,7 +28,16 @@ app = typer.Typer(
 for command in (
     *(train.run, train.compare, transferability),
     *(inspect.show, inspect.lint, inspect.methods, inspect.models, inspect.data, schema),
-    *(models.predict, models.embed, models.export, models.grow, models.report, onboard.onboard, audit.audit),
+    *(
+        watch,
+        models.predict,
+        models.embed,
+        models.export,
+        models.grow,
+        models.report,
+        onboard.onboard,
+        audit.audit,
+    ),
 ):
     app.command()(command)
 app.add_typer(silo.app, name="silo")

@@ -87,7 +87,9 @@ def test_any_tensor_is_read_with_its_shape_and_never_takes_more_bytes(array, dty
     assert left.norm() <= p.norm() * (1 + 1e-6)  # what is left out is never more than what was wanted
     if dtype == "int8" and parts[NAME].dtype == torch.int8:
         largest = float(p.abs().max())
-        share = 0.5 if largest <= MOST_FLOAT32 / 128 * 127 else 1  # above that, the scale ends below largest / 127
+        share = (
+            0.5 if largest <= MOST_FLOAT32 / 128 * 127 else 1
+        )  # above that, the scale ends below largest / 127
         assert float(left.abs().max()) <= share * largest / 127 * (1 + 1e-4) + 2**-149 * 127
     if dtype == "top-k" and f"values/{NAME}" in parts:
         k = len(parts[f"values/{NAME}"])  # Stich et al., 2018: top-k is a contraction by 1 - k/n

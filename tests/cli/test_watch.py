@@ -1,0 +1,89 @@
+"""``fedtl watch``: what it shows of a folder that another process writes."""
+
+import math
+import os
+
+import pytest
+
+from fedtl.errors import ConfigError
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.watched import look
+from fedtl.federation.round_log import RoundLog
+from fedtl.report.live_table import MOST_SILOS, WIDTH, bars, live_line, live_table
+from fedtl.results.run import HistoryLine
+from tests.commands import fedtl
+
+
+def line(number, accuracy, left_out=None, seconds=2.0):
+    silos = {name: {"accuracy": value, "loss": 1.0} for name, value in accuracy.items()}
+    return HistoryLine(number, seconds, silos, left_out or {}, 10, 10)
+
+
+def written(path, *lines):
+    RunFolder.create(path, load_experiment("digits", ["rounds=4"]))
+    for one in lines:
+        RoundLog(path).append(one)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ([], ""),
+        ([0.5, 0.5], "▁▁"),
+        ([0.0, 0.5, 1.0], "▁▅█"),
+        ([1.0, math.nan, 0.0], "█ ▁"),
+        ([math.nan], " "),
+        (range(2 * WIDTH), bars(range(1, 2 * WIDTH, 2))),
+    ],
+)
+def test_bars(values, wanted):
+    assert bars(values) == wanted
+    assert len(bars(values)) <= WIDTH
+
+
+def test_the_line_says_how_long_it_may_take():
+    lines = [
+        line(1, {"a": 0.5, "b": 0.7}, seconds=3.0),
+        line(2, {"a": 0.6}, {"b": "late"}, 1.0),
+        line(3, {"a": 0.25}),
+    ]
+    assert (
+        live_line("run", 9, "accuracy", lines)
+        == "run: round 3 of 9, accuracy (%) 25.0, 2 s a round, about 12 s left"
+    )
+    assert live_line("run", 2, "accuracy", lines[:2]).endswith("3 s a round, left out: b")
+    assert "no round" in live_line("run", 9, "accuracy", [])
+
+
+def test_a_silo_that_was_left_out_keeps_its_last_value_and_says_why():
+    lines = [line(1, {"a": 0.5, "b": 0.75}), line(2, {"a": 0.6}, {"b": "late"})]
+    table = live_table("run", 4, "accuracy", lines)
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    assert cells == [["a", "b"], ["60.0", "75.0"], ["▁█", "▁ "], ["", "1 round; in 2: late"]]
+    many = live_table("run", 4, "accuracy", [line(1, {f"s{i:03}": 0.5 for i in range(MOST_SILOS + 2)})])
+    assert (many.row_count, many.caption) == (MOST_SILOS, "and 2 silos more")
+
+
+def test_of_a_comparison_the_run_that_wrote_last_is_shown(tmp_path):
+    folder = written(tmp_path / "comparison")
+    one = written(folder / "runs" / "local-seed0", line(1, {"a": 0.5}))
+    other = written(folder / "runs" / "fedtl-seed0", line(1, {"a": 0.5}))
+    os.utime(one / "history.jsonl", ns=(0, 0))
+    assert look(folder).path == other
+    os.utime(other / "history.jsonl", ns=(0, -1))
+    assert look(folder).path == one
+    with pytest.raises(ConfigError, match="not a run folder"):
+        look(tmp_path)
+
+
+def test_without_a_terminal_there_is_a_line_a_state_until_the_run_ends(tmp_path):
+    run = written(tmp_path / "run", line(1, {"a": 0.5}), line(4, {"a": 0.75}))
+    shown = fedtl("watch", run, "--once")
+    assert "▁█" in shown.stdout
+    (run / "result.json").write_text("{}")
+    ended = fedtl("watch", run, "--every", "0.1")
+    assert (ended.returncode, ended.stdout.count("\n")) == (0, 1)
+    assert "round 4 of 4" in ended.stdout
+    assert fedtl("watch", tmp_path).returncode == 2
