@@ -45,7 +45,7 @@ def measure(load: DeployLoad, rounds: int, work: Path) -> tuple[list[float], dic
             command = _supernode(server, port, work / f"{name}.key")
             started.append(_start(command, site, work / f"flower-{name}.log"))
         with PeakOf(started[0].pid, ("flwr-serverapp", "flower-superlink")) as peak:
-            link.start_run(_fab(work / "flower-app", server), {})
+            link.start_run(_fab(work / "flower-app"), {})
             wait("the rounds of Flower alone", out.is_file, SECONDS, started)
     finally:
         for process in reversed(started):
@@ -76,7 +76,7 @@ def _supernode(server: Path, port: int, key: Path) -> list[str]:
     ]
 
 
-def _fab(app: Path, server: Path) -> bytes:
+def _fab(app: Path) -> bytes:
     shutil.copytree(APP, app)
     about = {
         "publisher": "fedtl",
@@ -87,7 +87,7 @@ def _fab(app: Path, server: Path) -> bytes:
     project = {"name": "flower-alone", "version": "1.0.0", "description": "FedAvg", "license": "Apache-2.0"}
     content = {"project": {**project, "dependencies": []}, "tool": {"flwr": {"app": about}}}
     (app / "pyproject.toml").write_text(tomli_w.dumps(content))
-    return pack_app(app, server)
+    return pack_app(app)
 
 
 def _start(command: list[str], environment: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
