@@ -1,7 +1,9 @@
 """The benchmark of a deployment: both contenders send the same tensors, and its verdicts. Times are not judged here."""
 
+import io
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +60,9 @@ def test_every_site_has_rows_of_its_own(deploy, tmp_path):
     first, second = (np.load(path)["train_x"] for path in files[:2])
     assert first.shape == (load.rows, 8, 8, 1)
     assert not np.array_equal(first, second)
+
+
+def test_the_app_of_flower_alone_can_be_packed(deploy, tmp_path):
+    packed = deploy.deploy_flower._fab(tmp_path / "app")
+    with zipfile.ZipFile(io.BytesIO(packed)) as fab:
+        assert {"server/app.py", "clients/app.py", "pyproject.toml"} <= set(fab.namelist())
