@@ -14,7 +14,8 @@ def pack_app(app: Path) -> bytes:
     except ImportError as error:
         raise ConfigError('flwr is not installed: pip install "fedtl[flower]"') from error
     try:
-        load_and_validate(app / "pyproject.toml")
+        # Looking for the app's modules would import packages by their names, which another app in this process may have too.
+        load_and_validate(app / "pyproject.toml", check_module=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Flower uses an old name of pathspec's
             return build_fab_from_disk(app)

@@ -1,9 +1,11 @@
 """The coordinator's folder: certificates, keys, bundles, and the gate: nginx in front of a test server."""
 
+import io
 import json
 import shutil
 import stat
 import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 
@@ -136,6 +138,22 @@ def test_a_folder_that_flower_does_not_pack_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match="cannot build a bundle") as caught:
         pack_app(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_packing_imports_nothing_of_the_app(tmp_path):
+    """Two apps have packages of the same names, and the folder of the first may be gone."""
+    text = (
+        '[project]\nname = "other"\nversion = "1.0.0"\ndescription = "d"\nlicense = "Apache-2.0"\n[tool.flwr.app]\npublisher = "p"\n'
+        '[tool.flwr.app.components]\nserverapp = "server.main:app"\nclientapp = "clients.main:app"\n'
+    )
+    before = {name: sys.modules.get(name) for name in ("server", "clients")}
+    for package in ("server", "clients"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "main.py").write_text("raise RuntimeError\n")
+    (tmp_path / "pyproject.toml").write_text(text)
+    packed = zipfile.ZipFile(io.BytesIO(pack_app(tmp_path)))
+    assert {"server/main.py", "clients/main.py"} <= set(packed.namelist())
+    assert {name: sys.modules.get(name) for name in before} == before
 
 
 def test_an_agreement_does_not_hold_paths_or_limits_of_the_coordinator(folder, tmp_path):
