@@ -58,7 +58,7 @@ DOORS = {
             f"cli.{name}"
             for name in ("main", "options", "train", "inspect", "models", "server", "audit", "onboard")
         ),
-        *("cli.silo", "cli.silo_consent", "cli.silo_record", "cli.backup", "cli.keys"),
+        *("cli.silo", "cli.silo_consent", "cli.silo_record", "cli.backup", "cli.keys", "cli.watch"),
     },
     "PIL": {"data.huggingface", "data.pictures"},
     "pydicom": {"data.dicom"},
