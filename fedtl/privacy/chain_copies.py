@@ -14,7 +14,7 @@ ChainEnds = Mapping[str, tuple[int, str]]  # by chain: its number of lines and t
 
 def copy_chains(file: HashChainFile, folder: Path) -> list[Path]:
     """
-    Copy the file and its tip into ``folder``, and return the copies; none where the file has no line. Nobody can commit meanwhile, so
+    Copy the file and its tip into ``folder``, and return the copies; none where the file has no line. No other process can commit meanwhile, so
     the tip is at most behind the lines. Raises LedgerDamaged where a chain is broken, and SiloFailed.
     """
     with file.read_all() as chains:
