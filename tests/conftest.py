@@ -27,12 +27,18 @@ MARKS = {
     "process": (
         *("cli/", "deployment/", "simulations/", "simulation/test_processes.py", "simulation/test_ray.py"),
         *("data/test_columns.py", "report/test_report.py", "test_api.py", "test_packaging.py"),
-        *("experiment/test_tuning.py", "experiment/test_small_silos.py", "experiment/test_folds.py"),
+        *(
+            f"experiment/test_{name}.py"
+            for name in ("tuning", "small_silos", "folds", "best_round", "onboard", "yardsticks", "adapters")
+        ),
         "training/test_threads.py",
     ),
     "zoo": (
-        *("experiment/test_run.py", "experiment/test_engines.py", "experiment/test_resume.py"),
-        *("methods/test_everywhere.py", "experiment/test_scoring.py", "simulation/stacked/"),
+        *(
+            f"experiment/test_{name}.py"
+            for name in ("run", "engines", "resume", "scoring", "unlabelled", "export_script")
+        ),
+        *("methods/test_everywhere.py", "simulation/stacked/"),
         *(
             f"models/test_{name}.py"
             for name in ("dp_norm", "registry", "weights", "roles", "scaled", "timm_zoo")

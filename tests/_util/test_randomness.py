@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -61,6 +62,7 @@ def test_the_same_address_gives_the_same_numbers_and_leaves_the_global_generator
     assert np.array_equal(numpy_before, np.random.get_state()[1])
 
 
+@pytest.mark.slow
 def test_another_process_has_the_same_addresses():
     """Python's own hash would not."""
     code = "from fedtl._util.randomness import address; print(address(0, 'silos', 7, key=b'k'))"

@@ -144,6 +144,7 @@ def experiment(*sets):
     )
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_numbers_of_the_same_run_on_files(tmp_path):
     silos = {name: (X + shift, Y) for name, shift in (("a", 0), ("b", 1))}
     for name, (x, y) in silos.items():

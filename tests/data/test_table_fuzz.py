@@ -40,6 +40,7 @@ def written(rows, mark, decimal, quoting, end):
     return text.getvalue()
 
 
+@pytest.mark.slow
 @examples(max_examples=120, deadline=None)
 @given(st.data())
 def test_a_csv_of_any_dialect_is_read_right_or_refused(tmp_path_factory, data):

@@ -31,6 +31,7 @@ def test_silos_with_the_same_labels_have_no_note(tmp_path):
     assert not [note for note in notes_of(tmp_path, {name: ["a", "b"] for name in LABELS}) if "label" in note]
 
 
+@pytest.mark.slow
 def test_a_private_run_tells_nothing_of_the_rows(tmp_path):
     settings = {"privacy": {"epsilon": 8.0}, "data": {"classes": list("abcdefg"), "scale": "none"}}
     assert not [note for note in notes_of(tmp_path, LABELS, "fedper", **settings) if "label" in note]

@@ -3,6 +3,7 @@
 import csv
 
 import numpy as np
+import pytest
 
 from fedtl.data.parts import split_rows
 from fedtl.data.prepare import read_silo
@@ -11,6 +12,7 @@ from fedtl.data.wrong_labels import with_wrong_labels
 from tests.experiment.runs import do, small
 
 
+@pytest.mark.slow
 def test_the_silo_with_wrong_labels_is_named_and_lists_its_rows(tmp_path):
     experiment = small("data.limit=100", "rounds=3", "data.wrong_labels={faint=0.4}")
     result = do(tmp_path / "run", experiment)
@@ -31,6 +33,7 @@ def test_the_silo_with_wrong_labels_is_named_and_lists_its_rows(tmp_path):
     assert np.isin(numbers[wrong], listed).mean() > 0.4
 
 
+@pytest.mark.slow
 def test_without_wrong_labels_no_silo_is_named_and_trimming_trains(tmp_path):
     result = do(tmp_path / "run", small("data.limit=100", "rounds=2", "method.trim=0.2"))
     assert not [note for note in result["notes"] if "labels in doubt" in note]

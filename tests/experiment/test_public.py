@@ -135,6 +135,7 @@ def flip_labels(monkeypatch):
     monkeypatch.setitem(DATA.own, "digits", replace(source, read=read))
 
 
+@pytest.mark.slow
 def test_flipping_all_labels_of_public_rows_changes_no_bit_and_a_resumed_run_neither(tmp_path, monkeypatch):
     experiment = small(*FEDDF, PUBLIC)
     first = do(tmp_path / "a", experiment)

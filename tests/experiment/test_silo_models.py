@@ -75,6 +75,7 @@ def test_an_audit_refuses_silos_whose_models_differ():
     refuse_unauditable(small(*FEDMD))
 
 
+@pytest.mark.slow
 def test_a_run_its_resumption_and_what_is_made_of_it(tmp_path):
     experiment = small(*FEDMD, *OTHER, *MIXED, "model.settings.widths=[8,8,8]")
     first = do(tmp_path / "a", experiment)

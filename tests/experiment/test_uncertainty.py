@@ -177,6 +177,7 @@ def draw(rng, n, seeds, gain, noise, same):
     return difference(*runs).certainty()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "seeds", "noise", "same"),
     [

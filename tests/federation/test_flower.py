@@ -316,6 +316,7 @@ def test_a_node_that_was_not_admitted_is_not_asked():
     assert over.silos() == ["a"]
 
 
+@pytest.mark.slow
 def test_too_few_silos_for_the_deadline_end_the_wait():
     over, _ = federation({"a": moving("a", 1.0)}, minimum=2, deadline=0.1)
     with pytest.raises(NotEnoughSilos, match="not connected: b, c"):

@@ -55,6 +55,7 @@ def distance_after(name, **settings):
     return distance(torch.cat(features[:2]), features[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"), [("silo_mmd", {"weight": 5.0}), ("silo_mmd", {"weight": 5.0, "by_label": True})]
 )

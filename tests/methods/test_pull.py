@@ -86,6 +86,7 @@ def test_mrmtls_rounds_are_those_of_numpy(mu):
     np.testing.assert_allclose(models, v + share * (w - v), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [0.7, *(pytest.param(mu, marks=pytest.mark.nightly) for mu in (0.05, 10.0))])
 def test_mrmtl_minimises_the_papers_objective(mu):
     """sum_k loss_k(v_k) + mu/2 ||v_k - mean||^2, whose minimum is the solution of one linear system."""
@@ -121,6 +122,7 @@ def test_armuls_rounds_are_those_of_numpy(mu):
     np.testing.assert_allclose(models, pulled(v, w), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_armul_minimises_the_papers_objective_and_its_far_silo_detaches():
     """The conditions of Karush, Kuhn and Tucker: a force of at most mu, of mu where a model is not the centre, 0 in sum."""
     mu = 0.8
@@ -216,6 +218,7 @@ def test_a_grid_changes_nothing_of_what_is_sent_and_holds_both_ends():
         assert same(infinite(sets), shared(history))
 
 
+@pytest.mark.slow
 def test_a_silo_uses_another_strength_only_if_its_validation_rows_clearly_say_so():
     """scipy's paired test of the losses decides: the far silo detaches."""
     trainer, silos, history = regression(METHODS["mrmtl"](mu=5.0, grid=(0.0, "inf")), 60, FAST)

@@ -241,6 +241,7 @@ def mixed(sets):
     return sets[MODEL]
 
 
+@pytest.mark.private
 @pytest.mark.parametrize(
     ("method", "what"),
     [
@@ -270,6 +271,7 @@ def test_what_no_clip_covers_is_refused_under_privacy_and_costs_nothing(method, 
     assert not silo.guarantee.account.path.exists()
 
 
+@pytest.mark.private
 @pytest.mark.parametrize("name", ["ditto", "mrmtl", "armul", "moon"])
 def test_methods_whose_sets_are_each_clipped_train_privately(name, tmp_path):
     assert not list(private_problems(METHODS[name]()))
@@ -289,6 +291,7 @@ def test_methods_whose_sets_are_each_clipped_train_privately(name, tmp_path):
             assert torch.allclose(task_of(trainer).shared[key] + tensor, own[key], atol=1e-6)
 
 
+@pytest.mark.private
 @pytest.mark.parametrize(("mu", "share"), [(0.0, 0.0), ("inf", 1.0)])
 def test_the_pull_acts_in_private_rounds_from_tensors_alone(mu, share, tmp_path):
     """Silent steps: a learning rate of almost 0, so the silo's own model is where the pull left it."""

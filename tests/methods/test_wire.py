@@ -225,6 +225,7 @@ def test_in_float32_nothing_changes():
     )
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_compresses_its_weights_or_says_why_not(name):
     method = METHODS[name]()

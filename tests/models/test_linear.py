@@ -61,6 +61,7 @@ def test_training_long_enough_gives_the_probabilities_of_logistic_regression():
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name]().pool])
 def test_every_method_trains_it(name):
     trainer = Trainer(linear(), METHODS[name](), TrainingConfig(lr=0.1, momentum=0.0, batch_size=8))
@@ -87,6 +88,7 @@ def test_a_method_that_keeps_heads_trains_each_silo_alone(name):
     assert all(same(one, other) for one, other in zip(*results, strict=True))
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", OWN_HEADS)
 def test_a_private_run_that_would_share_nothing_is_refused(name, tmp_path):
     trainer = Trainer(with_private_norms(linear()), METHODS[name](), TrainingConfig())

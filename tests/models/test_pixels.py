@@ -120,6 +120,7 @@ def test_notes_tell_of_a_scale_that_was_looked_up_or_may_be_wrong(tmp_path):
     assert list(pixel_notes(settings, settings, SHAPE)) == []  # exported by fedtl: trained with -1..1
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_numbers_and_its_models_use_them(tmp_path, monkeypatch):
     from fedtl.experiment import pixels
 

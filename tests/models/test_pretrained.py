@@ -47,6 +47,7 @@ def test_the_packaged_weights_fit_tensor_for_tensor_and_give_timms_scores(lite):
         assert torch.allclose(net(x / 127.5 - 1), whole((x - 127) / 128), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_its_features_tell_photographs_apart_better_than_random_ones(lite, shared_data):
     """By a linear classifier of scikit-learn's on features of CIFAR-10 at 64 px, twice its size."""
     with np.load(shared_data("cifar10-jpeg") / "cifar10.npz") as file:

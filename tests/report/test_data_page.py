@@ -62,6 +62,7 @@ class Reader(HTMLParser):
         self.text += data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("silos", "regression", "figures"), [(3, False, 4), (3, True, 4), (139, True, 3)])
 def test_a_page_has_its_numbers_and_named_plots_and_fetches_nothing(silos, regression, figures):
     report = report_of(silos, regression=regression)

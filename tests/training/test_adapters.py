@@ -55,6 +55,7 @@ def by_role(trainer, names):
     return {trainer.loop.roles.get(name.rpartition("/")[2]) for name in names}
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", METHODS)
 def test_no_method_moves_or_sends_what_is_frozen(name):
     trainer = trainer_of(name)

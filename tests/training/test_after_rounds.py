@@ -18,6 +18,7 @@ from fedtl.training.trainer import Trainer
 from tests.training.silos import METHOD_NAMES, by_role, mlp, moved, same, silo_at, task_for
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_finishing_changes_nothing_in_the_silo(name):
     trainer = Trainer(mlp(), METHODS[name](), TrainingConfig(batch_size=8))

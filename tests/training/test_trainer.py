@@ -88,6 +88,7 @@ def test_batch_norms_statistics_are_the_plain_mean_of_the_silos():
     np.testing.assert_allclose(found["body.features.2.running_var"], np.average(variances, 0, n), atol=1e-5)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_nothing_local_is_in_an_update(name):
     method = METHODS[name]()
@@ -121,6 +122,7 @@ def test_nothing_local_is_in_an_update(name):
     assert bool(Role.AUX in roles.values()) == (name in WITH_MODULES)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_the_same_task_gives_the_same_bits(name):
     found = []

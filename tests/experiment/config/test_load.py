@@ -301,6 +301,7 @@ PARTS = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(table=st.fixed_dictionaries({}, optional=PARTS))
 def test_what_is_written_is_read_again(table, tmp_path):
