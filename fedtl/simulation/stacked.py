@@ -35,7 +35,7 @@ from fedtl.simulation.stacked_scores import metrics_of_stack, validation_rows
 from fedtl.tasks.base import LearningTask
 from fedtl.training.batches import fit_on, to_inputs
 from fedtl.training.labels import labels_after_round
-from fedtl.training.loop import moving_in
+from fedtl.training.loop import moving_in, plain_stepper
 from fedtl.training.sgd import Stepper
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -203,7 +203,7 @@ def _phase(
     trainer.loop.prepare(net, phase)
     if not (moving := moving_in(net)):
         return
-    stepper = trainer.loop.stepper(moving, task)
+    stepper = plain_stepper(trainer.loop, moving, task)
     drawn = []
     for silo in silos:
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)

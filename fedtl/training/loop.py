@@ -80,7 +80,7 @@ class Loop:
             return 0
         plain = TrainingConfig(lr=phase.lr or 0.0, momentum=0.0)
         loop = self if phase.lr is None else replace(self, training=plain)
-        stepper, clip = loop.stepper(moving, task), loop.training.clip
+        stepper, clip = plain_stepper(loop, moving, task), loop.training.clip
         data = silo.data if change else on_device(silo.data, self.device)  # images are changed on the CPU
         for step, (rows, target_rows) in enumerate(steps):
             changed = None if change is None else partial(change, step=step)
@@ -143,22 +143,9 @@ class Loop:
             if Role.STATS in buffers and Role.STATS not in phase.train:
                 module.train(False)
 
-    def stepper(self, moving: Moving, task: Task) -> Stepper:
-        """Return what takes the steps of plain training, with this round's learning rates."""
-        if self.training.optimizer == "sgd":
-            by_rate = self._by_rate(moving, task)
-            return Sgd(by_rate, self.training.momentum, self.training.weight_decay)
-        return self.optimizer(moving, task)
-
-    def _by_rate(self, moving: Moving, task: Task) -> dict[float, list[nn.Parameter]]:
-        groups = dict[float, list[nn.Parameter]]()
-        for name, weight in sorted(moving, key=lambda one: one[0].startswith(("head.", "aux."))):
-            groups.setdefault(self.training.lr_of(name, task), []).append(weight)
-        return groups
-
     def optimizer(self, moving: Moving, task: Task) -> Optimizer:
         """Return a new optimiser of these parameters, with this round's learning rates; private steps add noise in it."""
-        settings, groups = self.training, self._by_rate(moving, task)
+        settings, groups = self.training, _by_rate(self.training, moving, task)
         extra = {"momentum": settings.momentum} if settings.optimizer == "sgd" else {}
         # All tensors of a step at once; torch's fused kernels are two and a half times slower on large nets on a CPU.
         return OPTIMIZERS[settings.optimizer](
@@ -243,6 +230,21 @@ class Loop:
             name: tensor if name in parameters else own.get(name, tensor.detach().clone())
             for name, tensor in phase.through(weights.sets).items()
         }
+
+
+def plain_stepper(loop: Loop, moving: Moving, task: Task) -> Stepper:
+    """Return what takes the steps of plain training, with this round's learning rates."""
+    settings = loop.training
+    if settings.optimizer == "sgd":
+        return Sgd(_by_rate(settings, moving, task), settings.momentum, settings.weight_decay)
+    return loop.optimizer(moving, task)
+
+
+def _by_rate(settings: TrainingConfig, moving: Moving, task: Task) -> dict[float, list[nn.Parameter]]:
+    groups = dict[float, list[nn.Parameter]]()
+    for name, weight in sorted(moving, key=lambda one: one[0].startswith(("head.", "aux."))):
+        groups.setdefault(settings.lr_of(name, task), []).append(weight)
+    return groups
 
 
 @torch.no_grad()
