@@ -81,6 +81,7 @@ ABOUT = {
     "data.deal.minimum": "the fewest training rows of a silo",
     "data.deal.seed": "of the deal",
     "data.unlabelled": "silos whose labels are not used in training",
+    "data.missing_labels": '"inputs": rows without a label are inputs without labels; "refuse": they are an error',
     "data.label_fraction": "the share of labels that silos keep, of all or { silo = share }",
     "data.wrong_labels": "{ silo = share } of labels that a simulation replaces by wrong ones",
     "data.class_weights": 'of the training loss: "none", "balanced" by own training rows, or { class = weight }',
