@@ -71,9 +71,14 @@ def euclidean_norm(state: State) -> float:
 
 def first_not_finite(state: State) -> str | None:
     """Return the first name whose tensor holds a NaN or an infinity; None if all are finite."""
-    for name, tensor in state.items():
-        if not (tensor.is_floating_point() and tensor.numel()):
-            continue
+    numbers = {
+        name: tensor for name, tensor in state.items() if tensor.is_floating_point() and tensor.numel()
+    }
+    # A sum is finite only if all of its terms are; it may also overflow, which the second look finds out.
+    sums = [tensor.sum(dtype=torch.float32) for tensor in numbers.values()]
+    if not sums or torch.stack(sums).isfinite().all():
+        return None
+    for name, tensor in numbers.items():
         # aminmax passes a NaN on, and reads the tensor once, where isfinite().all() reads it several times.
         if not torch.stack(tensor.aminmax()).isfinite().all():
             return name
