@@ -14,6 +14,7 @@ from fedtl.data.labels import label_numbers
 from fedtl.data.prepare import read_silo
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError, DataError
+from fedtl.experiment import uncertainty
 from fedtl.experiment.compare import compare
 from fedtl.experiment.config.load import parse_experiment
 from fedtl.experiment.config.privacy_checks import unsound
@@ -23,6 +24,7 @@ from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.privacy.per_sample.clipping import by_row, choose_gradient_method, clipped
+from fedtl.tasks.row_metrics import Answers
 from fedtl.tasks.segmentation import Segmentation
 from fedtl.training.metrics import measure
 
@@ -97,7 +99,9 @@ def test_an_image_is_clipped_by_its_own_gradient(norm):
 
 
 def experiment(data=BLOBS, **others):
-    return parse_experiment({"data": {"source": "memory", "silos": ["a"], **data}, "model": {"name": "unet"}, **others})
+    return parse_experiment(
+        {"data": {"source": "memory", "silos": ["a"], **data}, "model": {"name": "unet"}, **others}
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,7 +200,7 @@ def of_blobs(folder, **others):
             "engine": {"name": "serial"},
             "rounds": 2,
             "train": {"batch_size": 8, "lr": 0.1},
-            "method": {"name": "fedbn", "tune": {"epochs": 0}},
+            "method": {"name": "fedbn", "tune": {"epochs": 0}, "choose": {"candidates": ["tuned"]}},
             **others,
         }
     )
@@ -220,8 +224,17 @@ def test_a_run_predicts_masks(blobs, tmp_path):
         run(of_blobs(blobs, model={"name": "convnet"}), RunFolder.create(tmp_path / "other", plan))
 
 
+def test_the_interval_of_dice_leaves_one_image_out():
+    scores, y = masks_of()
+    one = Answers(scores.double().numpy(), y.numpy(), np.arange(len(y)), task=TASK)
+    left = [measure(scores[kept], y[kept], TASK).figures["dice"] for kept in 1 - torch.eye(len(y)).long() > 0]
+    wanted = (len(y) - 1) / len(y) * np.square(left - np.mean(left)).sum()
+    assert uncertainty.measure("dice", [one], "a").blocks[0].variance == pytest.approx(wanted)
+
+
+@pytest.mark.slow
 def test_a_comparison_has_a_verdict_by_dice(blobs, tmp_path):
-    plan = of_blobs(blobs, compare={"methods": ["local", "fedbn"], "metric": "dice"}, rounds=1)
+    plan = of_blobs(blobs, compare={"methods": ["local", "fedbn"], "metric": "dice", "seeds": [0]}, rounds=1)
     compare(plan, RunFolder.create(tmp_path / "out", plan), 1, "cpu")
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert found["methods"]["fedbn"]["a"]["dice"]["ci95"]
