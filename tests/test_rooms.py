@@ -69,6 +69,7 @@ DOORS = {
             "data.settings",
             "models.builtin",
             "models.sequences",
+            "models.unet",
             "simulation.settings",
             "deployment.plan",
         ),
@@ -111,10 +112,12 @@ LARGE_CLASSES = {
     "deployment.site.home.Home": "the paths of one folder",
     "experiment.run_folder.RunFolder": "the files of one folder",
     "tasks.base.LearningTask": "all that differs from task to task",
+    "tasks.base.TaskSettings": "the keys that tasks are made of",
     "tasks.classification.Classification": "a task",
     "tasks.multilabel.MultiLabel": "a task",
     "tasks.ordinal.Ordinal": "a task",
     "tasks.regression.Regression": "a task",
+    "tasks.segmentation.Segmentation": "a task",
     "tasks.survival.Survival": "a task",
 }
 MANY_ARGUMENTS = {

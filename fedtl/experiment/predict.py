@@ -65,7 +65,7 @@ class SiloModel:
         """
         inputs = self.prepared(x)
         scores = self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
-        if len(broken := torch.nonzero(~scores.isfinite().all(1))):
+        if len(broken := torch.nonzero(~scores.isfinite().flatten(1).all(1))):
             raise DataError(
                 f"the model's outputs for {len(broken)} of {len(x)} rows are not finite (the first is row {int(broken[0])}); its "
                 "training diverged, or their values are far from those that it was trained on"

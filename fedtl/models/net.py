@@ -74,6 +74,7 @@ class ModelSpec:
     model ("fc", "head.fc"), by which tensors' names are translated between the library's files and the net. ``shape``: of one
     input. ``frozen``: the net's names of tensors that never move, and that do not leave because every silo has them.
     ``from_conv``: the library's classifier is a 1 x 1 convolution before a flattening, and the head the same as a Linear layer.
+    ``per_pixel``: scores are [N, width, H, W], one for each pixel of an image.
     """
 
     body: nn.Module
@@ -84,6 +85,7 @@ class ModelSpec:
     shape: Shape
     frozen: frozenset[str] = frozenset()
     from_conv: bool = False
+    per_pixel: bool = False
 
     def net(self, width: int, parts: Iterable[MakeModules] = ()) -> Net:
         """
