@@ -75,6 +75,7 @@ DOORS = {
         ),
         "privacy.ledger_lines",
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
+        "deployment.site.uncovered",
         "deployment.site.egress_lines",
         "deployment.coordinator.settings",
         *(f"experiment.config.{name}" for name in ("schema", "home_schema", "model_schema", "messages")),

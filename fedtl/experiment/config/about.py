@@ -7,6 +7,7 @@ ABOUT = {
     "minimum_silos": "a round with fewer valid updates ends the run (exit code 4)",
     "request.by": "who asks institutions to take part; they sign it",
     "request.purpose": "for what purpose; they sign it",
+    "request.verdict": "whether they are asked after the last round if joining helped; needs policy.verdict of each, and no privacy",
     "data.source": "the kind of the data; fedtl data lists the kinds",
     "data.path": "the file or folder, relative to this file",
     "data.label": "the column of a table that is predicted",
