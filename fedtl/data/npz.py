@@ -70,6 +70,17 @@ def _arrays(path: Path) -> dict[str, Array]:
     return arrays
 
 
+def array_names(path: Path) -> list[str]:
+    """Return the names of the arrays of a file. Raises DataError."""
+    try:
+        with zipfile.ZipFile(path):
+            pass
+        with np.load(path, allow_pickle=False) as archive:
+            return list(archive.files)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as plain arrays: {error}") from error
+
+
 def _one_file(settings: DataSettings) -> Path:
     """Return the file with the rows of all silos. Raises DataError."""
     path = Path(settings.path)
