@@ -145,16 +145,7 @@ class InputSettings(Settings):
     channels: Literal["native", 1, 3] = "native"
     kind: Literal["auto", "volumes"] = "auto"
     task: Literal[
-        *(
-            "classification",
-            "multilabel",
-            "ordinal",
-            "regression",
-            "counts",
-            "survival",
-            "cox",
-            "segmentation",
-        )
+        "classification", "multilabel", "ordinal", "regression", "counts", "survival", "cox", "segmentation"
     ] = "classification"
     positive_above: float | None = Field(None, allow_inf_nan=False)
     columns: list[Name] = []
