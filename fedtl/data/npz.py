@@ -152,7 +152,8 @@ def rows_of_arrays(arrays: Mapping[str, Array], settings: DataSettings, where: s
     required = {"train_x", "train_y"} | ({"target_x"} if settings.target_domain else set())
     if missing := required - arrays.keys():
         raise DataError(
-            f"{where} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}"
+            f"{where} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}; "
+            "save them by these names: numpy.savez(file, train_x=..., train_y=...)"
         )
     unread, without_units = tuple[str, ...](), settings.model_copy(update={"unit_column": ""})
     if settings.sequence is not None:
