@@ -51,6 +51,7 @@ class SiloModel:
         self.data = SiloDataset(
             nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std, task=self.task
         )
+        self.headless = silo in self.experiment.data.unlabelled and self.trainer.method.head_is_local
         names = self.trainer.loop.roles
         labels = (common_labels(folder), folder.labels(f"silos/{silo}/local.safetensors"))
         self.labels = None if labels[0] is None or labels[1] is None else {**labels[0], **labels[1]}
@@ -62,6 +63,7 @@ class SiloModel:
         ``tent``: by models that adapt to these rows (``training.tent``). Raises DataError, and ConfigError where a model
         cannot adapt.
         """
+        self.check_head()
         inputs = self.prepared(x)
         scores = self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
         if len(broken := torch.nonzero(~scores.isfinite().all(1))):
@@ -70,6 +72,14 @@ class SiloModel:
                 "training diverged, or their values are far from those that it was trained on"
             )
         return scores
+
+    def check_head(self) -> None:
+        """Raise ConfigError where the head was not trained, because the silo has no labels."""
+        if self.headless:
+            raise ConfigError(
+                f"silo {self.silo} has no labels, so the head of its model was not trained; fedtl onboard makes one from few labels, and "
+                "fedtl embed writes features"
+            )
 
     def prepared(self, x: Array) -> Tensor:
         """Return rows as a source stores them as the silo's training inputs were prepared [N, ...]. Raises DataError."""
@@ -175,6 +185,7 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
     (labels, inputs), ``predict.py``, which needs no fedtl, and ``model.onnx``, where these can be made. Of a mix of models each has a file, ``model.json`` has their
     weights, and ``model.onnx`` is the whole mix. ``about``: further keys of ``model.json``. Returns lines that say what was written.
     """
+    model.check_head()
     check_new_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     written = _save_weights(model, out)
