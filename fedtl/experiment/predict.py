@@ -19,6 +19,7 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.export_columns import described_columns
 from fedtl.experiment.export_script import write_script
 from fedtl.experiment.final_models import common_labels, load_final_model
+from fedtl.experiment.new_inputs import prepared_inputs
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.run_trainer import run_trainer
 from fedtl.methods.candidate import Candidate
@@ -83,29 +84,7 @@ class SiloModel:
 
     def prepared(self, x: Array) -> Tensor:
         """Return rows as a source stores them as the silo's training inputs were prepared [N, ...]. Raises DataError."""
-        columns = self.inputs.columns
-        of_columns = (x.ndim, *x.shape[-1:]) == (3 if self.inputs.sequence else 2, len(columns))
-        if x.dtype.kind not in "uif" or not 2 <= x.ndim <= 4 or (columns and not of_columns):
-            shape = f"{x.dtype} of shape {list(x.shape)}"
-            kind = "series of steps with {} channels" if self.inputs.sequence else "rows of {} columns"
-            expected = f"{kind.format(len(columns))}: {', '.join(columns)}" if columns else self._kind
-            raise DataError(
-                f"the input is {shape}, but the model was trained on {expected}; pass inputs of this kind"
-            )
-        if problem := self.inputs.unit_problem(x):
-            raise DataError(f"the input holds {x.dtype}, but the model was trained on {problem}; convert it")
-        if not len(x):
-            raise DataError("the input has no rows")
-        inputs = torch.from_numpy(self.inputs.apply(x))
-        if tuple(inputs.shape[1:]) != self.shape:
-            raise DataError(
-                f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
-            )
-        return inputs
-
-    @property
-    def _kind(self) -> str:
-        return "volumes [N, D, H, W]" if self.inputs.kind == "volumes" else "images"
+        return prepared_inputs(x, self.inputs, self.shape)
 
     def _adapting_scores(self, inputs: Tensor) -> Tensor:
         if not self.classes:

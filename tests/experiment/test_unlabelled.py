@@ -15,7 +15,7 @@ from fedtl.experiment.backbone import read_backbone
 from fedtl.experiment.compare import compare
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.resolve import method_of
-from fedtl.experiment.embed import embed
+from fedtl.experiment.embed import body_of, embed
 from fedtl.experiment.few_labels import check_all_unlabelled, label_notes, usable_methods
 from fedtl.experiment.label_free_choice import best_without_labels, nearest_to_mean
 from fedtl.experiment.pages import write_compare_page
@@ -259,7 +259,7 @@ def test_silos_without_any_label_train_a_body_that_a_new_silo_gets_a_head_for(tm
     flip_unused_labels(monkeypatch, experiment.data, 0)
     assert same(tensors(tmp_path / "a"), tensors_of(do(tmp_path / "b", experiment), tmp_path / "b"))
     model, x = SiloModel(folder, "plain"), np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
-    assert embed(model, x).vectors.shape == (20, model.plan.features)
+    assert embed(body_of(model), x).vectors.shape == (20, model.plan.features)
     with pytest.raises(ConfigError, match="head of its model"):
         model.scores(x)
     with pytest.raises(ConfigError, match="head of its model"):

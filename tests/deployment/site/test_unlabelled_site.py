@@ -17,7 +17,7 @@ from fedtl.deployment.site.site_rows import load_rows
 from fedtl.deployment.site.status import site_status
 from fedtl.errors import DataError, Denied
 from fedtl.experiment.config.load import load_experiment
-from fedtl.experiment.embed import embed
+from fedtl.experiment.embed import body_of, embed
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.federation.policy import Code
@@ -216,4 +216,4 @@ def test_sites_without_any_label_train_a_body_together_and_adopt_it_without_a_he
         assert adopted.test["in use"].figures == {}
         model = SiloModel(RunFolder(tmp_path / f"m-{study}"), "plain")
         assert model.headless
-        assert embed(model, np.zeros((4, 8, 8), np.uint8)).vectors.shape == (4, model.plan.features)
+        assert embed(body_of(model), np.zeros((4, 8, 8), np.uint8)).vectors.shape == (4, model.plan.features)
