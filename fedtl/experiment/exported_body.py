@@ -60,7 +60,7 @@ def _inputs(about: Mapping[str, Any], path: Path) -> Inputs:
     if kinds or about["inputs"].get("sequence"):
         what = f"columns of the kind {sorted(kinds)[0]!r}" if kinds else "series of measurements"
         raise ConfigError(f"{path}: its inputs are made of {what}; give the folder of the run, with --silo")
-    fields = {
+    fields: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in about["inputs"].items()
     }
     try:
