@@ -133,9 +133,9 @@ def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
     if not task.has_classes:
         usable = task.valid(finite_numbers(y))
         if not usable.all():
-            odd = y[~usable] if y.dtype.kind in "uif" else y
+            odd = task.odd(y[~usable]) if y.dtype.kind in "uif" else y.tolist()[0]
             raise DataError(
-                f"silo {silo}: {task.name} needs {task.needs} as labels, not {odd.tolist()[0]!r}; correct or remove such rows"
+                f"silo {silo}: {task.name} needs {task.needs} as labels, not {odd!r}; correct or remove such rows"
             )
     elif y.dtype.kind == "f" and not (np.isfinite(y) & (y == y.round())).all():
         raise DataError(

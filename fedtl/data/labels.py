@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedtl._util.labels import NO_LABEL, is_known
 from fedtl.data.dataset import Dataset
+from fedtl.data.pixels import resized_masks
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw, finite_numbers, parts_of
 
@@ -66,11 +67,12 @@ def _plain_spelling(label: str) -> str:
 
 def label_numbers(y: Array, classes: tuple[str, ...], settings: DataSettings) -> Tensor:
     """
-    Return what a model is trained to give, [N]: class numbers (int64); or numbers (float64), [N, K] where a row has K.
+    Return what a model is trained to give, [N]: class numbers (int64); or numbers (float64), [N, K] where a row has K; or masks [N, H, W].
 
     With ``settings.by_record`` a label that is not in ``classes``, or not such a number, becomes NO_LABEL or NaN.
     """
     if not settings.predicted.has_classes:
+        y = resized_masks(y, settings.size) if settings.predicted.per_pixel else y
         return settings.predicted.encoded(finite_numbers(y))
     number = {label: index for index, label in enumerate(settings.predicted.outputs(classes))}
     if settings.by_record:

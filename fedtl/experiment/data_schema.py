@@ -1,6 +1,6 @@
 """Shapes, columns and labels of all silos, read before anything is trained, and whether they fit one model."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -131,14 +131,19 @@ def read_data_schema(
     )
 
 
+def looks_like_series(shape: Sequence[int]) -> bool:
+    """Return whether two axes are not those of a picture, by their lengths."""
+    small, large = sorted(shape)
+    return small < MIN_SIDE or large > MAX_ASPECT * small
+
+
 def _check_is_picture(raw: Raw, name: str) -> None:
     """Raise DataError for numbers [N, H, W] that are no picture by their shape, but may be series of measurements."""
     x = raw.train.x
     if x.ndim != 3 or x.dtype == np.uint8:
         return
     _, steps, channels = x.shape
-    small, large = sorted((steps, channels))
-    if small < MIN_SIDE or large > MAX_ASPECT * small:
+    if looks_like_series((steps, channels)):
         raise DataError(
             f"silo {name}: inputs of shape {steps} x {channels} look like series of measurements, not like grey images; set "
             f"data.sequence = {{}} to read them as {steps} steps with {channels} channels, or save images as [N, H, W, 1]"

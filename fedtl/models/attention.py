@@ -15,7 +15,7 @@ class AdaptedAttention(nn.MultiheadAttention):
     A layer becomes one by its ``__class__``, so that its tensors keep their names.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
@@ -30,12 +30,21 @@ class AdaptedAttention(nn.MultiheadAttention):
         same = torch.eye(
             self.embed_dim, device=query.device, dtype=query.dtype
         )  # the inputs are projected already
-        projected = (part.transpose(0, 1) for part in self._projected(query, key, value))
+        q, k, v = (part.transpose(0, 1) for part in self._projected(query, key, value))
         output, weights = F.multi_head_attention_forward(
-            *projected,
-            *(self.embed_dim, self.num_heads, None, None, None, None, False, self.dropout),
-            self.out_proj.weight,
-            self.out_proj.bias,
+            q,
+            k,
+            v,
+            embed_dim_to_check=self.embed_dim,
+            num_heads=self.num_heads,
+            in_proj_weight=None,
+            in_proj_bias=None,
+            bias_k=None,
+            bias_v=None,
+            add_zero_attn=False,
+            dropout_p=self.dropout,
+            out_proj_weight=self.out_proj.weight,
+            out_proj_bias=self.out_proj.bias,
             training=self.training,
             key_padding_mask=key_padding_mask,
             need_weights=need_weights,

@@ -109,6 +109,10 @@ def _leaves(facts: Facts) -> str:
         sentences.append(wording.size_is_public(facts["records"], facts["privacy"]["unit"]))
     elif not facts["private"]:
         sentences.append("The number of rows." if facts["weight"] else "The number of rows does not leave.")
+    if facts.get("verdict"):
+        sentences.append(
+            "After the last round one word: whether taking part helped this institution, by its own test rows (gains, as good, loses or unclear)."
+        )
     return " ".join([*sentences, "No row leaves."])
 
 

@@ -215,6 +215,7 @@ def _info(study: Study, agreement: Agreement, bundle: Bundle) -> BundleInfo:
         bundle=bundle.hash,
         plan=agreement.hash,
         private=experiment.privacy is not None,
+        verdict=experiment.request.verdict,
     )
 
 

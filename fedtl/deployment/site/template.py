@@ -42,6 +42,8 @@ wire = ["float32"]            # forms in which the weights may be sent: "float32
 minimum_silos = 3             # the server must combine at least this many sites; fedtl cannot verify that it does
 share_row_count = false       # true: the number of training rows may leave, as the weight of the update; with [policy.privacy]
                               # it is never sent, but the coordinator can infer it from the amount of noise
+verdict = false               # true: after the last round one word may leave, where the plan asks for it: whether joining helped (gains,
+                              # as good, loses or unclear, on the test rows); refused together with [policy.privacy]
 
 [policy.privacy]              # without this table, private plans are refused and updates leave without differential privacy
 epsilon = 3.0                 # maximum of one study
