@@ -24,7 +24,8 @@ def run_page(result: RunResult, history: Sequence[HistoryLine], experiment_toml:
     drawn = []
     if any(figures for line in history for figures in line.silos.values()):  # a private run may have none
         drawn.append(plot("Validation by round", plots.learning_curves(history, bool(result.privacy))))
-    drawn.append(plot("Test result of each silo", plots.silo_bars(result)))
+    if result.mean:
+        drawn.append(plot("Test result of each silo", plots.silo_bars(result)))
     if curves := {name: silo.interpolated for name, silo in result.silos.items() if silo.interpolated}:
         drawn.append(plot("Loss between two models", interpolation_plots.interpolation_curves(curves)))
     return render(
