@@ -30,7 +30,7 @@ DOORS = {
     "torchvision": {"models.libraries", "_util.torchvision_import", "data.torchvision_sets"},
     "pandas": {
         *("data.frame", "data.table", "data.cells", "data.huggingface", "data.manifest", "data.series"),
-        "experiment.embed",
+        *("experiment.embed", "experiment.propose.column_facts", "experiment.propose.tables"),
         "api.frames",
         "api.results",
         "api.audits",
@@ -58,7 +58,8 @@ DOORS = {
             f"cli.{name}"
             for name in ("main", "options", "train", "inspect", "models", "server", "audit", "onboard")
         ),
-        *("cli.silo", "cli.silo_consent", "cli.silo_record", "cli.backup", "cli.keys", "cli.watch"),
+        *("cli.silo", "cli.silo_consent", "cli.silo_record", "cli.backup", "cli.keys"),
+        *("cli.watch", "cli.new"),
     },
     "PIL": {"data.huggingface", "data.pictures"},
     "pydicom": {"data.dicom"},
@@ -75,6 +76,7 @@ DOORS = {
         ),
         "privacy.ledger_lines",
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
+        "deployment.site.uncovered",
         "deployment.site.egress_lines",
         "deployment.coordinator.settings",
         *(f"experiment.config.{name}" for name in ("schema", "home_schema", "model_schema", "messages")),

@@ -112,6 +112,8 @@ def _describe(line: "ChainLine") -> str:
             return f"rows changed from {line['before'][:12]} to {line['fingerprint'][:12]}{change}; if that is right: fedtl silo confirm"
         case "opened" | "budget" | "planned" | "charged":
             return f"epsilon {line['epsilon']:.3f}"
+        case "verdict":
+            return str(line["verdict"])
         case _:
             return line.get("reason") or ("private" if line.get("private") is True else "")
 

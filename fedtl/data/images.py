@@ -1,6 +1,6 @@
 """
-Image files: in folders ``<path>/<silo>/<class>/*`` or ``<path>/<silo>/{train,val,test}/<class>/*``, or listed by a CSV table
-(``data.manifest``). Pictures, DICOM and NIfTI; of a volume, images across one axis (``data.slices``) or the whole (``data.kind``).
+Image files: in folders ``<path>/<silo>/<class>/*`` or ``<path>/<silo>/{train,val,test}/<class>/*``; with ``data.deal`` also
+``<path>/<class>/*``; or listed by a CSV table (``data.manifest``). Pictures, DICOM and NIfTI; of a volume, images across one axis (``data.slices``) or the whole (``data.kind``).
 """
 
 import os
@@ -36,9 +36,17 @@ def silos(settings: DataSettings) -> Sequence[str]:
         raise DataError(f"data.path: {settings.path} is no folder; images lie in one")
     if settings.manifest:
         return manifest.silos(settings)
+    if settings.deal is not None and is_one_set(home):
+        return [home.name]
     if not (names := _folders(home)):
         raise DataError(f"data.path: {settings.path} has no folder; each silo needs one")
     return names
+
+
+def is_one_set(home: Path) -> bool:
+    """Return whether the folder itself has the folders of classes, or of parts, that a silo has otherwise."""
+    names = _folders(home)
+    return "train" in names or any(is_image(path) for name in names for path in (home / name).iterdir())
 
 
 def read(settings: DataSettings, name: str) -> Raw:
@@ -88,7 +96,8 @@ def _of_manifest(settings: DataSettings, name: str) -> tuple[dict[str, Labelled]
 
 
 def _of_folders(settings: DataSettings, name: str) -> tuple[dict[str, Labelled], tuple[str, ...]]:
-    home = Path(settings.path) / name
+    path = Path(settings.path)
+    home = path if settings.deal is not None and is_one_set(path) else path / name
     if not home.is_dir():
         raise DataError(f"data.path: {settings.path} has no folder {name}")
     splits = [split for split in SPLITS if (home / split).is_dir()]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,9 +24,19 @@ def label_texts(y: Array) -> list[str]:
     return texts
 
 
+def without_label(y: Array) -> Array:
+    """Return which rows have no label at all [N]: an empty text, or a number that is not finite."""
+    return ~np.isfinite(y) if y.dtype.kind == "f" else y.astype(str) == ""
+
+
+def different_labels(y: Array) -> frozenset[str]:
+    """Return every label that at least one row has."""
+    return frozenset(label_texts(y[~without_label(y)]))
+
+
 def labels_in(raw: Raw) -> frozenset[str]:
     """Return every label that at least one row of the silo has."""
-    return frozenset().union(*(label_texts(part.y) for part in parts_of(raw).values()))
+    return frozenset().union(*(different_labels(part.y) for part in parts_of(raw).values()))
 
 
 def merge_labels(label_sets: Iterable[Sequence[str]]) -> tuple[str, ...]:

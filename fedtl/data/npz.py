@@ -78,6 +78,17 @@ def _arrays(path: Path) -> dict[str, Array]:
     return arrays
 
 
+def array_names(path: Path) -> list[str]:
+    """Return the names of the arrays of a file. Raises DataError."""
+    try:
+        with zipfile.ZipFile(path):
+            pass
+        with np.load(path, allow_pickle=False) as archive:
+            return list(archive.files)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as plain arrays: {error}") from error
+
+
 def _one_file(settings: DataSettings) -> Path:
     """Return the file with the rows of all silos. Raises DataError."""
     path = Path(settings.path)
@@ -152,7 +163,8 @@ def rows_of_arrays(arrays: Mapping[str, Array], settings: DataSettings, where: s
     required = {"train_x", "train_y"} | ({"target_x"} if settings.target_domain else set())
     if missing := required - arrays.keys():
         raise DataError(
-            f"{where} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}"
+            f"{where} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}; "
+            "save them by these names: numpy.savez(file, train_x=..., train_y=...)"
         )
     unread, without_units = tuple[str, ...](), settings.model_copy(update={"unit_column": ""})
     if settings.sequence is not None:

@@ -82,7 +82,8 @@ class RowSettings(Settings):
     they are mapped to -1..1; []: the range of the type of uint8 and uint16; "window": that of each DICOM file. ``pixel_bits``: with
     8, only the upper 8 of 16 bits are read. ``slices``: the images of a volume that are rows. ``manifest``: a CSV table in the folder
     ``path`` that lists image files, in ``file_column``. ``delimiter``, ``decimal`` and ``encoding``: how a CSV file is written.
-    ``sheet``: of an Excel file. ``date_format``: how dates are written, as for strptime; "": ISO 8601. ``time_zone``: of dates without
+    ``missing_labels`` "inputs": rows without a label, an empty cell or NaN, are inputs without labels, as those of ``label_fraction``, at most ``limit`` of them;
+    "refuse": they are refused. ``sheet``: of an Excel file. ``date_format``: how dates are written, as for strptime; "": ISO 8601. ``time_zone``: of dates without
     an offset from UTC. ``drop``: columns of a table that are not read. ``val`` and ``test``: shares of the rows. ``limit``: the most
     training rows; 0: all.
     """
@@ -100,6 +101,7 @@ class RowSettings(Settings):
     date_format: str = ""
     time_zone: Annotated[str, AfterValidator(known_time_zone)] = "UTC"
     drop: list[Name] = []
+    missing_labels: Literal["refuse", "inputs"] = "refuse"
     classes: list[Name] = []
     scale: str = "silo"
     bounds: dict[str, list[Number]] = {}
@@ -143,16 +145,7 @@ class InputSettings(Settings):
     channels: Literal["native", 1, 3] = "native"
     kind: Literal["auto", "volumes"] = "auto"
     task: Literal[
-        *(
-            "classification",
-            "multilabel",
-            "ordinal",
-            "regression",
-            "counts",
-            "survival",
-            "cox",
-            "segmentation",
-        )
+        "classification", "multilabel", "ordinal", "regression", "counts", "survival", "cox", "segmentation"
     ] = "classification"
     positive_above: float | None = Field(None, allow_inf_nan=False)
     columns: list[Name] = []
@@ -268,8 +261,16 @@ KINDS = ("categories", "ordered", "dates", "hashed", "target_encoded", "text")
 NAMES_COLUMNS = ("columns", *KINDS)
 
 # What a plan says of [data]: the inputs, the labels, bounds, range and slices of the sites that have none of their own, and which sites it takes
-# to have no labels; whether a site uses its labels is its own matter.
-AGREED = (*InputSettings.model_fields, "classes", "bounds", "pixel_range", "slices", "unlabelled")
+# to have no labels, or not on all rows; whether a site uses its labels, and its rows without, is its own matter.
+AGREED = (
+    *InputSettings.model_fields,
+    "classes",
+    "bounds",
+    "pixel_range",
+    "slices",
+    "unlabelled",
+    "missing_labels",
+)
 
 
 def data_settings(rows: RowSettings, inputs: InputSettings) -> DataSettings:

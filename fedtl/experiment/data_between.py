@@ -7,12 +7,11 @@ import numpy as np
 
 from fedtl._util.labels import NO_LABEL
 from fedtl._util.randomness import numpy_generator
-from fedtl.data.checks import without_label
 from fedtl.data.facts import can_tell_rows_apart, row_hashes
 from fedtl.data.features import row_features, summaries
 from fedtl.data.hidden import hides_labels
 from fedtl.data.label_shift import label_shifts
-from fedtl.data.labels import label_numbers, label_texts
+from fedtl.data.labels import label_numbers, label_texts, without_label
 from fedtl.data.parts import split_rows
 from fedtl.data.settings import DataSettings
 from fedtl.data.shift import Sample, rows_of_each, separations, too_few

@@ -86,6 +86,7 @@ def task_contradictions(experiment: Experiment) -> Iterator[str]:
     used = {
         "data.unlabelled": data.unlabelled,
         "data.label_fraction": data.label_fraction != 1.0,
+        "data.missing_labels": data.missing_labels != "refuse",
         "data.target_domain": data.target_domain,
         "data.public": data.public,
         "data.target_encoded": data.target_encoded,
