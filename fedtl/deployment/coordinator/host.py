@@ -23,6 +23,7 @@ from fedtl.privacy.taint import Label
 
 log = logging.getLogger(__name__)
 Progress = Callable[[Round], None]
+HOURS_WAIT_SECONDS = 900.0  # before sites are asked again that do not train at this time of the day
 MAX_VERDICT_SECONDS = 43200.0  # the longest that the coordinator waits for a verdict
 
 
@@ -49,7 +50,8 @@ def host_study(study: HostedStudy, connect: Connect, progress: Progress | None =
     """
     Run the remaining rounds, ask for the verdicts where the plan does, and write the result.
 
-    Raises NotEnoughSilos when a round got too few valid replies in each of ``tries`` attempts.
+    Raises NotEnoughSilos when a round got too few valid replies in each of ``tries`` attempts. An attempt does not count where there
+    would be enough with the sites that do not train at this time of the day.
     """
     with study.alone():
         plan = study.plan
@@ -82,8 +84,12 @@ def _run_rounds(
                 if progress:
                     progress(finished)
         except NotEnoughSilos as error:
-            tries_left -= 1
             reason = f"{error}{_discarded(plan, error)}"
+            if error.later:
+                log.info("%s; trying the round again in %g min", reason, HOURS_WAIT_SECONDS / 60)
+                time.sleep(HOURS_WAIT_SECONDS)
+                continue
+            tries_left -= 1
             log.warning("%s%s", reason, "; trying the round again" if tries_left else "")
             if tries_left < 1:
                 write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
