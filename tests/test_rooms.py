@@ -30,7 +30,7 @@ DOORS = {
     "torchvision": {"models.libraries", "_util.torchvision_import", "data.torchvision_sets"},
     "pandas": {
         *("data.frame", "data.table", "data.cells", "data.huggingface", "data.manifest", "data.series"),
-        "experiment.embed",
+        *("experiment.embed", "experiment.propose.column_facts", "experiment.propose.tables"),
         "api.frames",
         "api.results",
         "api.audits",
@@ -58,7 +58,8 @@ DOORS = {
             f"cli.{name}"
             for name in ("main", "options", "train", "inspect", "models", "server", "audit", "onboard")
         ),
-        *("cli.silo", "cli.silo_consent", "cli.silo_record", "cli.backup", "cli.keys", "cli.watch"),
+        *("cli.silo", "cli.silo_consent", "cli.silo_record", "cli.backup", "cli.keys"),
+        *("cli.watch", "cli.new"),
     },
     "PIL": {"data.huggingface", "data.pictures"},
     "pydicom": {"data.dicom"},
@@ -69,6 +70,7 @@ DOORS = {
             "data.settings",
             "models.builtin",
             "models.sequences",
+            "models.unet",
             "simulation.settings",
             "deployment.plan",
         ),
@@ -112,10 +114,12 @@ LARGE_CLASSES = {
     "deployment.site.home.Home": "the paths of one folder",
     "experiment.run_folder.RunFolder": "the files of one folder",
     "tasks.base.LearningTask": "all that differs from task to task",
+    "tasks.base.TaskSettings": "the keys that tasks are made of",
     "tasks.classification.Classification": "a task",
     "tasks.multilabel.MultiLabel": "a task",
     "tasks.ordinal.Ordinal": "a task",
     "tasks.regression.Regression": "a task",
+    "tasks.segmentation.Segmentation": "a task",
     "tasks.survival.Survival": "a task",
 }
 MANY_ARGUMENTS = {

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fedtl.cli import audit, inspect, models, onboard, server, silo, train
+from fedtl.cli.new import new
 from fedtl.cli.run_folder import discard_created, interrupted_note
 from fedtl.cli.schema import schema
 from fedtl.cli.screen import out_console, print_line, say
@@ -26,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
+    new,
     *(train.run, train.compare, transferability),
     *(inspect.show, inspect.lint, inspect.methods, inspect.models, inspect.data, schema),
     *(

@@ -81,7 +81,7 @@ def _is_really_utf8(path: str, encoding: str) -> bool:
         return False
 
 
-def _rows(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     """Yield the fields of each row that is not blank, the header's first, with the number of its line in the file."""
     csv.field_size_limit(sys.maxsize)
     encoding = "utf-8-sig" if dialect.encoding.lower() in ("utf-8", "utf8") else dialect.encoding
@@ -94,7 +94,7 @@ def _rows(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
 
 def _check_rows(path: str, dialect: Dialect) -> tuple[list[str], int]:
     """Return the names of the columns as pandas gives them, and how many rows have another number of fields."""
-    rows = _rows(path, dialect)
+    rows = csv_rows(path, dialect)
     header = next(rows, (0, []))[1]
     if not header:
         raise DataError(f"{path} cannot be read: it is empty")
@@ -148,6 +148,8 @@ def _without_odd_rows(path: str, dialect: Dialect, width: int) -> io.StringIO:
     """Return the file's text, with empty cells in the place of rows with another number of fields."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=dialect.delimiter)
-    writer.writerows(fields if len(fields) == width else [""] * width for _, fields in _rows(path, dialect))
+    writer.writerows(
+        fields if len(fields) == width else [""] * width for _, fields in csv_rows(path, dialect)
+    )
     text.seek(0)
     return text

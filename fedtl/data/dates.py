@@ -84,15 +84,18 @@ def _on_a_circle(turn: float) -> tuple[float, float]:
     return math.sin(2 * math.pi * turn), math.cos(2 * math.pi * turn)
 
 
-def date_advice(cells: Sequence[object], name: str) -> str:
-    """Return which settings read a column of text whose cells are all dates; "" where they are not."""
-    if not cells:
-        return ""
-    fitting = [
+def fitting_formats(cells: Sequence[object]) -> list[str]:
+    """Return in which of the common formats every cell is a date; "" stands for ISO 8601."""
+    return [
         form
         for form in ("", *OTHER_FORMATS)
-        if all(parse_moment(cell, form, ZoneInfo("UTC")) for cell in cells)
+        if cells and all(parse_moment(cell, form, ZoneInfo("UTC")) for cell in cells)
     ]
+
+
+def date_advice(cells: Sequence[object], name: str) -> str:
+    """Return which settings read a column of text whose cells are all dates; "" where they are not."""
+    fitting = fitting_formats(cells)
     if not fitting:
         return ""
     forms = " or ".join(f'"{form}"' for form in fitting if form)

@@ -29,9 +29,9 @@ Parts = Mapping[str, Any]  # datasets.Dataset by the name of the part
 
 def silos(settings: DataSettings) -> Sequence[str]:
     path = Path(settings.path)
-    if _is_saved(path):
+    if is_saved(path):
         return _silos_in_set(settings, path) if settings.silo_column else [path.name]
-    names = sorted(folder.name for folder in path.iterdir() if _is_saved(folder)) if path.is_dir() else []
+    names = sorted(folder.name for folder in path.iterdir() if is_saved(folder)) if path.is_dir() else []
     if not names:
         raise DataError(
             f"data.path: {path} has no set that Dataset.save_to_disk of Hugging Face's datasets wrote"
@@ -46,7 +46,7 @@ def silos(settings: DataSettings) -> Sequence[str]:
 def read(settings: DataSettings, name: str) -> Raw:
     """Return one silo's rows. Raises DataError."""
     path = Path(settings.path)
-    if not _is_saved(path):
+    if not is_saved(path):
         path = path / name
     parts, unread = _parts(path)
     where = f"{path}, silo {name}" if settings.silo_column else str(path)
@@ -71,14 +71,20 @@ def read(settings: DataSettings, name: str) -> Raw:
 def learns(settings: DataSettings) -> frozenset[str]:
     """A cell can decide which rows are trained on, and one image the size and the channels of all where these are not set."""
     path = Path(settings.path)
-    first = path if _is_saved(path) else path / next(iter(silos(settings)))
+    first = path if is_saved(path) else path / next(iter(silos(settings)))
     learned = {"split"} if settings.target_domain or settings.split_column else set()
     native = "native" in (settings.size, settings.channels)
     return frozenset(learned | ({"shape"} if native and _image_column(first) else set()))
 
 
-def _is_saved(folder: Path) -> bool:
+def is_saved(folder: Path) -> bool:
+    """Return whether ``Dataset.save_to_disk`` wrote this folder."""
     return any((folder / mark).is_file() for mark in MARKS)
+
+
+def training_frame(path: Path, settings: DataSettings) -> tuple["pd.DataFrame", bool]:
+    """Return the columns of values of a set's training rows, and whether their inputs are images. Raises DataError."""
+    return _frame(_parts(path)[0]["train"], settings), bool(_image_column(path))
 
 
 def _library() -> Any:

@@ -1,6 +1,6 @@
 """
-Image files: in folders ``<path>/<silo>/<class>/*`` or ``<path>/<silo>/{train,val,test}/<class>/*``, or listed by a CSV table
-(``data.manifest``). Pictures, DICOM and NIfTI; of a volume, images across one axis (``data.slices``) or the whole (``data.kind``).
+Image files: in folders ``<path>/<silo>/<class>/*`` or ``<path>/<silo>/{train,val,test}/<class>/*``; with ``data.deal`` also
+``<path>/<class>/*``; or listed by a CSV table (``data.manifest``). Pictures, DICOM and NIfTI; of a volume, images across one axis (``data.slices``) or the whole (``data.kind``).
 """
 
 import os
@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fedtl.data import manifest
+from fedtl.data import manifest, masks
 from fedtl.data.formats import counted_suffixes, is_hidden
 from fedtl.data.image_files import SUFFIXES, Images, is_image, load_images
+from fedtl.data.masks import SPLITS
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,23 @@ def silos(settings: DataSettings) -> Sequence[str]:
         raise DataError(f"data.path: {settings.path} is no folder; images lie in one")
     if settings.manifest:
         return manifest.silos(settings)
+    if settings.deal is not None and is_one_set(home):
+        return [home.name]
     if not (names := _folders(home)):
         raise DataError(f"data.path: {settings.path} has no folder; each silo needs one")
     return names
 
 
+def is_one_set(home: Path) -> bool:
+    """Return whether the folder itself has the folders of classes, or of parts, that a silo has otherwise."""
+    names = _folders(home)
+    return "train" in names or any(is_image(path) for name in names for path in (home / name).iterdir())
+
+
 def read(settings: DataSettings, name: str) -> Raw:
     """Return one silo's rows; grey images become RGB only if others of the silo have colours. Raises DataError."""
+    if settings.predicted.per_pixel:
+        return masks.read(settings, name)
     labelled, unread = (_of_manifest if settings.manifest else _of_folders)(settings, name)
     paths = [path for part in labelled.values() for path in part.paths]
     images = load_images(paths, settings)  # together, so that all parts have one shape
@@ -74,7 +83,8 @@ def _of_manifest(settings: DataSettings, name: str) -> tuple[dict[str, Labelled]
 
 
 def _of_folders(settings: DataSettings, name: str) -> tuple[dict[str, Labelled], tuple[str, ...]]:
-    home = Path(settings.path) / name
+    path = Path(settings.path)
+    home = path if settings.deal is not None and is_one_set(path) else path / name
     if not home.is_dir():
         raise DataError(f"data.path: {settings.path} has no folder {name}")
     splits = [split for split in SPLITS if (home / split).is_dir()]
@@ -155,5 +165,5 @@ def learns(settings: DataSettings) -> frozenset[str]:
 
 ABOUT = (
     "image files (also DICOM and NIfTI): <path>/<silo>/<class>/*, <path>/<silo>/{train,val,test}/<class>/*, or listed by a CSV table "
-    "(data.manifest)"
+    "(data.manifest); with masks in <path>/<silo>/{images,masks}/*"
 )

@@ -16,6 +16,7 @@ import numpy as np
 from fedtl.data.columns import column_numbers, in_order, order_columns
 from fedtl.data.formats import advice_on
 from fedtl.data.labels import label_texts, merge_labels
+from fedtl.data.pixels import check_masks
 from fedtl.data.series import series_of_array
 from fedtl.data.settings import DataSettings, SequenceSettings
 from fedtl.data.source import Array, Part, Raw
@@ -67,6 +68,17 @@ def _arrays(path: Path) -> dict[str, Array]:
     if "train_images" in arrays and "train_x" not in arrays:  # a file of MedMNIST
         return {key.replace("_images", "_x").replace("_labels", "_y"): one for key, one in arrays.items()}
     return arrays
+
+
+def array_names(path: Path) -> list[str]:
+    """Return the names of the arrays of a file. Raises DataError."""
+    try:
+        with zipfile.ZipFile(path):
+            pass
+        with np.load(path, allow_pickle=False) as archive:
+            return list(archive.files)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as plain arrays: {error}") from error
 
 
 def _one_file(settings: DataSettings) -> Path:
@@ -210,6 +222,9 @@ def _part(arrays: Mapping[str, Array], name: str, where: str, settings: DataSett
         return None
     if x is None or y is None:
         raise DataError(f"{where} has only one of {name}_x and {name}_y; add the other")
+    if settings.predicted.per_pixel:
+        check_masks(x, y, f"{where}: {name}")
+        return Part(x, y, _units(arrays, name, y, where, settings))
     shape = settings.predicted.label_shape(settings)
     if y.ndim == 2 and y.shape[1] == 1 and not shape:
         y = y[:, 0]
@@ -226,6 +241,12 @@ def _part(arrays: Mapping[str, Array], name: str, where: str, settings: DataSett
             f"{where}: {name}_x is {x.shape} and {name}_y is {y.shape}; expected N images or rows, and N labels"
         )
     _check_axes(x, f"{where}: {name}_x", settings)
+    return Part(x, y, _units(arrays, name, y, where, settings))
+
+
+def _units(
+    arrays: Mapping[str, Array], name: str, y: Array, where: str, settings: DataSettings
+) -> Array | None:
     unit = settings.unit_column
     units = arrays.get(f"{name}_{unit}") if unit else None
     if unit and (units is None or units.shape != y.shape[:1]):
@@ -233,7 +254,7 @@ def _part(arrays: Mapping[str, Array], name: str, where: str, settings: DataSett
         raise DataError(
             f"{where}: {problem}; data.unit_column = {unit!r} needs one number or name for each row of {name}_x"
         )
-    return Part(x, y, units)
+    return units
 
 
 def _check_axes(x: Array, what: str, settings: DataSettings) -> None:

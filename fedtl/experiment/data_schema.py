@@ -1,6 +1,6 @@
 """Shapes, columns and labels of all silos, read before anything is trained, and whether they fit one model."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -9,8 +9,8 @@ import numpy as np
 
 from fedtl.data import prepare
 from fedtl.data.facts import NO_FACTS, RowFacts, row_facts
-from fedtl.data.hidden import hides_labels
-from fedtl.data.labels import label_texts, merge_labels
+from fedtl.data.hidden import hides_labels, uses_missing
+from fedtl.data.labels import different_labels, merge_labels
 from fedtl.data.pixels import is_pixels
 from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.source import Raw
@@ -107,12 +107,14 @@ def read_data_schema(
         unlabelled = name in settings.unlabelled  # its test labels only judge
         facts = NO_FACTS
         if look or not settings.by_record:
-            facts, hashes[name] = row_facts(raw, settings, hides_labels(settings, name))
+            facts, hashes[name] = row_facts(
+                raw, settings, hides_labels(settings, name) or uses_missing(settings, name)
+            )
         silos[name] = SiloSchema(
             prepare.input_shape(raw, settings),
             raw.columns,
             prepare.declared_classes(settings) if unlabelled else prepare.silo_classes(raw, settings),
-            frozenset(label_texts(raw.train.y)) if named and not unlabelled else frozenset(),
+            different_labels(raw.train.y) if named and not unlabelled else frozenset(),
             len(raw.train.y),
             () if settings.by_record else _empty_columns(raw),
             facts,
@@ -128,14 +130,19 @@ def read_data_schema(
     )
 
 
+def looks_like_series(shape: Sequence[int]) -> bool:
+    """Return whether two axes are not those of a picture, by their lengths."""
+    small, large = sorted(shape)
+    return small < MIN_SIDE or large > MAX_ASPECT * small
+
+
 def _check_is_picture(raw: Raw, name: str) -> None:
     """Raise DataError for numbers [N, H, W] that are no picture by their shape, but may be series of measurements."""
     x = raw.train.x
     if x.ndim != 3 or x.dtype == np.uint8:
         return
     _, steps, channels = x.shape
-    small, large = sorted((steps, channels))
-    if small < MIN_SIDE or large > MAX_ASPECT * small:
+    if looks_like_series((steps, channels)):
         raise DataError(
             f"silo {name}: inputs of shape {steps} x {channels} look like series of measurements, not like grey images; set "
             f"data.sequence = {{}} to read them as {steps} steps with {channels} channels, or save images as [N, H, W, 1]"

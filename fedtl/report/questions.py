@@ -68,6 +68,11 @@ def _rows(facts: Facts, unit: str) -> str:
     source = f"{facts['source']} {facts['path']}".strip()
     if facts["records"] is None:
         return f"The number is not known yet. Source: {source}."
+    if facts.get("unlabelled") and facts["records"]:
+        return (
+            f"{facts['records']:,} records with a label for training, and {facts['unlabelled']:,} without, which are inputs only "
+            f"(data.missing_labels in silo.toml); others are kept for testing. Source: {source}."
+        )
     if facts.get("unlabelled"):
         return (
             f"{facts['unlabelled']:,} records for training, whose labels are not used (data.unlabelled in silo.toml); others are kept for "

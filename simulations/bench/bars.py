@@ -11,6 +11,7 @@ FLOOR, NAIVE = "floor", "floor, naive memory format"
 CEILING = "floor, as many at once as workers"
 FLOWER, FLOWER_BEST = "Flower", "Flower, best case"
 PFL, PFL_BEST = "pfl", "pfl, best case"
+NVFLARE = "NVIDIA FLARE"
 STARTUP = 6.0  # seconds
 
 

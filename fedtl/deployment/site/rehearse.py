@@ -124,7 +124,7 @@ def read_requested_plan(home: Home, source: Path | str) -> RequestedPlan:
     rows_keys = [key for key in RowSettings.model_fields if key not in AGREED]
     settings: dict[str, Any] = {key: getattr(own, key) for key in rows_keys}
     settings |= {"pixel_range": own.pixel_range} if own.pixel_range else {}
-    settings |= {"path": str(home.at(own.path)) if own.path else ""}
+    settings |= {"path": str(home.at(own.path)) if own.path else "", "missing_labels": own.missing_labels}
     silo = own.silo or home.settings.name
     settings |= {"silos": [], "late": [], "scale": "none", "unlabelled": [silo] if own.unlabelled else []}
     overrides = [f"data.{key}={json.dumps(value)}" for key, value in settings.items()]

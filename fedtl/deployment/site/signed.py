@@ -90,6 +90,7 @@ LATER_KEYS = (
     *("delimiter", "decimal", "encoding", "drop"),
     *("pixel_range", "pixel_bits", "slices", "manifest", "file_column"),
     *("sheet", "date_format", "time_zone"),
+    "missing_labels",
 )  # of [data], after fedtl 0.1.0
 
 

@@ -150,6 +150,11 @@ def _check_without_labels(plan: SitePlan) -> None:
     Raise Denied where the site's labels are not used, and it could not take part in the plan's rounds without them; and where
     the plan takes it to have none, and they are used.
     """
+    if plan.home.settings.policy.privacy is not None and plan.home.settings.data.missing_labels == "inputs":
+        raise Denied(
+            Code.PLAN,
+            'data.missing_labels = "inputs" and [policy.privacy]: the accounting covers labelled rows only; remove one of them',
+        )
     if not plan.home.settings.data.unlabelled:
         if plan.name in plan.agreement.experiment.data.unlabelled:
             raise Denied(

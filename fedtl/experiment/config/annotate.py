@@ -46,7 +46,7 @@ def _table(settings: Settings, path: str) -> Iterator[str]:
         if prefix + name != "silo":  # its tables come last
             yield _line(name, getattr(settings, name), prefix + name)
     for name, value in (settings.model_extra or {}).items():
-        yield f"{_key(name)} = {_inline(value)}"
+        yield f"{toml_key(name)} = {inline(value)}"
     for name, inner in tables:
         value = getattr(settings, name)
         yield from _absent(inner, prefix + name) if value is None else _table(value, prefix + name)
@@ -66,8 +66,8 @@ def _silos(experiment: Experiment) -> Iterator[str]:
     """Yield the tables of single silos, or what they may hold."""
     for name, silo in experiment.silo.items():
         for key, value in silo.model_dump(exclude_none=True, exclude_defaults=True).items():
-            yield "\n" + _with_about(f"[silo.{_key(name)}.{key}]", f"silo.{key}")
-            yield from (f"{_key(inner)} = {_inline(one)}" for inner, one in value.items())
+            yield "\n" + _with_about(f"[silo.{toml_key(name)}.{key}]", f"silo.{key}")
+            yield from (f"{toml_key(inner)} = {inline(one)}" for inner, one in value.items())
     if not experiment.silo:
         for key in SiloSettings.model_fields:
             yield "\n" + _with_about(f"# [silo.<name>.{key}]", f"silo.{key}")
@@ -75,7 +75,7 @@ def _silos(experiment: Experiment) -> Iterator[str]:
 
 def _line(name: str, value: Any, path: str, absent: bool = False) -> str:
     comment = "# " if absent or value is None else ""
-    text = comment + (f"{_key(name)} =" if value is None else f"{_key(name)} = {_inline(value)}")
+    text = comment + (f"{toml_key(name)} =" if value is None else f"{toml_key(name)} = {inline(value)}")
     return _with_about(text, path)
 
 
@@ -84,19 +84,19 @@ def _with_about(text: str, path: str) -> str:
     return f"{text.ljust(WIDTH)}  # {about}" if about else text
 
 
-def _key(name: str) -> str:
+def toml_key(name: str) -> str:
     return name if BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> str:
     """Return a value as TOML in one line."""
     if isinstance(value, Settings):
         value = value.model_dump(exclude_none=True)
     if isinstance(value, dict):
-        pairs = (f"{_key(str(name))} = {_inline(one)}" for name, one in value.items() if one is not None)
+        pairs = (f"{toml_key(str(name))} = {inline(one)}" for name, one in value.items() if one is not None)
         return f"{{ {', '.join(pairs)} }}" if value else "{}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_inline, value))}]"
+        return f"[{', '.join(map(inline, value))}]"
     return json.dumps(str(value) if isinstance(value, str) else value, ensure_ascii=False)
 
 

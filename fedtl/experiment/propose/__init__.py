@@ -1,0 +1,1 @@
+"""Which experiment fits a folder of data, and why?"""

@@ -1,0 +1,197 @@
+"""What becomes of each column of a table: an input of some kind, the name of a silo or of a unit, or nothing."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from fedtl.data.cells import MAX_CATEGORIES
+from fedtl.data.dates import fitting_formats
+from fedtl.experiment.propose.column_facts import ColumnFacts
+from fedtl.experiment.propose.guess import Guess, listed
+from fedtl.experiment.row_notes import NAMELESS
+
+SILOS = (  # what institutions are called in a column
+    *("hospital", "silo", "site", "centre", "center", "clinic", "institution", "institute", "bank", "branch"),
+    *("lab", "laboratory", "school", "university", "ward", "region", "country", "city", "client", "device"),
+    *("machine", "sensor", "scanner", "station", "plant", "cohort", "source"),
+)
+UNITS = ("patient", "subject", "person", "participant", "individual", "customer", "speaker", "animal", "case")
+NUMBERS_OF_ROWS = re.compile(
+    r"(?i)(^|[_ ])(id|nr|no|number|index|idx|key|uuid|row|rowid|record)$|^id([_ ]|$)"
+)
+PARTS = {"train", "val", "test"}
+SPLITS = ("split", "part", "set", "subset", "fold", "partition")
+MAX_SILOS = 200
+NEARLY_ALL = 0.9  # of the cells of a text are different: it names the rows
+
+
+def is_named(name: str, words: Iterable[str]) -> bool:
+    """Return whether a column is named by one of these words: "hospital", "hospital_id" or "my hospital"."""
+    plain = re.split(r"[^a-z0-9]+", name.strip().casefold())
+    return any(word in (plain[0], plain[-1]) or plain == [f"{word}id"] for word in words)
+
+
+def silo_columns(facts: Sequence[ColumnFacts]) -> list[ColumnFacts]:
+    """Return the columns that are named as institutions are, and name some of them: those that are text first."""
+    fitting = [
+        one
+        for one in facts
+        if is_named(one.name, SILOS)
+        and 2 <= len(one.values) <= MAX_SILOS
+        and not one.missing
+        and not one.different
+        and (one.kind == "text" or one.whole)
+    ]
+    return sorted(fitting, key=lambda one: one.kind != "text")
+
+
+def guess_unit(facts: Sequence[ColumnFacts]) -> Guess | None:
+    """Return the column that says whose row it is, where people have several rows."""
+    for one in facts:
+        several = one.kind == "text" or one.whole
+        if (
+            is_named(one.name, UNITS)
+            and several
+            and not one.different
+            and not one.missing
+            and 1 < len(one.values) < one.rows / 1.2
+        ):
+            why = f"{one.rows} rows of {len(one.values)}: all rows of one stay together when test rows are drawn"
+            return Guess("unit", one.name, why, settings={"data.unit_column": one.name})
+    return None
+
+
+def guess_split(facts: Sequence[ColumnFacts]) -> Guess | None:
+    """Return the column that says whether a row is for training or testing."""
+    for one in facts:
+        if one.name.casefold() in SPLITS and {"train", "test"} <= set(one.values) <= PARTS:
+            why = f"its values are {', '.join(one.values)}"
+            return Guess("parts", one.name, why, settings={"data.split_column": one.name})
+    return None
+
+
+def guess_inputs(facts: Sequence[ColumnFacts], files: int, given: Mapping[str, Any]) -> Iterator[Guess]:
+    """Yield what becomes of the columns that have no other use. ``files``: the number of tables."""
+    if "columns" in given:
+        return
+    set_aside = set(map(str, given.get("drop", ())))
+    common = [one for one in facts if one.files == files and one.name not in set_aside]
+    partial = [one.name for one in facts if one.files < files and one.name not in set_aside]
+    dropped = {one.name: why for one in common if (why := _why_dropped(one))}
+    kept = [one for one in common if one.name not in dropped]
+    if dropped:
+        reasons = [f"{name} {why}" for name, why in dropped.items()]
+        doubt = "if one of them means something, remove it from data.drop"
+        settings = {} if partial else {"data.drop": [*set_aside, *dropped]}
+        yield Guess("not read", ", ".join(dropped), listed(reasons), doubt, settings)
+    if partial:
+        doubt = f"{listed(partial)} {'is' if len(partial) == 1 else 'are'} not in all {files} files and not read; rename columns that mean the same"
+        yield Guess(
+            "columns",
+            f"{len(kept)} that all files have",
+            "silos need the same inputs",
+            doubt,
+            {"data.columns": [one.name for one in kept]},
+        )
+    known = {
+        name
+        for key in ("categories", "ordered", "dates", "hashed", "text", "target_encoded")
+        for name in given.get(key, ())
+    }
+    yield from _kinds([one for one in kept if one.name not in known])
+
+
+def _why_dropped(one: ColumnFacts) -> str:
+    """Return why a column is no input; "" where it is one."""
+    nameless, numbers_rows = one.name.startswith(NAMELESS), bool(NUMBERS_OF_ROWS.search(one.name))
+    if one.kind == "other":
+        return "holds lists or other things that are no single value"
+    if one.counting:
+        return "counts the rows"
+    if one.different and one.whole and (nameless or numbers_rows or is_named(one.name, UNITS)):
+        return "names the rows: all its numbers are different"
+    if one.of_file and one.kind == "text":
+        return "has one value in each file: it names the silo"
+    many = one.kind == "text" and len(one.values) > max(MAX_CATEGORIES, NEARLY_ALL * one.present)
+    if many and not (_has_words(one) or _mostly_numbers(one) or fitting_formats(one.cells)):
+        return "names the rows: nearly all its texts are different"
+    return ""
+
+
+def _has_words(one: ColumnFacts) -> bool:
+    return sum(" " in value for value in one.values) > len(one.values) / 2
+
+
+def _kinds(kept: Sequence[ColumnFacts]) -> Iterator[Guess]:
+    """Yield what becomes of the columns that are no numbers."""
+    texts = [one for one in kept if one.kind == "text" and one.values and not _mostly_numbers(one)]
+    formats = {one.name: fitting_formats(one.cells) for one in texts}
+    dates = [one.name for one in kept if one.kind == "date"] + [name for name, own in formats.items() if own]
+    few = {
+        one.name: list(one.values)
+        for one in texts
+        if not formats[one.name] and len(one.values) <= MAX_CATEGORIES
+    }
+    many = [one for one in texts if not formats[one.name] and len(one.values) > MAX_CATEGORIES]
+    if dates:
+        yield _dates(dates, [own for own in formats.values() if own])
+    if few:
+        why = f"text of at most {MAX_CATEGORIES} values: one input of 0 or 1 for each"
+        odd = [
+            f"{name} = {value!r}"
+            for name, values in few.items()
+            for value in values
+            if not any(map(str.isalnum, value))
+        ]
+        doubt = f"does {odd[0]} stand for a missing value? Then leave such cells empty" if odd else ""
+        yield Guess("categories", listed(list(few)), why, doubt, {"data.categories": few})
+    yield from _of_many_texts(many)
+    if unsure := [one.name for one in kept if _may_name_rows(one)]:
+        doubt = f"{listed(unsure)} has as many values as rows: if it names the rows, list it in data.drop"
+        yield Guess("whole numbers", listed(unsure), "read as numbers", doubt)
+
+
+def _may_name_rows(one: ColumnFacts) -> bool:
+    return one.kind == "number" and one.different and one.whole and one.rows > MAX_CATEGORIES
+
+
+def _of_many_texts(many: Sequence[ColumnFacts]) -> Iterator[Guess]:
+    """Yield what becomes of text of more values than are listed."""
+    if words := [one.name for one in many if _has_words(one)]:
+        why = "sentences: their words are hashed to inputs"
+        yield Guess("text", listed(words), why, settings={"data.text": words})
+    if codes := [one.name for one in many if not _has_words(one)]:
+        why = f"more than {MAX_CATEGORIES} texts: hashed to inputs"
+        doubt = "for codes with some rows each, data.target_encoded may be better"
+        yield Guess("hashed", listed(codes), why, doubt, {"data.hashed": codes})
+
+
+def _dates(names: Sequence[str], formats: Sequence[Sequence[str]]) -> Guess:
+    """Return dates, and how they are written; where both day.month and month.day are possible, that is doubtful."""
+    common = [form for form in formats[0] if all(form in own for own in formats)] if formats else [""]
+    settings: dict[str, Any] = {"data.dates": list(names)}
+    if "" in common:
+        return Guess("dates", listed(names), "days, weekday and month become inputs", settings=settings)
+    form = (common or formats[0])[0]
+    others = [repr(one) for one in (common or formats[0])[1:]]
+    doubt = f"they fit {form!r}, but also {', '.join(others)}" if others else ""
+    if not common:
+        doubt = "not all are written in one way, and fedtl reads one; list the others in data.drop"
+    return Guess(
+        "dates", listed(names), f"they are written as {form}", doubt, settings | {"data.date_format": form}
+    )
+
+
+def _mostly_numbers(one: ColumnFacts) -> bool:
+    """Return whether a column of many values holds numbers beside some text, which the reader then names."""
+    if len(one.values) <= MAX_CATEGORIES:
+        return False
+    return sum(_is_number(value) for value in one.values) > len(one.values) / 2
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
