@@ -294,5 +294,6 @@ def watch(
 app.command("renew")(keys.renew)
 app.command("rotate")(keys.rotate_site)
 app.command("rounds")(backup.rounds)
+app.command("withdraw")(backup.withdraw)
 app.command("backup")(backup.back_up_server)
 app.command("restore")(backup.restore_server)

@@ -70,6 +70,7 @@ def _run_rounds(
     study: HostedStudy, plan: StudyPlan, federation: ConnectedSilos, progress: Progress | None
 ) -> ServerState:
     state, tries_left = study.state(), plan.tries
+    known = {name for line in study.log.lines() for name in line.silos}
     while state.round < plan.config.rounds:
         started = time.monotonic()
         try:
@@ -78,6 +79,11 @@ def _run_rounds(
                 line = history_line(finished, time.monotonic() - started)
                 for warning in outliers(line.weights, line.norms, plan.config.limits):
                     log.warning("round %d: %s", line.round, warning)
+                if state.round and not known.issuperset(
+                    line.silos
+                ):  # for the withdrawal of a site that comes late
+                    study.keep_before(line.round, state)
+                known |= set(line.silos)
                 study.log.append(line)
                 study.log.save(finished.after)
                 state, tries_left, started = finished.after, plan.tries, time.monotonic()

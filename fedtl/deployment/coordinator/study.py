@@ -3,6 +3,7 @@ The folder of a study at the coordinator. It holds tensors by name, and neither 
 
     plan.json            rounds, seed, minimum, server step, roles       start.safetensors      the first shared tensors
     history.jsonl        a line for each round                           checkpoint/state.pt    after the last round
+    before/ROUND/        the state before a round after the first in which an update of a site counted for the first time
     shared.safetensors   and result.json: when the study is done         stopped                why it was stopped
     queued               since when it waits for another study to end    runs.jsonl             its runs in Flower
 """
@@ -82,6 +83,18 @@ class HostedStudy:
         """Return the last checkpoint, or the start. Drops lines of the history that are later than the checkpoint."""
         checkpoint = self.log.resume()
         return checkpoint.server if checkpoint else ServerState(0, load_file(self.path / "start.safetensors"))
+
+    def keep_before(self, number: int, state: ServerState) -> None:
+        """Store the state before round ``number``, in which a site's update counts for the first time."""
+        self._before(number).save(state)
+
+    def before_first_update(self, number: int) -> ServerState | None:
+        """Return the state before round ``number``; None where it was not stored."""
+        checkpoint = self._before(number).resume()
+        return checkpoint.server if checkpoint else None
+
+    def _before(self, number: int) -> RoundLog:
+        return RoundLog(self.path / "before" / str(number), private=True)
 
     def alone(self) -> AbstractContextManager[None]:
         """Return a lock that one process holds at a time. Waits until a process of a crashed server has ended."""
