@@ -10,7 +10,7 @@ from typing import Protocol
 from safetensors.torch import save_file
 
 from fedtl._util.files import write_bytes, write_file, write_json
-from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, log_before
 from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.errors import NotEnoughSilos
 from fedtl.federation.limits import outliers
@@ -82,7 +82,7 @@ def _run_rounds(
                 if state.round and not known.issuperset(
                     line.silos
                 ):  # for the withdrawal of a site that comes late
-                    study.keep_before(line.round, state)
+                    log_before(study, line.round).save(state)
                 known |= set(line.silos)
                 study.log.append(line)
                 study.log.save(finished.after)

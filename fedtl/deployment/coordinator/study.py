@@ -84,18 +84,11 @@ class HostedStudy:
         checkpoint = self.log.resume()
         return checkpoint.server if checkpoint else ServerState(0, load_file(self.path / "start.safetensors"))
 
-    def keep_before(self, number: int, state: ServerState) -> None:
-        """Store the state before round ``number``, in which a site's update counts for the first time."""
-        self._before(number).save(state)
-
-    def before_first_update(self, number: int) -> ServerState | None:
-        """Return the state before round ``number``; None where it was not stored."""
-        checkpoint = self._before(number).resume()
-        return checkpoint.server if checkpoint else None
-
-    def _before(self, number: int) -> RoundLog:
-        return RoundLog(self.path / "before" / str(number), private=True)
-
     def alone(self) -> AbstractContextManager[None]:
         """Return a lock that one process holds at a time. Waits until a process of a crashed server has ended."""
         return lock_folder(self.path)
+
+
+def log_before(study: HostedStudy, number: int) -> RoundLog:
+    """Return the checkpoint of the state before round ``number``, where a site's update counted for the first time in that round."""
+    return RoundLog(study.path / "before" / str(number), private=True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.site_rounds import site_rounds
 from fedtl.deployment.coordinator.sites import check_name, suspend_site
-from fedtl.deployment.coordinator.study import HostedStudy
+from fedtl.deployment.coordinator.study import HostedStudy, log_before
 from fedtl.errors import ConfigError
 
 
@@ -55,14 +55,14 @@ def _without(study: HostedStudy, site: str, counted: Sequence[int]) -> StudyWith
     running = not study.done and (study.path / "runs.jsonl").is_file()
     facts = (study.path.name, counted, running, name)
     if before and not (other.path / "plan.json").is_file():
-        state = study.before_first_update(counted[0])
-        if state is None:
+        kept = log_before(study, counted[0]).resume()
+        if kept is None:
             return StudyWithout(*facts, None, plan.bundle_name)
         own = replace(plan, config=replace(plan.config, study=name))
         other = HostedStudy.create(other.path, own, load_file(study.path / "start.safetensors"))
         for line in study.log.lines()[:before]:
             other.log.append(line)
-            if kept := study.before_first_update(line.round):  # for the withdrawal of another site
-                other.keep_before(line.round, kept)
-        other.log.save(state)
+            if earlier := log_before(study, line.round).resume():  # for the withdrawal of another site
+                log_before(other, line.round).save(earlier.server)
+        other.log.save(kept.server)
     return StudyWithout(*facts, before, plan.bundle_name)
