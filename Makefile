@@ -1,4 +1,4 @@
-# make demo · make test · make quick · make check · make docs · make bench · make bench-gpu · make bench-deploy · make wheelhouse: each sets up what it needs, in .venv
+# make demo · make test · make quick · make check · make docs · make bench · make bench-gpu · make bench-deploy · make bench-cluster · make wheelhouse: each sets up what it needs, in .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 # Python keeps what it compiled: the tests start some hundred processes that import fedtl.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick nightly check docs bench bench-gpu bench-deploy wheelhouse
+.PHONY: demo test quick nightly check docs bench bench-gpu bench-deploy bench-cluster wheelhouse
 
 demo: .venv/.ready
 	$(BIN)/fedtl compare digits
@@ -49,6 +49,10 @@ bench-gpu: .venv/.ready
 # Rounds between real processes, with nginx, beside Flower alone. Run it while the machine does nothing else.
 bench-deploy: .venv/.ready
 	PATH="$$PATH:/usr/sbin" $(BIN)/python simulations/bench/deploy.py
+
+# Two nodes of Ray in networks of their own, which only root may make.
+bench-cluster: .venv/.ready
+	PATH="$$PATH:/usr/sbin" $(BIN)/python simulations/bench/cluster.py
 
 # All wheels that a coordinator or a site needs, with their hashes, for machines without a network: see deploy/README.md
 wheelhouse: .venv/.ready

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from fedtl.models.state import State
+from fedtl.results.comparison import Verdict
 
 MAX_TENSORS = 100_000
 MAX_METRICS = 100
@@ -64,6 +65,19 @@ class Refusal:
     silo: str
     round: int
     reason: str
+
+
+@dataclass(frozen=True)
+class SiloVerdict:
+    """Silo to server, at most once in a study, after the last round: whether joining helped it, and nothing else."""
+
+    silo: str
+    verdict: Verdict
+
+
+def verdict_question(study: str, rounds: int, seed: int, shared: State) -> Task:
+    """Return what a server sends to ask for a verdict: the shared tensors after the last round, as the task of the round after it."""
+    return Task(study, rounds + 1, rounds, seed, shared)
 
 
 TENSORS = {Task: "shared", Update: "delta"}

@@ -49,9 +49,14 @@ class TrainedModel:
         return self._model.scores(self._rows(x)).softmax(1).numpy()
 
     def predict(self, x: Any) -> np.ndarray:
-        """The label of each row [N], as text; in regression the value. Raises DataError."""
-        scores = self.scores(x)
-        return np.array(self.classes)[scores.argmax(1)] if self.classes else scores[:, 0]
+        """
+        The label of each row [N], as text; in regression the value; in segmentation the mask of class numbers [N, H, W]. Raises
+        DataError.
+        """
+        scores, task = self._model.scores(self._rows(x)), self._model.task
+        if task.per_pixel:
+            return scores.argmax(1).numpy()
+        return np.array([one["prediction"] for one in task.answers(scores, self.classes)])
 
     def features(self, x: Any) -> np.ndarray:
         """The features of each row [N, D]: what the head sees, by the main model of a mix (``fedtl embed``). Raises DataError."""

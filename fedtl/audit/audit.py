@@ -22,6 +22,7 @@ from fedtl.audit.transcript import last_hash
 from fedtl.audit.verdict import check_result, describe_violation, failed
 from fedtl.audit.workload import FULL, Effort, JobResults, Progress, run_workload
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.checks import may_lack_labels
 from fedtl.experiment.config.known_tasks import check_every_task
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
@@ -101,9 +102,9 @@ def read_audit(out: Path) -> AuditResult:
 def refuse_unauditable(experiment: Experiment) -> None:
     """Raise ConfigError for a method that has no silos to attack, for silos whose models differ, and for hidden labels."""
     check_every_task(experiment, "fedtl audit")
-    if experiment.data.unlabelled or experiment.data.label_fraction != 1.0:
+    if may_lack_labels(experiment.data):
         raise ConfigError(
-            "data.unlabelled and data.label_fraction: the attacks are on rows with labels, and would miss the others; audit a run "
+            "data.unlabelled, data.label_fraction and data.missing_labels: the attacks are on rows with labels, and would miss the others; audit a run "
             "without these settings"
         )
     if names := [name for name, own in experiment.silo.items() if own.model is not None]:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from fedtl.audit.transcript import SECOND_COMPOSITION, composition_fault
 from fedtl.audit.verdict import Check, check_result, describe_violation, failed
-from fedtl.deployment.site import covered, egress_log
+from fedtl.deployment.site import egress_log
 from fedtl.deployment.site.egress_lines import UpdateSent
 from fedtl.deployment.site.paid import private_messages
+from fedtl.deployment.site.uncovered import uncovered_lines
 from fedtl.errors import LedgerDamaged
 from fedtl.privacy.prv import prv_epsilon
 from fedtl.privacy.verify import find_faults, find_uncharged, study_costs
@@ -54,7 +55,7 @@ def audit_export(path: Path) -> ExportAudit:
     silo = lines[0].chain if lines else path.name
     faults = {
         "chain": [],
-        "approval": [f"{fault}, but it left the site" for fault in covered.uncovered_lines(lines)],
+        "approval": [f"{fault}, but it left the site" for fault in uncovered_lines(lines)],
         "ledger arithmetic": [fault for ledger in ledgers.values() for fault in find_faults(ledger)],
         "link to messages": find_uncharged(private_messages(lines), ledgers),
     }

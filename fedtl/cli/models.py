@@ -24,6 +24,9 @@ def predict(
         Literal["none", "tent"],
         typer.Option(help="tent: let scale and shift of normalisation layers follow these inputs"),
     ] = "none",
+    masks: Annotated[
+        Path | None, typer.Option(help="of a segmentation: a new folder for the predicted masks, as PNG")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """
@@ -37,12 +40,16 @@ def predict(
     """
     from fedtl.data.input_files import read_inputs
     from fedtl.experiment.predict import SiloModel, prediction_rows, write_csv
+    from fedtl.experiment.predicted_masks import write_masks
     from fedtl.experiment.run_folder import RunFolder
 
     model = SiloModel(RunFolder.open(run), silo)
     rows = read_inputs(input, model.experiment.data, model.inputs, model.shape)
     _say_unread(rows)
-    lines = prediction_rows(model, model.scores(rows.x, adapt == "tent"), rows.files, rows.column)
+    scores = model.scores(rows.x, adapt == "tent")
+    if masks is not None:
+        say(f"wrote {write_masks(model, scores, rows.files, masks)} masks to {masks}")
+    lines = prediction_rows(model, scores, rows.files, rows.column)
     if adapt == "tent":
         lines = (line | {"adapted": adapt} for line in lines)
         say(

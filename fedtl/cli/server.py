@@ -1,5 +1,6 @@
 """``fedtl server``: the commands of the coordinator."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -246,6 +247,17 @@ def status(folder: Dir, as_json: Json = False) -> None:
             print_line(f"  left out: {reason}")
         for warning in study.outliers:
             print_line(f"  warning: {warning}")
+        print_verdicts(study.verdicts)
+
+
+def print_verdicts(verdicts: Mapping[str, str]) -> None:
+    """Print a table of whether joining helped each site; nothing where no site was asked."""
+    if not verdicts:
+        return
+    width = max(map(len, verdicts))
+    print_line(f"  {'site':<{width}}  did joining help, by its own test rows")
+    for name, word in verdicts.items():
+        print_line(f"  {name:<{width}}  {word.removeprefix(f'{name}: ')}")
 
 
 @app.command()

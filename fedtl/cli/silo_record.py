@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,14 +27,16 @@ def status(folder: Dir, as_json: Json = False) -> None:
         return
     budget, privacy, gaps = facts.pop("budget"), facts.pop("privacy"), facts.pop("gaps")
     approvals = facts.pop("approved")
-    rows: dict[str, Any] = {key.replace("_", " "): value for key, value in facts.items() if value is not None}
+    rows: dict[str, int | str] = {
+        key.replace("_", " "): value for key, value in facts.items() if value is not None
+    }
     if budget:
         rows["dataset"] = budget["dataset"]
         spent = f"{budget['spent']:.3f} of {budget['lifetime']:g}, {budget['left']:.3f} left"
         rows["epsilon spent"] = f"{spent} (whole plans; the rounds so far: {budget['charged']:.3f})"
         if budget["new"]:
-            rows["dataset"] += (
-                " is new; private rounds are refused until: fedtl silo confirm DIR BUNDLE --new-dataset"
+            rows["dataset"] = (
+                f"{budget['dataset']} is new; private rounds are refused until: fedtl silo confirm DIR BUNDLE --new-dataset"
             )
         if budget["waiting"]:
             rows["rows"] = (
@@ -110,6 +112,8 @@ def _describe(line: "ChainLine") -> str:
             return f"rows changed from {line['before'][:12]} to {line['fingerprint'][:12]}{change}; if that is right: fedtl silo confirm"
         case "opened" | "budget" | "planned" | "charged":
             return f"epsilon {line['epsilon']:.3f}"
+        case "verdict":
+            return str(line["verdict"])
         case _:
             return line.get("reason") or ("private" if line.get("private") is True else "")
 

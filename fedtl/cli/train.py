@@ -49,7 +49,6 @@ def run(
 
     Example: fedtl run digits --set method.name=fedbn --out runs/fedbn
     """
-    from fedtl.experiment.pages import write_run_page
     from fedtl.experiment.run import run as run_experiment
 
     device = device_for(device)
@@ -61,6 +60,10 @@ def run(
         result = run_experiment(
             settings, folder, device, lambda end: show.rounds(end.after.round), finishing=show.finishing
         )
+    from fedtl.experiment.pages import (
+        write_run_page,
+    )  # plots take half a second to import, and training starts without them
+
     page = write_run_page(folder)
     if as_json:
         print_json(result)
@@ -117,7 +120,6 @@ def compare(
     """
     from fedtl.experiment.columns import comparison_columns
     from fedtl.experiment.compare import compare as compare_methods
-    from fedtl.experiment.pages import write_compare_page
     from fedtl.simulation.choose import default_workers
 
     overrides = list(set_ or [])
@@ -135,6 +137,8 @@ def compare(
         comparison = compare_methods(
             settings, folder, settings.engine.workers or default_workers(device), device, show.rounds
         )
+    from fedtl.experiment.pages import write_compare_page  # as above
+
     page = write_compare_page(folder)
     if as_json:
         print_json(comparison)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedtl.data.hidden import used_fraction
-from fedtl.data.labels import label_texts, merge_labels
+from fedtl.data.hidden import used_fraction, uses_missing
+from fedtl.data.labels import label_texts, merge_labels, without_label
 from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import MAX_FLOAT32, Array, Raw, finite_numbers, parts_of
@@ -30,7 +30,7 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
             )
         _check_inputs(part.x, raw.train.x, settings, f"silo {silo}: {name}", missing_values)
         if not settings.by_record and used_fraction(settings, silo):
-            check_labels(part.y, settings, silo)
+            check_labels(_given(part.y, name, settings, silo), settings, silo)
     if raw.target is not None:
         if not len(raw.target):
             raise DataError(
@@ -48,6 +48,19 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
             f"data.silos_except{rule}"
         )
     return raw
+
+
+def _given(y: Array, part: str, settings: DataSettings, silo: str) -> Array:
+    """Return the labels that are checked: with ``data.missing_labels = "inputs"``, those of rows that have one. Raises DataError."""
+    if not uses_missing(settings, silo):
+        return y
+    known = y[~without_label(y)]
+    if part == "train" and len(known) < MIN_TRAINING_ROWS:
+        raise DataError(
+            f"silo {silo}: {len(known)} of {len(y)} rows have a label; a silo needs at least {MIN_TRAINING_ROWS}; list it in "
+            "data.unlabelled"
+        )
+    return known
 
 
 def check_classes(raw: Raw, silo: str, classes: Sequence[str], trained: frozenset[str]) -> None:
@@ -120,9 +133,9 @@ def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
     if not task.has_classes:
         usable = task.valid(finite_numbers(y))
         if not usable.all():
-            odd = y[~usable] if y.dtype.kind in "uif" else y
+            odd = task.odd(y[~usable]) if y.dtype.kind in "uif" else y.tolist()[0]
             raise DataError(
-                f"silo {silo}: {task.name} needs {task.needs} as labels, not {odd.tolist()[0]!r}; correct or remove such rows"
+                f"silo {silo}: {task.name} needs {task.needs} as labels, not {odd!r}; correct or remove such rows"
             )
     elif y.dtype.kind == "f" and not (np.isfinite(y) & (y == y.round())).all():
         raise DataError(
@@ -134,7 +147,9 @@ def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
             "that there is none; list all labels in data.classes to make it a class, or remove these rows"
         )
     elif y.dtype.kind not in "if" and (missing := int((y.astype(str) == "").sum())):
-        raise DataError(f"silo {silo}: {missing} of {len(y)} rows have no label; remove them")
+        raise DataError(
+            f'silo {silo}: {missing} of {len(y)} rows have no label; remove them, or set data.missing_labels = "inputs"'
+        )
 
 
 def _undeclared_below_zero(y: Array, settings: DataSettings) -> list[str]:
@@ -150,8 +165,3 @@ def _first_odd_label(y: Array) -> str:
         return repr(y.tolist()[0])
     odd = y[~np.isfinite(y)] if not np.isfinite(y).all() else y[y != y.round()]
     return str(odd[0])
-
-
-def without_label(y: Array) -> Array:
-    """Return which rows have no label at all [N]: an empty text, or a number that is not finite."""
-    return ~np.isfinite(y) if y.dtype.kind == "f" else y.astype(str) == ""

@@ -190,15 +190,17 @@ def labels_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Arra
     column = column_of(frame, settings.label, where, "data.label")
     if settings.by_record:
         return _labels_by_cell(column, settings)
-    _check_no_missing(column, where)
+    if settings.missing_labels == "refuse":
+        _check_no_missing(column, where, ', or set data.missing_labels = "inputs"')
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         if settings.positive_above is not None:
             raise DataError(f"{where}: {settings.label} holds text; data.positive_above needs numbers")
-        return np.array([spelled(cell) for cell in column], str)
+        return np.array(["" if pd.isna(cell) else spelled(cell) for cell in column], str)
     values: Array = column.to_numpy()
     if settings.positive_above is None:
         return values
-    return (values.astype(np.float64) > settings.positive_above).astype(np.int64)
+    above = (values.astype(np.float64) > settings.positive_above).astype(np.int64)
+    return np.where(column.isna(), "", above.astype(str)) if column.isna().any() else above
 
 
 def _labels_by_cell(column: "pd.Series", settings: DataSettings) -> Array:
@@ -223,6 +225,8 @@ def units_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array
     return np.array([spelled(cell) for cell in column], str)
 
 
-def _check_no_missing(column: "pd.Series", where: str) -> None:
+def _check_no_missing(column: "pd.Series", where: str, else_do: str = "") -> None:
     if missing := int(column.isna().sum()):
-        raise DataError(f"{where}: {missing} of {len(column)} rows have no {column.name!r}; remove them")
+        raise DataError(
+            f"{where}: {missing} of {len(column)} rows have no {column.name!r}; remove them{else_do}"
+        )

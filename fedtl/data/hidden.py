@@ -1,8 +1,8 @@
 """
 Labels that an experiment does not use: those of an unlabelled silo, and all but a fraction of a silo's (``data.unlabelled``,
-``data.label_fraction``).
+``data.label_fraction``); and rows that have none (``data.missing_labels``).
 
-They are removed right after the rows are split, so that nothing after this file can read them. The rows stay, as inputs
+Labels are removed right after the rows are split, so that nothing after this file can read them. The rows stay, as inputs
 without labels. Test labels stay, because they only judge.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedtl._util.randomness import numpy_generator
+from fedtl.data.labels import without_label
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.data.splits import at_random, stratified
@@ -20,7 +21,7 @@ MIN_LABELS = 2  # of training rows: normalisation layers need two rows
 
 @dataclass(frozen=True)
 class Hidden:
-    """Inputs [N, ...] whose labels are not used, of training and of validation rows."""
+    """Inputs [N, ...] without a label that is used, of training and of validation rows."""
 
     train: Array
     val: Array
@@ -41,12 +42,18 @@ def hides_labels(settings: DataSettings, silo: str) -> bool:
     return used_fraction(settings, silo) < 1
 
 
+def uses_missing(settings: DataSettings, silo: str) -> bool:
+    """Whether rows of the silo that have no label are inputs without labels, beside rows that have one."""
+    return settings.missing_labels == "inputs" and used_fraction(settings, silo) > 0
+
+
 def hide_labels(raw: Raw, settings: DataSettings, silo: str, seed: int) -> tuple[Raw, Hidden | None]:
     """
     Return the split rows with only those training and validation rows whose labels are used, and the inputs of the others;
-    None where all are used. Which labels are used depends on ``seed``, ``silo`` and the part alone.
+    None where all rows have a label that is used. Which labels are used depends on ``seed``, ``silo`` and the part alone.
     """
-    if not hides_labels(settings, silo):
+    missing = uses_missing(settings, silo)
+    if not (missing or hides_labels(settings, silo)):
         return raw, None
     assert raw.val is not None
     fraction, strata = used_fraction(settings, silo), settings.predicted.has_classes
@@ -54,11 +61,16 @@ def hide_labels(raw: Raw, settings: DataSettings, silo: str, seed: int) -> tuple
     def divided(part: Part, name: str, minimum: int) -> tuple[Part, Array]:
         if not fraction:
             return part.take(np.arange(0)), part.x
-        kept = labelled_rows(part.y, fraction, strata, minimum, numpy_generator("labels", seed, silo, name))
+        kept = np.flatnonzero(~without_label(part.y)) if missing else np.arange(len(part.y))
+        if fraction < 1:
+            rng = numpy_generator("labels", seed, silo, name)
+            kept = kept[labelled_rows(part.y[kept], fraction, strata, minimum, rng)]
         return part.take(kept), np.delete(part.x, kept, axis=0)
 
     train, hidden = divided(raw.train, "train", MIN_LABELS)
     val, hidden_val = divided(raw.val, "val", 0)
+    if fraction == 1 and not (len(hidden) or len(hidden_val)):
+        return raw, None
     return replace(raw, train=train, val=val), Hidden(hidden, hidden_val)
 
 

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fedtl.data import manifest
+from fedtl.data import manifest, masks
 from fedtl.data.formats import counted_suffixes, is_hidden
 from fedtl.data.image_files import SUFFIXES, Images, is_image, load_images
+from fedtl.data.masks import SPLITS
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ def is_one_set(home: Path) -> bool:
 
 def read(settings: DataSettings, name: str) -> Raw:
     """Return one silo's rows; grey images become RGB only if others of the silo have colours. Raises DataError."""
+    if settings.predicted.per_pixel:
+        return masks.read(settings, name)
     labelled, unread = (_of_manifest if settings.manifest else _of_folders)(settings, name)
     paths = [path for part in labelled.values() for path in part.paths]
     images = load_images(paths, settings)  # together, so that all parts have one shape
@@ -164,5 +165,5 @@ def learns(settings: DataSettings) -> frozenset[str]:
 
 ABOUT = (
     "image files (also DICOM and NIfTI): <path>/<silo>/<class>/*, <path>/<silo>/{train,val,test}/<class>/*, or listed by a CSV table "
-    "(data.manifest)"
+    "(data.manifest); with masks in <path>/<silo>/{images,masks}/*"
 )

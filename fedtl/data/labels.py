@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedtl._util.labels import NO_LABEL, is_known
 from fedtl.data.dataset import Dataset
+from fedtl.data.pixels import resized_masks
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw, finite_numbers, parts_of
 
@@ -22,9 +24,19 @@ def label_texts(y: Array) -> list[str]:
     return texts
 
 
+def without_label(y: Array) -> Array:
+    """Return which rows have no label at all [N]: an empty text, or a number that is not finite."""
+    return ~np.isfinite(y) if y.dtype.kind == "f" else y.astype(str) == ""
+
+
+def different_labels(y: Array) -> frozenset[str]:
+    """Return every label that at least one row has."""
+    return frozenset(label_texts(y[~without_label(y)]))
+
+
 def labels_in(raw: Raw) -> frozenset[str]:
     """Return every label that at least one row of the silo has."""
-    return frozenset().union(*(label_texts(part.y) for part in parts_of(raw).values()))
+    return frozenset().union(*(different_labels(part.y) for part in parts_of(raw).values()))
 
 
 def merge_labels(label_sets: Iterable[Sequence[str]]) -> tuple[str, ...]:
@@ -55,11 +67,12 @@ def _plain_spelling(label: str) -> str:
 
 def label_numbers(y: Array, classes: tuple[str, ...], settings: DataSettings) -> Tensor:
     """
-    Return what a model is trained to give, [N]: class numbers (int64); or numbers (float64), [N, K] where a row has K.
+    Return what a model is trained to give, [N]: class numbers (int64); or numbers (float64), [N, K] where a row has K; or masks [N, H, W].
 
     With ``settings.by_record`` a label that is not in ``classes``, or not such a number, becomes NO_LABEL or NaN.
     """
     if not settings.predicted.has_classes:
+        y = resized_masks(y, settings.size) if settings.predicted.per_pixel else y
         return settings.predicted.encoded(finite_numbers(y))
     number = {label: index for index, label in enumerate(settings.predicted.outputs(classes))}
     if settings.by_record:

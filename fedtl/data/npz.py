@@ -16,6 +16,7 @@ import numpy as np
 from fedtl.data.columns import column_numbers, in_order, order_columns
 from fedtl.data.formats import advice_on
 from fedtl.data.labels import label_texts, merge_labels
+from fedtl.data.pixels import check_masks
 from fedtl.data.series import series_of_array
 from fedtl.data.settings import DataSettings, SequenceSettings
 from fedtl.data.source import Array, Part, Raw
@@ -151,7 +152,8 @@ def rows_of_arrays(arrays: Mapping[str, Array], settings: DataSettings, where: s
     required = {"train_x", "train_y"} | ({"target_x"} if settings.target_domain else set())
     if missing := required - arrays.keys():
         raise DataError(
-            f"{where} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}"
+            f"{where} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}; "
+            "save them by these names: numpy.savez(file, train_x=..., train_y=...)"
         )
     unread, without_units = tuple[str, ...](), settings.model_copy(update={"unit_column": ""})
     if settings.sequence is not None:
@@ -221,6 +223,9 @@ def _part(arrays: Mapping[str, Array], name: str, where: str, settings: DataSett
         return None
     if x is None or y is None:
         raise DataError(f"{where} has only one of {name}_x and {name}_y; add the other")
+    if settings.predicted.per_pixel:
+        check_masks(x, y, f"{where}: {name}")
+        return Part(x, y, _units(arrays, name, y, where, settings))
     shape = settings.predicted.label_shape(settings)
     if y.ndim == 2 and y.shape[1] == 1 and not shape:
         y = y[:, 0]
@@ -237,6 +242,12 @@ def _part(arrays: Mapping[str, Array], name: str, where: str, settings: DataSett
             f"{where}: {name}_x is {x.shape} and {name}_y is {y.shape}; expected N images or rows, and N labels"
         )
     _check_axes(x, f"{where}: {name}_x", settings)
+    return Part(x, y, _units(arrays, name, y, where, settings))
+
+
+def _units(
+    arrays: Mapping[str, Array], name: str, y: Array, where: str, settings: DataSettings
+) -> Array | None:
     unit = settings.unit_column
     units = arrays.get(f"{name}_{unit}") if unit else None
     if unit and (units is None or units.shape != y.shape[:1]):
@@ -244,7 +255,7 @@ def _part(arrays: Mapping[str, Array], name: str, where: str, settings: DataSett
         raise DataError(
             f"{where}: {problem}; data.unit_column = {unit!r} needs one number or name for each row of {name}_x"
         )
-    return Part(x, y, units)
+    return units
 
 
 def _check_axes(x: Array, what: str, settings: DataSettings) -> None:

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from fedtl._util.randomness import numpy_generator
-from fedtl.data.hidden import hides_labels
+from fedtl.data.hidden import hides_labels, uses_missing
+from fedtl.data.labels import without_label
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
-from fedtl.data.splits import by_position, deal, deal_units, stratified, whole_units
+from fedtl.data.splits import at_random, by_position, deal, deal_units, stratified, whole_units
 from fedtl.errors import DataError
 
 
@@ -17,8 +18,42 @@ def split_rows(raw: Raw, settings: DataSettings, silo: str, seed: int) -> tuple[
     Return the rows with a test and a validation part, and the permanent numbers of the test rows.
 
     A part that the source does not give is drawn from the training rows; the draw depends on ``seed`` and ``silo`` alone, and
-    with ``settings.folds`` on ``settings.fold``. Where labels are not used, it does not look at them. Raises DataError.
+    with ``settings.folds`` on ``settings.fold``. Where labels are not used, it does not look at them. Rows that have none
+    (``settings.missing_labels``) stay training rows, at most ``settings.limit`` of them. Raises DataError.
     """
+    if not uses_missing(settings, silo):
+        return _split(raw, settings, silo, seed)
+    missing = without_label(raw.train.y)
+    known, others = np.flatnonzero(~missing), raw.train.take(np.flatnonzero(missing))
+    split, ids = _split(replace(raw, train=raw.train.take(known)), settings, silo, seed)
+    others = _not_judged(others, split)
+    if settings.limit:
+        others = others.take(
+            at_random(len(others.y), settings.limit, numpy_generator("unlabelled", seed, silo))[0]
+        )
+    train = _with(split.train, others)
+    return replace(split, train=train), ids if raw.test is not None else known[ids]
+
+
+def _not_judged(rows: Part, split: Raw) -> Part:
+    """Return those rows that are of no unit that is validated or tested on."""
+    if rows.units is None:
+        return rows
+    judged = [part.units for part in (split.val, split.test) if part is not None and part.units is not None]
+    return rows.take(
+        np.flatnonzero(~np.isin(rows.units, np.concatenate(judged))) if judged else np.arange(len(rows.y))
+    )
+
+
+def _with(rows: Part, others: Part) -> Part:
+    """Return the rows of both."""
+    units = None
+    if rows.units is not None and others.units is not None:
+        units = np.concatenate([rows.units, others.units])
+    return Part(np.concatenate([rows.x, others.x]), np.concatenate([rows.y, others.y]), units)
+
+
+def _split(raw: Raw, settings: DataSettings, silo: str, seed: int) -> tuple[Raw, Array]:
     rng = numpy_generator("split", seed, silo)
     ids = np.arange(0 if raw.test is None else len(raw.test.y))
     if settings.folds > 1:

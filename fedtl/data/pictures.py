@@ -18,6 +18,11 @@ COLOURS = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 OPAQUE = 255
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 WHITE_IS_ZERO, SIGNED = 0, 2
+MASK_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B")
+ORIENTATION, TURNED = (
+    0x0112,
+    (5, 6, 7, 8),
+)  # a tag of EXIF, and its values by which height and width are exchanged
 UNSIGNED_32 = "I;32N"  # which Pillow reads as signed
 
 
@@ -52,6 +57,45 @@ def read_picture(path: Path, settings: DataSettings) -> Array:
     return np.asarray(
         image if size == "native" else image.resize((int(size), int(size)), Image.Resampling.BILINEAR)
     )
+
+
+def read_mask(path: Path) -> Array:
+    """
+    Return the numbers of a mask [H, W], as the file holds them: of a palette the index, of a black and white picture 0 and 1. Raises
+    DataError for colours, whose numbers are no classes.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with path.open("rb") as stream, Image.open(stream) as file:
+            file.load()
+            ImageOps.exif_transpose(file, in_place=True)
+            if file.mode not in MASK_MODES:
+                raise DataError(
+                    f"{path} has pixels of the kind {file.mode}; a mask has one number a pixel: save it as grey (8 or 16 bits) or with a palette"
+                )
+            return np.asarray(file).astype(np.uint16)
+    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as a mask: {error}") from error
+
+
+def write_mask(mask: Array, path: Path) -> None:
+    """Write numbers [H, W] of uint16 as a grey PNG, of 8 bits where they fit."""
+    from PIL import Image
+
+    Image.fromarray(mask.astype(np.uint8) if mask.max(initial=0) <= OPAQUE else mask).save(path)
+
+
+def sides(path: Path) -> tuple[int, int]:
+    """Return height and width of a picture, as every viewer shows it, from its header. Raises DataError."""
+    from PIL import Image
+
+    try:
+        with path.open("rb") as stream, Image.open(stream) as file:
+            turned = file.getexif().get(ORIENTATION, 1) in TURNED
+            return file.size if turned else (file.height, file.width)
+    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 
 def to_grey(pixels: Array) -> Array:

@@ -67,3 +67,20 @@ def resize_sides(x: Array, sides: tuple[int, int]) -> Array:
     if not is_pixels(x):
         return resized
     return resized.round().clip(0, np.iinfo(x.dtype).max).astype(x.dtype)
+
+
+def resized_masks(y: Array, size: int | str) -> Array:
+    """Return masks [N, H, W] of ``data.size``; each pixel has the number of the nearest one."""
+    if size == "native" or y.shape[1:] == (int(size), int(size)):
+        return y
+    pixels = torch.from_numpy(y.astype(np.float64))[:, None]
+    return F.interpolate(pixels, (int(size), int(size)), mode="nearest-exact")[:, 0].numpy().astype(y.dtype)
+
+
+def check_masks(x: Array, y: Array, where: str) -> None:
+    """Raise DataError unless each of the images ``x`` has a mask of its height and width."""
+    if x.ndim < 3 or y.shape != x.shape[:3]:
+        raise DataError(
+            f'{where}: the inputs are {x.shape} and the labels {y.shape}; data.task = "segmentation" needs images [N, H, W] or '
+            "[N, H, W, C] and masks [N, H, W] of numbers"
+        )

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from fedtl._util.labels import without_labels
-from fedtl.data.checks import check_classes, check_labels, check_rows, without_label
+from fedtl.data.checks import check_classes, check_labels, check_rows
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.deal import LEARNING, dealt_names
 from fedtl.data.dealt_set import dealt_rows, dealt_set
-from fedtl.data.hidden import Hidden, hide_labels, used_fraction
-from fedtl.data.labels import has_label, label_numbers, labels_in, merge_labels
+from fedtl.data.hidden import Hidden, hide_labels, used_fraction, uses_missing
+from fedtl.data.labels import has_label, label_numbers, labels_in, merge_labels, without_label
 from fedtl.data.origins import Origin, Origins
 from fedtl.data.parts import split_rows
 from fedtl.data.plain_names import names_in_source, plain_name
@@ -211,7 +211,9 @@ def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw,
         raise DataError(
             f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows; decrease them"
         )
-    return (raw, ids) if used_fraction(settings, name) else _with_judged_test_rows(raw, ids, settings, name)
+    if used_fraction(settings, name) and not uses_missing(settings, name):
+        return raw, ids
+    return _with_judged_test_rows(raw, ids, settings, name)
 
 
 def _with_encoded_rows(
@@ -234,7 +236,7 @@ def _evaluation_set(
 
 
 def _with_judged_test_rows(raw: Raw, ids: Array, settings: DataSettings, name: str) -> tuple[Raw, Array]:
-    """Return an unlabelled silo with those test rows that have a label, and their numbers. Raises DataError."""
+    """Return a silo of which rows may lack labels with those test rows that have one, and their numbers. Raises DataError."""
     assert raw.test is not None
     rows = np.flatnonzero(~without_label(raw.test.y))
     test = raw.test.take(rows)

@@ -74,14 +74,16 @@ class RowSettings(Settings):
     """
     The keys that an experiment and a site's ``silo.toml`` have in common: where rows are and how they are prepared.
 
-    ``classes``: every label that can occur; of the task "ordinal" from low to high, of "multilabel" the columns. ``scale``: "silo"
+    ``classes``: every label that can occur; of the task "ordinal" from low to high, of "multilabel" the columns, of "segmentation"
+    the background first. ``scale``: "silo"
     (constants learned from the silo's training rows), "none", the path of a TOML file of constants, or, under ``[privacy]``, "dp": mean and standard deviation are released with noise, and
     ``bounds`` gives for each column, or channel by number, ``[low, high]`` or ``[low, high, fill]``; "*" stands for all
     columns that are not named. ``pixel_range``: ``[low, high]``, to which pixels and other numbers of images are clipped before
     they are mapped to -1..1; []: the range of the type of uint8 and uint16; "window": that of each DICOM file. ``pixel_bits``: with
     8, only the upper 8 of 16 bits are read. ``slices``: the images of a volume that are rows. ``manifest``: a CSV table in the folder
     ``path`` that lists image files, in ``file_column``. ``delimiter``, ``decimal`` and ``encoding``: how a CSV file is written.
-    ``sheet``: of an Excel file. ``date_format``: how dates are written, as for strptime; "": ISO 8601. ``time_zone``: of dates without
+    ``missing_labels`` "inputs": rows without a label, an empty cell or NaN, are inputs without labels, as those of ``label_fraction``, at most ``limit`` of them;
+    "refuse": they are refused. ``sheet``: of an Excel file. ``date_format``: how dates are written, as for strptime; "": ISO 8601. ``time_zone``: of dates without
     an offset from UTC. ``drop``: columns of a table that are not read. ``val`` and ``test``: shares of the rows. ``limit``: the most
     training rows; 0: all.
     """
@@ -99,6 +101,7 @@ class RowSettings(Settings):
     date_format: str = ""
     time_zone: Annotated[str, AfterValidator(known_time_zone)] = "UTC"
     drop: list[Name] = []
+    missing_labels: Literal["refuse", "inputs"] = "refuse"
     classes: list[Name] = []
     scale: str = "silo"
     bounds: dict[str, list[Number]] = {}
@@ -141,9 +144,9 @@ class InputSettings(Settings):
     size: Literal["native"] | Annotated[int, Field(ge=1, le=4096)] = "native"
     channels: Literal["native", 1, 3] = "native"
     kind: Literal["auto", "volumes"] = "auto"
-    task: Literal["classification", "multilabel", "ordinal", "regression", "counts", "survival", "cox"] = (
-        "classification"
-    )
+    task: Literal[
+        "classification", "multilabel", "ordinal", "regression", "counts", "survival", "cox", "segmentation"
+    ] = "classification"
     positive_above: float | None = Field(None, allow_inf_nan=False)
     columns: list[Name] = []
     categories: dict[Name, list[Name]] = {}
@@ -200,6 +203,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     "inputs:PATH", a file or folder as for fedtl predict; or "noise:N", N random inputs. Labels of these rows are not used.
     ``event``: of the tasks "survival" and "cox", the column that says whether the label is the time of an event (1) or of
     censoring (0). ``horizons``: of "survival", the times at which the probability of no event is predicted, in the unit of the label.
+    ``mask_values``: of "segmentation", what a mask holds for each of ``classes``; []: 0, 1, ... ``mask_void``: what it holds where the
+    class is not known. ``dice_loss``: the share of the Dice loss in the training loss, the rest is cross-entropy.
     ``class_weights`` and ``focal``: factors of the training loss of a classification (``tasks.classification``).
     """
 
@@ -225,6 +230,9 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     public: list[str] = []
     event: str = ""
     horizons: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = []
+    mask_values: list[Annotated[int, Field(ge=0, le=65535)]] = []
+    mask_void: int | None = Field(None, ge=0, le=65535)
+    dice_loss: float = Field(0.0, ge=0, le=1)
     class_weights: Literal["none", "balanced"] | dict[Name, Annotated[float, Field(gt=0, le=1e6)]] = "none"
     focal: float = Field(0.0, ge=0, le=10)
 
@@ -251,8 +259,16 @@ KINDS = ("categories", "ordered", "dates", "hashed", "target_encoded", "text")
 NAMES_COLUMNS = ("columns", *KINDS)
 
 # What a plan says of [data]: the inputs, the labels, bounds, range and slices of the sites that have none of their own, and which sites it takes
-# to have no labels; whether a site uses its labels is its own matter.
-AGREED = (*InputSettings.model_fields, "classes", "bounds", "pixel_range", "slices", "unlabelled")
+# to have no labels, or not on all rows; whether a site uses its labels, and its rows without, is its own matter.
+AGREED = (
+    *InputSettings.model_fields,
+    "classes",
+    "bounds",
+    "pixel_range",
+    "slices",
+    "unlabelled",
+    "missing_labels",
+)
 
 
 def data_settings(rows: RowSettings, inputs: InputSettings) -> DataSettings:

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fedtl.data.checks import without_label
-from fedtl.data.labels import label_texts
+from fedtl.data.labels import label_texts, without_label
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array
 

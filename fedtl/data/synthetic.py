@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -44,7 +45,9 @@ def synthetic_rows(
     else:
         x = torch.randn((count, *shape), generator=generator)
     task = task or (CLASSIFICATION if classes else REGRESSION)
-    return Dataset(x, task.synthetic(count, classes, generator), torch.arange(count) if units else None)
+    y_shape = (count, *shape[1:]) if task.per_pixel else (count,)
+    y = task.synthetic(prod(y_shape), classes, generator)
+    return Dataset(x, y.unflatten(0, y_shape), torch.arange(count) if units else None)
 
 
 def synthetic_like(data: SiloDataset, count: int) -> SiloDataset:

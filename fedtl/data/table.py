@@ -207,7 +207,8 @@ def with_missing_words(frame: "pd.DataFrame", settings: DataSettings, where: str
         words = frame[name].isin(MISSING_WORDS - set(declared))
         if not words.any():
             continue
-        if name == settings.label and not settings.by_record and not settings.target_domain:
+        kept = settings.by_record or settings.target_domain or settings.missing_labels == "inputs"
+        if name == settings.label and not kept:
             raise DataError(
                 f"{where}: {int(words.sum())} of {len(words)} rows have the label {frame[name][words].iloc[0]!r}, which can mean "
                 "that there is none; list all labels in data.classes to make it one, or remove these rows"

@@ -85,10 +85,10 @@ def read(settings: DataSettings, name: str) -> Raw:
 
 
 def _part(kind: Any, wanted: NamedSet, settings: DataSettings, training: bool) -> Part:
-    which: dict[str, Any] = (
-        {"split": "train" if training else "test"} if wanted.split else {"train": training}
-    )
-    rows = kind(settings.path, download=settings.download, **which)
+    if wanted.split:
+        rows = kind(settings.path, download=settings.download, split="train" if training else "test")
+    else:
+        rows = kind(settings.path, download=settings.download, train=training)
     x, y = np.asarray(rows.data), np.asarray(rows.labels if wanted.split else rows.targets, np.int64)
     if len(x) != len(y):
         raise ValueError(f"{len(x)} images and {len(y)} labels")

@@ -76,6 +76,10 @@ def make_agreement(
             f"train.patience = {experiment.train.patience}: the losses on a site's validation rows stay at the site, so a federation of "
             "institutions cannot stop by them; remove train.patience"
         )
+    if experiment.request.verdict and experiment.privacy is not None:
+        raise ConfigError(
+            "request.verdict and [privacy]: a verdict follows from a site's test rows without noise; remove one of them"
+        )
     data = DataSettings(**{key: getattr(experiment.data, key) for key in AGREED})
     from fedtl.experiment.pixels import (
         with_pixels,  # here, because it needs torch, and idle processes of a site do not

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedtl._util.labels import NO_LABEL
 from fedtl._util.randomness import numpy_generator
-from fedtl.data.checks import without_label
 from fedtl.data.facts import can_tell_rows_apart, row_hashes
 from fedtl.data.features import row_features, summaries
 from fedtl.data.hidden import hides_labels
 from fedtl.data.label_shift import label_shifts
-from fedtl.data.labels import label_texts
+from fedtl.data.labels import label_numbers, label_texts, without_label
 from fedtl.data.parts import split_rows
 from fedtl.data.settings import DataSettings
 from fedtl.data.shift import Sample, rows_of_each, separations, too_few
@@ -73,6 +73,9 @@ def _silo(settings: DataSettings, seed: int, name: str, stored: Raw, most: int) 
     units = None if rows.units is None else [hash((name, str(unit))) for unit in rows.units[drawn]]
     if settings.predicted.has_classes:
         y = np.array(label_texts(rows.y))[~without_label(rows.y)]
+    elif settings.predicted.per_pixel:  # the share of pixels that are not background
+        masks = label_numbers(rows.y, (), settings).flatten(1)
+        y = ((masks > 0).sum(1) / (masks != NO_LABEL).sum(1)).numpy()
     else:  # of several numbers the first, such as the time until an event
         y = finite_numbers(rows.y if rows.y.ndim == 1 else rows.y[:, 0])
         y = y[~np.isnan(y)]

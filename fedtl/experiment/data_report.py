@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from torch import Tensor
+
 from fedtl.data import table
 from fedtl.data.columns import columns_with_a_kind
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.hidden import hides_labels
-from fedtl.data.labels import has_label
+from fedtl.data.labels import has_label, label_numbers
 from fedtl.data.prepare import stored_name
+from fedtl.data.settings import DataSettings
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_advice import recommendations
@@ -57,8 +60,19 @@ def _silo_rows(experiment: Experiment, data: StudyData, name: str) -> SiloRows:
     known = made.has_labels if not settings.predicted.has_classes else not hides_labels(settings, name)
     kind = kind_of_inputs(raw, silo.shape, settings)
     rows = silo_rows(raw, used, silo.facts, kind, settings.task if known else None)
+    if settings.predicted.per_pixel:
+        rows = replace(rows, labels=_images_of_each(label_numbers(raw.train.y, (), settings), settings))
     kinds = tuple(map(str, columns_with_a_kind(settings)))
     return replace(rows, kinds=kinds, ignored=tuple(_ignored(experiment, name)))
+
+
+def _images_of_each(masks: Tensor, settings: DataSettings) -> dict[str, int]:
+    """Return the number of training images with a pixel of each class."""
+    flat = masks.flatten(1)
+    return {
+        label: int((flat == number).any(1).sum())
+        for number, label in enumerate(settings.predicted.outputs(()))
+    }
 
 
 def _rows_of_each(data: SiloDataset) -> dict[str, int]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from fedtl.data import prepare
 from fedtl.data.facts import NO_FACTS, RowFacts, row_facts
-from fedtl.data.hidden import hides_labels
-from fedtl.data.labels import label_texts, merge_labels
+from fedtl.data.hidden import hides_labels, uses_missing
+from fedtl.data.labels import different_labels, merge_labels
 from fedtl.data.pixels import is_pixels
 from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.source import Raw
@@ -107,12 +107,14 @@ def read_data_schema(
         unlabelled = name in settings.unlabelled  # its test labels only judge
         facts = NO_FACTS
         if look or not settings.by_record:
-            facts, hashes[name] = row_facts(raw, settings, hides_labels(settings, name))
+            facts, hashes[name] = row_facts(
+                raw, settings, hides_labels(settings, name) or uses_missing(settings, name)
+            )
         silos[name] = SiloSchema(
             prepare.input_shape(raw, settings),
             raw.columns,
             prepare.declared_classes(settings) if unlabelled else prepare.silo_classes(raw, settings),
-            frozenset(label_texts(raw.train.y)) if named and not unlabelled else frozenset(),
+            different_labels(raw.train.y) if named and not unlabelled else frozenset(),
             len(raw.train.y),
             () if settings.by_record else _empty_columns(raw),
             facts,

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedtl.data.checks import without_label
 from fedtl.data.facts import RowFacts, can_tell_rows_apart, row_hashes
-from fedtl.data.labels import label_texts
+from fedtl.data.labels import label_texts, without_label
 from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.settings import DataSettings, declared_range
 from fedtl.data.source import Array, Raw, finite_numbers, parts_of

@@ -1,8 +1,8 @@
 """How the ``predict.py`` of an export reads a table: the part of the script that makes inputs of the columns of a CSV file."""
 
 from codecs import lookup
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from fedtl.data.columns import Column, Kind, column_named, columns_of_inputs
 from fedtl.data.csv_files import MISSING_WORDS
@@ -88,24 +88,48 @@ def columns_code(columns: Sequence[Column]) -> str:
     return "".join([READ, *parts, f"\nKINDS = {{{names}}}\n"])
 
 
-def described_columns(settings: DataSettings, inputs: Inputs) -> dict[str, Any]:
+@dataclass(frozen=True)
+class DescribedColumn:
+    """What the script must know of a column; what does not apply to its kind is left out."""
+
+    kind: str
+    values: tuple[str, ...] | None = None
+    format: str | None = None
+    zone: str | None = None
+    since: str | None = None
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class DescribedTable:
     """
-    Return what the script must know of a table: how a file is written, "columns" with their kinds, and by input what it is where the
-    cell is missing ("absent"), of those that are not filled in.
+    What the script must know of a table: how a file is written, its columns by name, and by input what it is where the cell is
+    missing (``absent``), of those that are not filled in.
     """
+
+    delimiter: str
+    decimal: str
+    encoding: str
+    missing: tuple[str, ...]
+    absent: Mapping[str, float]
+    columns: Mapping[str, DescribedColumn]
+
+
+def describe_columns(settings: DataSettings, inputs: Inputs) -> DescribedTable:
+    """Return what the script must know of the table that these inputs are made of."""
     columns = columns_in(settings, inputs)
     absent: dict[str, float] = {}
     for column in columns:
         if column.kind in (Kind.CATEGORY, Kind.HASHED, Kind.TEXT):
             absent |= dict.fromkeys(column.inputs, 0.0)
-    return {
-        "delimiter": settings.delimiter,
-        "decimal": settings.decimal,
-        "encoding": "utf-8-sig" if lookup(settings.encoding).name == "utf-8" else settings.encoding,
-        "missing": sorted(MISSING_WORDS),
-        "absent": absent,
-        "columns": {column.name: _described(column, settings) for column in columns},
-    }
+    return DescribedTable(
+        settings.delimiter,
+        settings.decimal,
+        "utf-8-sig" if lookup(settings.encoding).name == "utf-8" else settings.encoding,
+        tuple(sorted(MISSING_WORDS)),
+        absent,
+        {column.name: _described(column, settings) for column in columns},
+    )
 
 
 def columns_in(settings: DataSettings, inputs: Inputs) -> list[Column]:
@@ -113,17 +137,14 @@ def columns_in(settings: DataSettings, inputs: Inputs) -> list[Column]:
     return [column_named(name, settings) for name in columns_of_inputs(inputs.columns, settings)]
 
 
-def _described(column: Column, settings: DataSettings) -> dict[str, Any]:
-    about: dict[str, Any] = {"kind": str(column.kind)}
+def _described(column: Column, settings: DataSettings) -> DescribedColumn:
+    kind = str(column.kind)
     match column.kind:
         case Kind.CATEGORY | Kind.ORDERED:
-            about["values"] = column.values
+            return DescribedColumn(kind, values=tuple(column.values))
         case Kind.DATE:
-            about |= {
-                "format": settings.date_format,
-                "zone": settings.time_zone,
-                "since": settings.reference_date,
-            }
+            form, zone, since = settings.date_format, settings.time_zone, settings.reference_date
+            return DescribedColumn(kind, format=form, zone=zone, since=since)
         case Kind.HASHED | Kind.TEXT:
-            about["width"] = column.width
-    return about
+            return DescribedColumn(kind, width=column.width)
+    return DescribedColumn(kind)

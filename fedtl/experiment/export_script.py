@@ -1,8 +1,9 @@
 """The ``predict.py`` of an export: how the network is rebuilt and how inputs are made, in a script that needs no fedtl."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from textwrap import indent
+from textwrap import dedent, indent
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,12 +16,18 @@ from fedtl.experiment.export_columns import columns_code, columns_in
 from fedtl.models.libraries import TORCHVISION, is_hub_name, is_timm, timm_config
 from fedtl.models.pixels import pixel_scale
 from fedtl.models.registry import MODELS
+from fedtl.models.written import Written
 
 if TYPE_CHECKING:
     from fedtl.experiment.predict import SiloModel
 
 FILE = "predict.py"
 TOLERANCE = 1e-4
+IMPORTS = """\
+from itertools import pairwise
+import torch.nn.functional as F
+from torch import Tensor
+"""
 SCRIPT = '''\
 """Predict without fedtl: python predict.py INPUT, a .csv table, an image, or an .npy of rows. model.json says what is what."""
 import csv
@@ -123,7 +130,7 @@ def network_code(model: "SiloModel") -> str:
         net = next(iter(model.nets().values()))
         whole = net.get_submodule("body")
         whole.set_submodule(model.plan.classifier, net.get_submodule("head"))
-        return f"return {_expression(whole, model.plan.classifier)}"
+        return f"{_own_code(whole)}return {_expression(whole, model.plan.classifier)}"
     if name.startswith(TORCHVISION):
         own = name.removeprefix(TORCHVISION)
         size = f", image_size={shape[1]}" if own.startswith("vit_") else ""
@@ -137,6 +144,14 @@ def network_code(model: "SiloModel") -> str:
     return f"import timm\nreturn timm.create_model({name!r}, num_classes={width}, in_chans={shape[0]}{size})"
 
 
+def _own_code(module: nn.Module) -> str:
+    """Return the source of fedtl's own layers in the network, and of what they are built of."""
+    parts = dict.fromkeys(
+        part for one in module.modules() if isinstance(one, Written) for part in one.written_with()
+    )
+    return IMPORTS + "".join(dedent(inspect.getsource(part)) + "\n" for part in parts) if parts else ""
+
+
 def _expression(module: nn.Module, path: str) -> str:
     """Return the expression that builds layers of torch, one after another. Raises ModelError for any other module."""
     if type(module) is nn.Sequential:
@@ -145,6 +160,8 @@ def _expression(module: nn.Module, path: str) -> str:
         written = ",\n".join(part if numbered else f"({name!r}, {part})" for name, part in parts)
         inner = indent(written, "    ")
         return f"nn.Sequential(\n{inner},\n)" if numbered else f"nn.Sequential(OrderedDict([\n{inner},\n]))"
+    if isinstance(module, Written):
+        return f"{type(module).__name__}{module.arguments!r}"
     if (
         not type(module).__module__.startswith("torch.nn.modules")
         or next(module.children(), None) is not None
@@ -160,7 +177,7 @@ def _check(model: "SiloModel", out: Path, files: Mapping[str, int], lines: str) 
         import_torchvision()
     names: dict[str, object] = {}
     exec(
-        f"from collections import OrderedDict\nfrom torch import nn\ndef network():\n{indent(lines, '    ')}",
+        f"from collections import OrderedDict\nimport torch\nfrom torch import nn\ndef network():\n{indent(lines, '    ')}",
         names,
     )
     x = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))

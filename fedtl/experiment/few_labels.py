@@ -52,6 +52,8 @@ def label_notes(experiment: Experiment, method: Method, silos: Sequence[str]) ->
         )
     if data.label_fraction != 1.0:
         yield f"only a share of the labels of training and validation rows is used (data.label_fraction = {_shares(data.label_fraction)})"
+    if data.missing_labels == "inputs":
+        yield 'rows without a label are inputs without labels (data.missing_labels = "inputs"); rows with one are divided into parts first'
 
 
 def _shares(fraction: float | dict[str, float]) -> str:

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fedtl._util.records import to_plain
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.source import Array
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.resolve import silo_model
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.export_columns import described_columns
+from fedtl.experiment.export_columns import describe_columns
 from fedtl.experiment.export_script import write_script
 from fedtl.experiment.final_models import common_labels, load_final_model
 from fedtl.experiment.run_folder import RunFolder
@@ -64,7 +65,7 @@ class SiloModel:
         """
         inputs = self.prepared(x)
         scores = self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
-        if len(broken := torch.nonzero(~scores.isfinite().all(1))):
+        if len(broken := torch.nonzero(~scores.isfinite().flatten(1).all(1))):
             raise DataError(
                 f"the model's outputs for {len(broken)} of {len(x)} rows are not finite (the first is row {int(broken[0])}); its "
                 "training diverged, or their values are far from those that it was trained on"
@@ -190,7 +191,7 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         **_pixel_scale(model),
     }
     if model.inputs.columns:
-        description["table"] = described_columns(model.experiment.data, model.inputs)
+        description["table"] = to_plain(describe_columns(model.experiment.data, model.inputs))
     if model.experiment.data.scale == "dp":
         description["input_scale"] = (
             "first layer: (x - running_mean) / sqrt(running_var + 1e-5) by column or channel"
@@ -263,13 +264,16 @@ def _onnx(model: SiloModel, out: Path) -> str:
     path = out / "model.onnx"
     example = torch.zeros(2, *model.shape)
     try:
-        names: dict[str, Any] = {
-            "input_names": ["x"],
-            "output_names": ["scores"],
-            "dynamic_axes": {"x": {0: "n"}, "scores": {0: "n"}},
-        }
         net = model.net().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        torch.onnx.export(net, (example,), str(path), dynamo=False, **names)
+        torch.onnx.export(
+            net,
+            (example,),
+            str(path),
+            input_names=["x"],
+            output_names=["scores"],
+            dynamic_axes={"x": {0: "n"}, "scores": {0: "n"}},
+            dynamo=False,
+        )
     except Exception as error:  # an exporter fails in as many ways as there are operators
         path.unlink(missing_ok=True)
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -62,10 +62,11 @@ def public_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
     if trainer.public is None:
         return
     reading = {"the server": server_reads(trainer.method), "every silo": silos_read(trainer.method)}
-    readers = " and ".join(name for name, reads in reading.items() if reads) or "nobody"
+    readers = [name for name, reads in reading.items() if reads]
+    read = f"they are read by {' and '.join(readers)}" if readers else "nothing reads them"
     yield (
         f"data.public: {len(trainer.public):,} inputs of {', '.join(experiment.data.public)} are declared public; with method "
-        f"{experiment.method.name}, they are read by {readers}, and their labels by nobody"
+        f"{experiment.method.name}, {read}; their labels are never read"
     )
 
 

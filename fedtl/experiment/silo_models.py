@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.resolve import model_of, silo_model
+from fedtl.experiment.config.resolve import check_scores, model_of, silo_model
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import DataSchema
 from fedtl.models.net import Shape
@@ -19,6 +19,8 @@ def with_silo_models(experiment: Experiment, shape: Shape, trainer: Trainer) -> 
     """Return the trainer with the models of silos that have another one. Raises ConfigError or ModelError."""
     names = _with_own_model(experiment)
     others = {name: model_of(silo_model(experiment, name), shape, experiment.seed) for name in names}
+    for name, spec in others.items():
+        check_scores(spec, experiment.data, silo_model(experiment, name).name)
     return replace(trainer, others=others) if others else trainer
 
 

@@ -12,7 +12,14 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.adapter_checks import adapter_notes
-from fedtl.experiment.config.resolve import method_of, model_of, training_of, wired, with_adapters_of
+from fedtl.experiment.config.resolve import (
+    check_scores,
+    method_of,
+    model_of,
+    training_of,
+    wired,
+    with_adapters_of,
+)
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
@@ -275,6 +282,7 @@ def _model_spec(experiment: Experiment, shape: tuple[int, ...]) -> ModelSpec:
     """Return the model. Raises ConfigError where ``model.freeze`` or ``method.cut`` is more than the stages of the body."""
     model = experiment.model
     spec = model_of(model, shape, experiment.seed)
+    check_scores(spec, experiment.data, model.name)
     count = len(stages(spec.body))
     for key, value in (("model.freeze", model.freeze), ("method.cut", experiment.method.cut or 0)):
         if value > count:

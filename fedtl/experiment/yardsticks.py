@@ -75,8 +75,9 @@ def write_constant(experiment: Experiment, folder: RunFolder, raws: SharedStore)
             data, evaluation_set = rows.dataset(name), rows.evaluation_set(name)
             if not data.has_labels:
                 continue
-            scores = constant_scores(data).expand(len(evaluation_set.test), -1).contiguous()
-            test = {"scores": scores, "y": evaluation_set.test.y, "ids": evaluation_set.ids}
+            y = evaluation_set.test.y
+            scores = data.task.repeated(constant_scores(data), y).contiguous()
+            test = {"scores": scores, "y": y, "ids": evaluation_set.ids}
             test |= {} if evaluation_set.units is None else {"units": evaluation_set.units}
             silos[name] = _tested((folder, name, data.task), len(data.train), len(data.val), test)
     empty = RunResult(

@@ -8,7 +8,7 @@ one, in a request of its own. Nothing from a peer is unpickled. Must not depend 
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -21,10 +21,12 @@ from fedtl._util.tensors import MAX_DIMENSIONS
 from fedtl.errors import Denied, NotEnoughSilos
 from fedtl.federation.flower_pulls import ask_again_soon
 from fedtl.federation.policy import MEANING, Code
-from fedtl.messages import MAX_TENSORS, Refusal, Task, Update, pack, unpack
+from fedtl.messages import MAX_TENSORS, Refusal, SiloVerdict, Task, Update, pack, unpack
 from fedtl.models.state import State, size_in_bytes
+from fedtl.results.comparison import Verdict
 
 log = logging.getLogger(__name__)
+Reply = TypeVar("Reply")
 KIND = "fedtl.safetensors"  # how tensors are written
 ARRAY = "tensors"  # the name of the only array of a record
 LENGTH_BYTES = 8  # of a safetensors file, before its header
@@ -36,6 +38,7 @@ DTYPES = frozenset(
     }
 )
 MAX_TASK_BYTES = 1 << 34
+TRAIN, ASK_VERDICT = "train", "query"  # Flower's types of a message
 CONNECT_SECONDS = 1.0  # between two questions which silos are connected
 SHORTEST_POLL, LONGEST_POLL = 0.2, 1.0  # seconds between two questions for replies
 # Flower's own error codes. The texts that a peer sends with them are not repeated.
@@ -103,10 +106,12 @@ def task_from_records(content: RecordDict) -> Task:
         raise Denied(Code.TENSORS, f"the message is not a task: {str(error)[:200]}") from error
 
 
-def reply_to_records(reply: Update | Refusal) -> RecordDict:
+def reply_to_records(reply: Update | SiloVerdict | Refusal) -> RecordDict:
     if isinstance(reply, Refusal):
         refusal = ConfigRecord({"silo": reply.silo, "round": reply.round, "code": str(reply.reason)})
         return RecordDict({"refusal": refusal})
+    if isinstance(reply, SiloVerdict):
+        return RecordDict({"verdict": ConfigRecord({"silo": reply.silo, "verdict": str(reply.verdict)})})
     header, tensors = pack(reply)
     metrics = MetricRecord(header.pop("metrics"))
     return RecordDict({"update": ConfigRecord(header), "delta": array_record(tensors), "metrics": metrics})
@@ -146,7 +151,29 @@ def reply_from_message(message: Message, silo: str, task: Task) -> Update | Refu
         return Refusal(silo, task.round, f"{silo}: its reply is not an update")
 
 
-def answer_message(message: Message, act: Callable[[Callable[[], Task]], Update | Refusal]) -> Message:
+def verdict_from_message(message: Message, silo: str, question: Task) -> SiloVerdict | Refusal:
+    """What a silo replied; a Refusal where it is not one of the four words. Never raises, whatever the peer sends."""
+    if not message.has_error():
+        try:
+            content: Any = message.content
+            answer = dict(content["verdict"])
+            if (
+                set(content) == {"verdict"}
+                and answer.keys() == {"silo", "verdict"}
+                and answer["silo"] == silo
+            ):
+                return SiloVerdict(silo, Verdict(answer["verdict"]))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass
+    refusal = reply_from_message(message, silo, question)
+    return (
+        refusal if isinstance(refusal, Refusal) else Refusal(silo, question.round, f"{silo}: sent no verdict")
+    )
+
+
+def answer_message(
+    message: Message, act: Callable[[Callable[[], Task]], Update | SiloVerdict | Refusal]
+) -> Message:
     """
     The reply of a ClientApp. ``act`` gets a function that reads the task. No exception leaves, because Flower would send
     its text to the server.
@@ -216,14 +243,37 @@ class FlowerFederation:
 
     def ask(self, task: Task, silos: Sequence[str]) -> Iterator[Update | Refusal]:
         """Send the task to these silos and yield their replies as they come, one for each silo."""
-        end, nodes = time.monotonic() + self.deadline, self.nodes()
+        again = "; it is asked again next round"
+        yield from self._replies(task, silos, TRAIN, self.deadline, reply_from_message, again)
+
+    def ask_verdicts(
+        self, question: Task, silos: Sequence[str], seconds: float
+    ) -> Iterator[SiloVerdict | Refusal]:
+        """Ask these silos whether joining helped, and yield what they answer within so many seconds, one answer for each silo."""
+        online, nodes = set(self.grid.get_node_ids()), self.nodes()
+        away = [name for name in silos if name in nodes and nodes[name] not in online]
+        for name in away:
+            yield Refusal(name, question.round, f"{name}: is not connected")
+        asked = [name for name in silos if name not in away]
+        yield from self._replies(question, asked, ASK_VERDICT, seconds, verdict_from_message)
+
+    def _replies(
+        self,
+        task: Task,
+        silos: Sequence[str],
+        kind: str,
+        seconds: float,
+        read: Callable[[Message, str, Task], Reply],
+        late: str = "",
+    ) -> Iterator[Reply | Refusal]:
+        """``kind``: of the message. ``late``: what a silo that does not reply within so many seconds reads as well."""
+        end, nodes = time.monotonic() + seconds, self.nodes()
         content = task_to_records(task)
         admitted = [name for name in silos if name in nodes]
         for name in sorted(set(silos) - set(admitted)):
             yield Refusal(name, task.round, f"{name}: is no longer admitted")
         messages = [
-            Message(content, nodes[name], "train", ttl=self.deadline, group_id=str(task.round))
-            for name in admitted
+            Message(content, nodes[name], kind, ttl=seconds, group_id=str(task.round)) for name in admitted
         ]
         waiting: dict[str, str] = {}
         for name, sent in zip(admitted, self.grid.push_messages(messages), strict=True):
@@ -236,10 +286,8 @@ class FlowerFederation:
         while waiting and time.monotonic() < end:
             for reply in self.grid.pull_messages(list(waiting)):
                 if name := waiting.pop(reply.metadata.reply_to_message_id, ""):
-                    yield reply_from_message(reply, name, task)
+                    yield read(reply, name, task)
             if waiting:
                 time.sleep(pace.pause)
         for name in sorted(waiting.values()):
-            yield Refusal(
-                name, task.round, f"{name}: no reply within {self.deadline:g} s; it is asked again next round"
-            )
+            yield Refusal(name, task.round, f"{name}: no reply within {seconds:g} s{late}")

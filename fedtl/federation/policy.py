@@ -75,7 +75,8 @@ class Policy:
     ``minimum_silos``: the server must combine at least this many sites; fedtl at the site cannot verify that it does.
     ``private``: only updates with differential privacy may leave. ``share_row_count``: the number of training rows may
     leave as the update's weight. With differential privacy it never leaves, but it is public all the same: the guarantee is for a known
-    number of rows, and the noise depends on it. ``wire``: in which forms the weights of an update may be sent.
+    number of rows, and the noise depends on it. ``wire``: in which forms the weights of an update may be sent. ``verdict``: after the last
+    round one word may leave, which says whether joining helped; never of a site that trains with differential privacy.
     """
 
     roles: frozenset[str] = frozenset()
@@ -88,6 +89,7 @@ class Policy:
     private: bool = True
     share_row_count: bool = False
     wire: frozenset[str] = frozenset({"float32"})
+    verdict: bool = False
 
 
 @dataclass(frozen=True)

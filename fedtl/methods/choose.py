@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from scipy.special import stdtrit
 from torch import Tensor
 
 from fedtl.methods.candidate import Candidate
@@ -67,7 +66,7 @@ def kept(losses: Mapping[Candidate, Tensor]) -> list[Candidate]:
     if not bool(difference.any()):
         return [name for name in losses if name is not Candidate.SHARED]
     mean, error = float(difference.mean()), float(difference.std()) / rows**0.5
-    if abs(mean) <= float(stdtrit(rows - 1, CONFIDENCE)) * error:
+    if abs(mean) <= _quantile(rows) * error:
         return list(losses)
     return [name for name in losses if name is not pair[0 if mean > 0 else 1]]
 
@@ -90,7 +89,14 @@ def choose_mix(losses: Sequence[Tensor]) -> int:
     if rows < 2 or not bool(gain.isfinite().all()):
         return 0
     error = float(gain.std()) / rows**0.5
-    return best if float(gain.mean()) > float(stdtrit(rows - 1, CONFIDENCE)) * error else 0
+    return best if float(gain.mean()) > _quantile(rows) * error else 0
+
+
+def _quantile(rows: int) -> float:
+    """Return the quantile of a paired t test of so many rows, at CONFIDENCE."""
+    from scipy.special import stdtrit  # takes a tenth of a second to import
+
+    return float(stdtrit(rows - 1, CONFIDENCE))
 
 
 def mixed_scores(scores: Sequence[Tensor], weights: Weights, task: LearningTask) -> Tensor:

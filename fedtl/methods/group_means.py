@@ -70,7 +70,7 @@ def predicted_classes(out: Forward) -> Tensor:
 def group_means(summary: Tensor) -> tuple[Tensor, Tensor]:
     """
     Return the mean vector of each group [groups, D] of a received mean of ``GroupMeans``, and the group's share of all rows
-    [groups]; zeros for a group that nobody has, as before the first round.
+    [groups]; zeros for a group that no silo has, as before the first round.
     """
     share = summary[:, -1] * math.sqrt(2)
     present = share > RARE

@@ -155,7 +155,7 @@ class Loss(WithModules):
     What any loss on examples may need: a second domain, outputs of layers, classes rather than values as labels.
     ``source_free``: it is defined on rows without labels alone, so that a silo without labels can train on it.
     ``follows_progress``: it uses ``Forward.progress``, so that a round depends on the number of all rounds. ``any_task``: it is defined
-    whatever is predicted (``tasks``), and not only for classes and values.
+    whatever is predicted (``tasks``), and not only for classes and values; ``by_pixel``: also of scores [B, width, H, W].
     """
 
     needs_target = False
@@ -163,6 +163,7 @@ class Loss(WithModules):
     source_free = False
     follows_progress = False
     any_task = False
+    by_pixel = False
     needs_layers: tuple[str, ...] = ()  # paths in the net, such as "body.features.0"
 
 
@@ -238,6 +239,7 @@ class TaskLoss(PerExample):
     """The task's own loss (``tasks.base``), such as cross-entropy for classes, squared error (halved) for values."""
 
     any_task = True
+    by_pixel = True
 
     def losses(self, out: Forward) -> Tensor:
         return out.batch.task.training_losses(out.scores, out.batch.y)

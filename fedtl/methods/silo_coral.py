@@ -53,7 +53,7 @@ class SiloCoral(PerBatch):
 
     The features are projected to ``dims`` by a random matrix of ``seed`` and are sqrt(dims) long. The loss is the sum over rows
     with and without labels of weight / (4 dims^2) ||C - C'||_F^2, with C the unbiased covariance of those rows of a batch and C'
-    the one of the other rows of all silos. Where nobody has such rows, with less than two rows of its own and in the first
+    the one of the other rows of all silos. Where no silo has such rows, with less than two rows of its own and in the first
     round it is 0.
     """
 

@@ -35,7 +35,7 @@ class SoftLabels(PerExample):
     Tzeng et al., 2015; Jeong et al., 2018: a row is also classified as the rows of its class are in all silos.
 
     The loss is -weight * sum_c l_c log softmax(scores / t)_c, with t the ``temperature`` and l the mean of softmax(scores / t) over
-    all silos' rows of the row's class; 0 for a row without a label, for a class that nobody has, and in the first round.
+    all silos' rows of the row's class; 0 for a row without a label, for a class that no silo has, and in the first round.
     """
 
     weight: Weight = 1.0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fedtl.errors import ModelError
 from fedtl.models.net import Shape
+from fedtl.models.written import Sources
 
 Width = Annotated[int, Field(ge=1, le=4096)]  # channels or units of a layer
 Grid = Annotated[
@@ -65,7 +66,7 @@ LAYERS = {
 def _convnet(
     shape: Shape, widths: tuple[int, int, int], grid: int, norm: Callable[[int, _Layers], nn.Module]
 ) -> tuple[nn.Module, str]:
-    channels, sides = shape[0], _sides(shape, at_least=4, axes=tuple(LAYERS))
+    channels, sides = shape[0], image_sides(shape, at_least=4, axes=tuple(LAYERS))
     of = LAYERS[len(shape)]
     layers: list[nn.Module] = []
     for width, pooled in zip(widths, (True, True, False), strict=True):
@@ -142,6 +143,7 @@ class _Block(nn.Module):
 class _ResNet20(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.arguments = (channels,)
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = nn.Sequential(_Block(16, 16, 1), _Block(16, 16, 1), _Block(16, 16, 1))
@@ -152,6 +154,9 @@ class _ResNet20(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
 
+    def written_with(self) -> "Sources":
+        return _Block, _ResNet20
+
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
         scores: Tensor = self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
@@ -159,11 +164,11 @@ class _ResNet20(nn.Module):
 
 
 def _image(shape: Shape, at_least: int) -> tuple[int, int, int]:
-    height, width = _sides(shape, at_least, axes=(3,))
+    height, width = image_sides(shape, at_least)
     return shape[0], height, width
 
 
-def _sides(shape: Shape, at_least: int, axes: tuple[int, ...]) -> Shape:
+def image_sides(shape: Shape, at_least: int, axes: tuple[int, ...] = (3,)) -> Shape:
     """Return the sides of an image or volume of ``shape``. ``axes``: how many an input may have. Raises ModelError."""
     if len(shape) == 2:
         raise ModelError(

@@ -5,9 +5,10 @@ A library's model is split at its classifier, which is replaced by a head of any
 the library of the model.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -29,6 +30,22 @@ class Net(nn.Module):
         super().__init__()
         self.body, self.head, self.aux = body, head, aux
 
+    # Looked for once, because each step asks for them and a net keeps its layers.
+
+    @cached_property
+    def ties(self) -> Mapping[str, str]:
+        """The further names of tied weights, as ``tied_names``."""
+        return tied_names(self)
+
+    @cached_property
+    def group_norms(self) -> Sequence[nn.GroupNorm]:
+        """The GroupNorm layers."""
+        return [module for module in self.modules() if isinstance(module, nn.GroupNorm)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy starts from: it may be given other layers, so it looks for its own ties and norms."""
+        return {name: value for name, value in vars(self).items() if name not in ("ties", "group_norms")}
+
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.head(self.body(x))
         return scores
@@ -36,7 +53,7 @@ class Net(nn.Module):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """As in torch, but a tensor that the model uses in several places (tied weights) has its first name only."""
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
-        for name in tied_names(self):
+        for name in self.ties:
             state.pop(kwargs.get("prefix", "") + name, None)
         return state
 
@@ -44,7 +61,7 @@ class Net(nn.Module):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """As in torch, from what ``state_dict`` returns."""
-        others = {name: state_dict[first] for name, first in tied_names(self).items() if first in state_dict}
+        others = {name: state_dict[first] for name, first in self.ties.items() if first in state_dict}
         return super().load_state_dict({**state_dict, **others} if others else state_dict, strict, assign)
 
 
@@ -57,6 +74,7 @@ class ModelSpec:
     model ("fc", "head.fc"), by which tensors' names are translated between the library's files and the net. ``shape``: of one
     input. ``frozen``: the net's names of tensors that never move, and that do not leave because every silo has them.
     ``from_conv``: the library's classifier is a 1 x 1 convolution before a flattening, and the head the same as a Linear layer.
+    ``per_pixel``: scores are [N, width, H, W], one for each pixel of an image.
     """
 
     body: nn.Module
@@ -67,6 +85,7 @@ class ModelSpec:
     shape: Shape
     frozen: frozenset[str] = frozenset()
     from_conv: bool = False
+    per_pixel: bool = False
 
     def net(self, width: int, parts: Iterable[MakeModules] = ()) -> Net:
         """

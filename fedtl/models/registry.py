@@ -10,7 +10,7 @@ from torch import nn
 
 from fedtl._util.registry import Registry
 from fedtl.errors import ModelError
-from fedtl.models import builtin, libraries, sequences
+from fedtl.models import builtin, libraries, sequences, unet
 from fedtl.models.custom import Build
 from fedtl.models.dp_norm import convert_norms
 from fedtl.models.libraries import TORCHVISION, LibraryOptions
@@ -25,6 +25,7 @@ MODELS: Registry[Build] = Registry(
             *(builtin.convnet, builtin.convnet_gn, builtin.mlp, builtin.linear),
             *(builtin.digitmodel, builtin.resnet20),
             *(sequences.convnet1d, sequences.gru),
+            unet.unet,
         )
     },
 )

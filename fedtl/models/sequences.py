@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fedtl.errors import ModelError
 from fedtl.models.builtin import Width
 from fedtl.models.net import Shape
+from fedtl.models.written import Sources
 
 Kernel = Annotated[int, Field(ge=1, le=129)]  # steps
 
@@ -47,9 +48,13 @@ class _GRU(nn.Module):
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
+        self.arguments = inputs, width
         self.input, self.state = nn.Linear(inputs, 3 * width), nn.Linear(width, 3 * width)
         for weight in self.parameters():  # as torch does
             nn.init.uniform_(weight, -(width**-0.5), width**-0.5)
+
+    def written_with(self) -> "Sources":
+        return (_GRU,)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [N, width] for x [N, C, T]."""

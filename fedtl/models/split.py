@@ -34,7 +34,7 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
     Split ``model`` at the module whose path is ``classifier``: the body is the model without it. Parameters that do not
     require gradients are frozen.
 
-    Raises ModelError unless head(body(x)) gives the scores [N, width] of the whole model for random x of ``shape``, in
+    Raises ModelError unless head(body(x)) gives the scores [N, width], or [N, width, H, W] by pixel, of the whole model for random x of ``shape``, in
     evaluation mode and in training mode, and the scores of a row in evaluation mode depend on that row alone.
     """
     x = _inputs(model.eval(), shape)
@@ -57,8 +57,9 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
         )
     _check_training(model, heads, x, whole.shape)
     model.train()
+    frozen, by_pixel = _frozen(model, heads), whole.dim() == 4
     return ModelSpec(
-        model, heads.make, features.shape[1], classifier, seed, shape, _frozen(model, heads), heads.from_conv
+        *(model, heads.make, features.shape[1], classifier, seed, shape, frozen, heads.from_conv, by_pixel)
     )
 
 
@@ -106,7 +107,8 @@ def _checked_scores(model: nn.Module, x: Tensor) -> Tensor:
         raise ModelError(
             f"the model returns a {type(whole).__name__}, not one tensor of scores; choose another model"
         )
-    if whole.dim() != 2 or len(whole) != len(x):
+    by_pixel = whole.dim() == 4 and whole.shape[2:] == x.shape[2:]  # [N, width, H, W] of images
+    if len(whole) != len(x) or (whole.dim() != 2 and not by_pixel):
         raise ModelError(
             f"{len(x)} inputs give scores of shape {tuple(whole.shape)}, not one row of scores each; choose another model"
         )

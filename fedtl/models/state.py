@@ -54,7 +54,7 @@ def weighted_mean(parts: Iterable[tuple[float, State]]) -> State:
             sums = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in state.items()}
         check_same_names(state, sums)
         for name, tensor in state.items():
-            sums[name].add_(tensor.double(), alpha=weight)
+            sums[name].add_(tensor, alpha=weight)  # computed in float64, without a copy in it
         total += weight
     return {name: tensor.div_(total).to(dtypes[name]) for name, tensor in sums.items()}
 
@@ -66,14 +66,21 @@ def size_in_bytes(state: State) -> int:
 
 def euclidean_norm(state: State) -> float:
     """Return the Euclidean norm over the values of all tensors, summed in float64."""
-    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in state.values()))
+    numbers = (one if one.is_floating_point() else one.double() for one in state.values())
+    norms = (torch.linalg.vector_norm(one, dtype=torch.float64) for one in numbers)
+    return math.hypot(*map(float, norms))
 
 
 def first_not_finite(state: State) -> str | None:
     """Return the first name whose tensor holds a NaN or an infinity; None if all are finite."""
-    for name, tensor in state.items():
-        if not (tensor.is_floating_point() and tensor.numel()):
-            continue
+    numbers = {
+        name: tensor for name, tensor in state.items() if tensor.is_floating_point() and tensor.numel()
+    }
+    # A sum is finite only if all of its terms are; it may also overflow, which the second look finds out.
+    sums = [tensor.sum(dtype=torch.float32) for tensor in numbers.values()]
+    if not sums or torch.stack(sums).isfinite().all():
+        return None
+    for name, tensor in numbers.items():
         # aminmax passes a NaN on, and reads the tensor once, where isfinite().all() reads it several times.
         if not torch.stack(tensor.aminmax()).isfinite().all():
             return name

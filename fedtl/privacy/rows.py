@@ -245,8 +245,10 @@ def _units(part: Part) -> Sequence[str]:
 def _texts(values: Array) -> list[str]:
     """
     Return labels or units as text: 3.0, 3 and "3" are equal, and so are a float64 and its float32. A label of several numbers
-    [N, K] is the texts of all, with commas between them.
+    [N, K] is the texts of all, with commas between them; of a mask [N, H, W] it is a hash of its numbers.
     """
+    if values.ndim > 2:
+        return [blake2b(row, digest_size=16).hexdigest() for row in _canonical(values)]
     if values.ndim > 1:
         return [",".join(row) for row in zip(*map(_texts, values.T), strict=True)]
     if values.dtype.kind != "f":

@@ -68,6 +68,11 @@ def _rows(facts: Facts, unit: str) -> str:
     source = f"{facts['source']} {facts['path']}".strip()
     if facts["records"] is None:
         return f"The number is not known yet. Source: {source}."
+    if facts.get("unlabelled") and facts["records"]:
+        return (
+            f"{facts['records']:,} records with a label for training, and {facts['unlabelled']:,} without, which are inputs only "
+            f"(data.missing_labels in silo.toml); others are kept for testing. Source: {source}."
+        )
     if facts.get("unlabelled"):
         return (
             f"{facts['unlabelled']:,} records for training, whose labels are not used (data.unlabelled in silo.toml); others are kept for "
@@ -104,6 +109,10 @@ def _leaves(facts: Facts) -> str:
         sentences.append(wording.size_is_public(facts["records"], facts["privacy"]["unit"]))
     elif not facts["private"]:
         sentences.append("The number of rows." if facts["weight"] else "The number of rows does not leave.")
+    if facts.get("verdict"):
+        sentences.append(
+            "After the last round one word: whether taking part helped this institution, by its own test rows (gains, as good, loses or unclear)."
+        )
     return " ".join([*sentences, "No row leaves."])
 
 

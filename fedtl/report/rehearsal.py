@@ -100,6 +100,11 @@ def details(facts: Facts) -> list[tuple[str, str, str]]:
         ),
         ("number of rows leaves", "yes, as the weight" if facts["weight"] else "no", ""),
         (
+            "verdict leaves",
+            "gains, as good, loses or unclear" if facts.get("verdict") else "no",
+            "after the last round: this model against one that is trained here alone, on the test rows",
+        ),
+        (
             "largest update",
             f"{facts['norm']:g}",
             "Euclidean norm of everything that leaves in a round; a larger update is refused",

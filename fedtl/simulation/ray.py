@@ -123,14 +123,17 @@ class RayCluster:
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if not self._address:
-            settings |= {"num_cpus": self.workers or None, "include_dashboard": False}
         try:
             # Ray itself would try for minutes.
             if host := re.fullmatch(r"([\w.-]+):(\d{1,5})", self._address):
                 socket.create_connection((host[1], int(host[2])), timeout=CONNECT_SECONDS).close()
-            ray.init(self._address or "local", **settings)
+            ray.init(
+                self._address or "local",
+                num_cpus=None if self._address else self.workers or None,
+                include_dashboard=None if self._address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         except (OSError, OverflowError, RuntimeError, ValueError, RayError) as error:
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise ConfigError(

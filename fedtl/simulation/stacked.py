@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.utils.rnn import pad_sequence
-from torch.optim import Optimizer
 
 from fedtl._util.labels import NO_LABEL
 from fedtl._util.randomness import torch_generator
@@ -36,7 +35,8 @@ from fedtl.simulation.stacked_scores import metrics_of_stack, validation_rows
 from fedtl.tasks.base import LearningTask
 from fedtl.training.batches import fit_on, to_inputs
 from fedtl.training.labels import labels_after_round
-from fedtl.training.loop import moving_in
+from fedtl.training.loop import moving_in, plain_stepper
+from fedtl.training.sgd import Stepper
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
@@ -203,14 +203,14 @@ def _phase(
     trainer.loop.prepare(net, phase)
     if not (moving := moving_in(net)):
         return
-    optimizer = trainer.loop.optimizer(moving, task)
+    stepper = plain_stepper(trainer.loop, moving, task)
     drawn = []
     for silo in silos:
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         drawn.append([rows for rows, _ in trainer.loop.batches(silo, phase, generator)])
     tensors = net.state_dict(keep_vars=True)  # the optimiser changes them in place
     for batches in _batches(drawn, data):
-        _step(trainer, net, tensors, optimizer, silos[0].data.task, batches)
+        _step(trainer, net, tensors, stepper, silos[0].data.task, batches)
 
 
 Batches = tuple[Tensor, Tensor, Tensor | None]  # x [A, B, ...], y [A, B], mask [A, B]
@@ -246,7 +246,7 @@ def _step(
     trainer: Trainer,
     net: Net,
     tensors: State,
-    optimizer: Optimizer,
+    stepper: Stepper,
     predicted: LearningTask,
     batches: Batches,
 ) -> None:
@@ -272,12 +272,12 @@ def _step(
         )
         return mean_loss(TaskLoss(), out)
 
-    optimizer.zero_grad(set_to_none=True)
+    stepper.zero_grad()
     # A silo's loss depends on its own slice only, so the sum's gradient is each silo's gradient.
     vmap(loss)(tensors, x, y).sum().backward()
     trained = [weight for weight in net.parameters() if weight.grad is not None] if alive < everyone else []
     finished = [weight[alive:].detach().clone() for weight in trained]
-    optimizer.step()
+    stepper.step()
     with torch.no_grad():
         for weight, as_it_was in zip(trained, finished, strict=True):
             weight[alive:] = as_it_was

@@ -3,7 +3,8 @@ What a model predicts, as one value: which labels a row can have, how many outpu
 answers of several models are mixed, the constant answer that a model must beat, and what a prediction says.
 
 ``scores`` are a model's raw outputs [N, width]. ``y`` are labels as ``encoded`` gives them: class numbers [N] (int64), or
-numbers [N] or [N, K] (float), NaN where a row has none.
+numbers [N] or [N, K] (float), NaN where a row has none. Of a task by pixel both have two further axes: scores [N, width, H, W], and
+masks [N, H, W] of class numbers.
 """
 
 from abc import ABC, abstractmethod
@@ -38,6 +39,15 @@ class TaskSettings(Protocol):
     def horizons(self) -> Sequence[float]: ...
 
     @property
+    def mask_values(self) -> Sequence[int]: ...
+
+    @property
+    def mask_void(self) -> int | None: ...
+
+    @property
+    def dice_loss(self) -> float: ...
+
+    @property
     def focal(self) -> float: ...
 
     @property
@@ -70,6 +80,7 @@ class LearningTask(ABC):
     standardised: ClassVar[bool] = False  # each silo trains on its labels in a scale of its own
     least_squares: ClassVar[bool] = False  # a ridge regression of the labels gives a head
     per_example: ClassVar[bool] = True  # the loss of a row depends on no other row
+    per_pixel: ClassVar[bool] = False  # a label is a mask [H, W], and scores are [N, width, H, W]
 
     @classmethod
     def of(cls, settings: TaskSettings) -> "LearningTask":
@@ -110,6 +121,10 @@ class LearningTask(ABC):
         finite = np.isfinite(y)
         return np.asarray(finite if y.ndim == 1 else finite.all(1))
 
+    def odd(self, y: Values) -> object:
+        """Return for a message what the first of these rows, none of which has a label, holds instead."""
+        return y.tolist()[0]
+
     def encoded(self, y: Values) -> Tensor:
         """Return the labels of rows whose labels are numbers; NaN where they are none."""
         usable = self.valid(y)
@@ -139,6 +154,10 @@ class LearningTask(ABC):
     @abstractmethod
     def constant_scores(self, y: Tensor, width: int) -> Tensor:
         """Return the one answer [width] to every row, from the labels of training rows alone."""
+
+    def repeated(self, answer: Tensor, y: Tensor) -> Tensor:
+        """Return the scores [N, ...] of the one ``answer`` [width] to every row of ``y``."""
+        return answer.expand(len(y), -1)
 
     def quick(self, scores: Tensor, y: Tensor) -> dict[str, float]:
         """Return the metrics of each round, computed in torch alone. All rows have a label, and all scores are finite."""

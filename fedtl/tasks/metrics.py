@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedtl.tasks import label_metrics, row_metrics, survival_metrics
+from fedtl.tasks import label_metrics, pixel_metrics, row_metrics, survival_metrics
 from fedtl.tasks.row_metrics import Answers, Figure, Floats
 
 Rests = Literal["rows", "classes", "pairs", "values"]
@@ -47,6 +47,8 @@ METRICS: Mapping[str, Metric] = {
     "calibration": Metric(
         "calibration distance", survival_metrics.calibration, "values", lower_is_better=True
     ),
+    "dice": Metric("Dice (%)", pixel_metrics.dice, "values", percent=True),
+    "pixel_accuracy": Metric("pixel accuracy (%)", pixel_metrics.pixel_accuracy, "values", percent=True),
     "d2": Metric("D²", label_metrics.d2, "values", low=-np.inf),
     "deviance": Metric("deviance", label_metrics.deviance, "values", lower_is_better=True, high=np.inf),
     "r2": Metric("R²", row_metrics.r2, "values", low=-np.inf),

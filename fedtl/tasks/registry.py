@@ -11,12 +11,14 @@ from fedtl.tasks.cox import Cox
 from fedtl.tasks.multilabel import MultiLabel
 from fedtl.tasks.ordinal import Ordinal
 from fedtl.tasks.regression import REGRESSION, Regression
+from fedtl.tasks.segmentation import Segmentation
 from fedtl.tasks.survival import Survival
 
 _ALL: tuple[type[LearningTask], ...] = (
     *(Classification, MultiLabel, Ordinal),
     *(Regression, Counts),
     *(Survival, Cox),
+    Segmentation,
 )
 TASKS: Mapping[str, type[LearningTask]] = {task.name: task for task in _ALL}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ class Answers:
     The outputs of one seed on a silo's test rows: ``scores`` [N, width], ``y`` [N] or [N, K], permanent numbers of the rows
     ``ids`` [N], and of whose rows they are ``units`` [N] (empty: each row is a unit of its own). ``models`` [N]: which of
     several models answered the row, with ``compare.folds`` (empty: there is one). ``task``: what was predicted; None:
-    classification or regression, which the type of ``y`` says.
+    classification or regression, which the type of ``y`` says. ``kept``: what metrics compute of all rows once. Of a task by pixel scores are
+    [N, width, H, W] and ``y`` [N, H, W].
     """
 
     scores: Floats
@@ -30,6 +31,7 @@ class Answers:
     units: Integers = field(default_factory=NO_ROWS.copy)
     models: Integers = field(default_factory=NO_ROWS.copy)
     task: "LearningTask | None" = None
+    kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def chosen(self) -> Floats:

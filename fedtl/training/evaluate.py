@@ -21,9 +21,13 @@ def scores_of(net: Net, x: Tensor, data: SiloDataset, device: torch.device, dtyp
     """Return the net's outputs [N, width] on the CPU; for regression in the label's own unit."""
     net.eval()
     with precision.autocast_for(dtype, device):
-        chunks = [net(to_inputs(part, device)).float().cpu() for part in x.split(ROWS_AT_ONCE) if len(part)]
+        chunks = [_scores(net, to_inputs(part, device)) for part in x.split(ROWS_AT_ONCE) if len(part)]
     scores = torch.cat(chunks) if chunks else torch.empty(0, data.width)
     return data.in_label_unit(scores)
+
+
+def _scores(net: Net, x: Tensor) -> Tensor:
+    return net(x).float().cpu().contiguous()  # scores by pixel follow the memory format of images
 
 
 @torch.no_grad()

@@ -111,8 +111,8 @@ def _group_norms_in_default_layout(net: Net) -> Iterator[None]:
         x, *rest = given
         return (x if x.requires_grad else x.contiguous(), *rest)
 
-    norms = [module for module in net.modules() if isinstance(module, nn.GroupNorm)]
-    hooks = [norm.register_forward_pre_hook(contiguous) for norm in norms if torch.is_grad_enabled()]
+    norms = net.group_norms if torch.is_grad_enabled() else ()
+    hooks = [norm.register_forward_pre_hook(contiguous) for norm in norms]
     try:
         yield
     finally:

@@ -21,6 +21,7 @@ from fedtl.models.state import State
 from fedtl.training.augment import Augmenter, augmenter
 from fedtl.training.batches import ROWS_AT_ONCE, draw_batches, learns_from, make_batch, on_device
 from fedtl.training.config import TrainingConfig
+from fedtl.training.sgd import Sgd, Stepper
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights, copied
 
@@ -79,17 +80,17 @@ class Loop:
             return 0
         plain = TrainingConfig(lr=phase.lr or 0.0, momentum=0.0)
         loop = self if phase.lr is None else replace(self, training=plain)
-        optimizer, clip = loop.optimizer(moving, task), loop.training.clip
+        stepper, clip = plain_stepper(loop, moving, task), loop.training.clip
         data = silo.data if change else on_device(silo.data, self.device)  # images are changed on the CPU
         for step, (rows, target_rows) in enumerate(steps):
             changed = None if change is None else partial(change, step=step)
             batch = make_batch(data, rows, target_rows, self.device, changed)
-            optimizer.zero_grad(set_to_none=True)
+            stepper.zero_grad()
             self._loss(weights, phase, batch, progress(task, step, len(steps))).backward()
             self.add_weight_gradients(weights, phase, moving)
             if clip is not None:
                 nn.utils.clip_grad_norm_([weight for _, weight in moving], clip)
-            optimizer.step()
+            stepper.step()
             take_proximal_steps(self, weights, phase, moving, task)
         return len(steps)
 
@@ -143,10 +144,8 @@ class Loop:
                 module.train(False)
 
     def optimizer(self, moving: Moving, task: Task) -> Optimizer:
-        """Return a new optimiser of these parameters, with this round's learning rates."""
-        settings, groups = self.training, dict[float, list[nn.Parameter]]()
-        for name, weight in sorted(moving, key=lambda one: one[0].startswith(("head.", "aux."))):
-            groups.setdefault(settings.lr_of(name, task), []).append(weight)
+        """Return a new optimiser of these parameters, with this round's learning rates; private steps add noise in it."""
+        settings, groups = self.training, _by_rate(self.training, moving, task)
         extra = {"momentum": settings.momentum} if settings.optimizer == "sgd" else {}
         # All tensors of a step at once; torch's fused kernels are two and a half times slower on large nets on a CPU.
         return OPTIMIZERS[settings.optimizer](
@@ -231,6 +230,21 @@ class Loop:
             name: tensor if name in parameters else own.get(name, tensor.detach().clone())
             for name, tensor in phase.through(weights.sets).items()
         }
+
+
+def plain_stepper(loop: Loop, moving: Moving, task: Task) -> Stepper:
+    """Return what takes the steps of plain training, with this round's learning rates."""
+    settings = loop.training
+    if settings.optimizer == "sgd":
+        return Sgd(_by_rate(settings, moving, task), settings.momentum, settings.weight_decay)
+    return loop.optimizer(moving, task)
+
+
+def _by_rate(settings: TrainingConfig, moving: Moving, task: Task) -> dict[float, list[nn.Parameter]]:
+    groups = dict[float, list[nn.Parameter]]()
+    for name, weight in sorted(moving, key=lambda one: one[0].startswith(("head.", "aux."))):
+        groups.setdefault(settings.lr_of(name, task), []).append(weight)
+    return groups
 
 
 @torch.no_grad()

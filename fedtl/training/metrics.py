@@ -22,7 +22,7 @@ def measure(scores: Tensor, y: Tensor, task: LearningTask) -> Measured:
     scores, y = _labelled(scores, y)
     if not len(y):
         return Measured({}, dict.fromkeys(task.measured, "there are no rows"))
-    if broken := int((~torch.isfinite(scores)).any(1).sum()):
+    if broken := int((~torch.isfinite(scores)).flatten(1).any(1).sum()):
         return Measured(
             {}, dict.fromkeys(task.measured, f"the scores of {broken} of {len(y)} rows are not finite")
         )

@@ -11,6 +11,8 @@ FLOOR, NAIVE = "floor", "floor, naive memory format"
 CEILING = "floor, as many at once as workers"
 FLOWER, FLOWER_BEST = "Flower", "Flower, best case"
 PFL, PFL_BEST = "pfl", "pfl, best case"
+NVFLARE = "NVIDIA FLARE"
+NUMPY = "numpy"  # linear models only
 STARTUP = 6.0  # seconds
 
 

@@ -3,6 +3,7 @@ Measure how fast fedtl is: a table of ratios between contenders in one run, and 
 
     .venv/bin/python simulations/bench/bench.py
     .venv/bin/python simulations/bench/bench.py --only convnet --pfl-python ../pfl-venv/bin/python
+    .venv/bin/python simulations/bench/bench.py --only mlp --nvflare-python ../nvflare-venv/bin/python
 
 Every contender has the same generated data, model, steps and evaluation, and one torch thread in each process. It is created
 once and kept between rounds; its first round is not counted. The floor keeps freed memory, as fedtl does.
@@ -26,6 +27,7 @@ import loads
 import machine
 import private_step
 from measure import HERE, Block, BlockFailed, Contender, Times, run_block, side_by_side
+from numpy_linear import NumpyLinear
 from rich.console import Console
 from rich.table import Table
 from with_fedtl import Fedtl, unstackable
@@ -34,15 +36,18 @@ from fedtl.training.threads import set_threads
 
 SILOS, STEPS = "silos", "steps"
 TURNS = 3
+MOST_SILOS = 100  # that other frameworks are measured with
 NOTES = (
     "A round: each silo evaluates the received model on its validation rows and trains one epoch; then the plain mean.",
-    "All contenders except Flower and pfl take rounds in turn; a ratio of two of them is the median over the turns.",
+    "All contenders except Flower, pfl and NVIDIA FLARE take rounds in turn; a ratio of two of them is the median over the turns.",
     "Flower and pfl each run as one block, in the middle, without their first round, with a round of the floor between rounds.",
     "Their ratio to the floor is measured within the block; their ratio to fedtl is computed from both ratios to the floor.",
     "floor, as many at once as workers: each does a whole round; its ratio to the floor shows how much the cores share.",
-    "floor: a plain PyTorch loop, channels_last. Flower and pfl 'as documented' use the usual memory format.",
+    "floor: a plain PyTorch loop, channels_last. Flower, pfl and NVIDIA FLARE as documented use the usual memory format.",
     "Flower, best case: channels_last, and evaluation inside the train message, so one message a round, not two.",
     "pfl as documented: one process. Best case: channels_last and as many processes as fedtl's workers.",
+    "NVIDIA FLARE: its simulator as documented, with as many threads as workers; the floor is measured before and after it.",
+    "FL4Health is not measured: its releases need Python 3.10 or older.",
     "pfl shares only parameters; BatchNorm statistics stay in its one model, which is a little less work than for the others.",
     "mib: anonymous and shared resident memory of the parent (RssAnon + RssShmem), which holds all silos' rows.",
 )
@@ -60,6 +65,8 @@ def insiders(load: loads.Load, workers: Sequence[int]) -> Iterator[dict[str, Con
         bars.NAIVE: floor.Floor(load, floor.NAIVE),
         bars.CEILING: floor.Floors(load, floor.FAST, workers[-1]),
     }
+    if load.model == "linear":
+        made[bars.NUMPY] = NumpyLinear(load)
     try:
         for count in workers:
             say(f"{load.name}: starting {bars.fedtl(count)}")
@@ -73,9 +80,12 @@ def insiders(load: loads.Load, workers: Sequence[int]) -> Iterator[dict[str, Con
 
 
 def outsiders(given: argparse.Namespace, load: str) -> tuple[list[Block], dict[str, str]]:
-    """Return the blocks of Flower and pfl, and why one of them is skipped."""
+    """Return the blocks of other frameworks, and why one of them is skipped."""
     blocks: list[Block] = []
     skipped: dict[str, str] = {}
+    if loads.LOADS[load].silos > MOST_SILOS:
+        others = (bars.FLOWER, bars.PFL, bars.NVFLARE)
+        return [], dict.fromkeys(others, f"not measured with more than {MOST_SILOS} silos")
     common = [load, "--rounds", str(given.repeats), *(["--quick"] if given.quick else [])]
     if given.no_flower or not (find_spec("flwr") and find_spec("ray")):
         skipped[bars.FLOWER] = (
@@ -91,7 +101,18 @@ def outsiders(given: argparse.Namespace, load: str) -> tuple[list[Block], dict[s
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(given.workers)]
         blocks.append(Block(bars.PFL, [given.pfl_python, *script]))
         blocks.append(Block(bars.PFL_BEST, [given.pfl_python, *several, *script, "--best"]))
+    if not given.nvflare_python:
+        skipped[bars.NVFLARE] = "no --nvflare-python given"
+    else:
+        script = [str(HERE / "with_nvflare.py"), *common, "--at-once", str(given.workers)]
+        blocks.append(Block(bars.NVFLARE, [given.nvflare_python, *script]))
     return blocks, skipped
+
+
+def _elsewhere(given: argparse.Namespace) -> dict[str, str]:
+    """Return the interpreters of packages that do not install beside fedtl."""
+    pythons = {"pfl": given.pfl_python, "nvflare": given.nvflare_python}
+    return {package: python for package, python in pythons.items() if python}
 
 
 def measure_load(given: argparse.Namespace, name: str) -> dict[str, Any]:
@@ -249,6 +270,7 @@ def arguments() -> argparse.Namespace:
         "--quick", action="store_true", help="tiny loads and 2 repeats, for tests; the times mean nothing"
     )
     parser.add_argument("--pfl-python", metavar="PATH", help="Python interpreter with pfl and torch")
+    parser.add_argument("--nvflare-python", metavar="PATH", help="Python interpreter with nvflare and torch")
     parser.add_argument("--no-flower", action="store_true", help="do not measure Flower")
     parser.add_argument("--out", type=Path, metavar="JSON")
     given = parser.parse_args()
@@ -267,7 +289,7 @@ def main() -> None:
     now = datetime.now(UTC)
     result: dict[str, Any] = {
         "date": f"{now:%Y-%m-%d}",
-        "machine": machine.description(given.pfl_python),
+        "machine": machine.description(_elsewhere(given)),
         "settings": {"repeats": given.repeats, "workers": given.workers, "quick": given.quick},
         "notes": NOTES,
         "loads": {},

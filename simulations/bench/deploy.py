@@ -127,7 +127,7 @@ def main() -> None:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    about = machine.description(None)
+    about = machine.description()
     found: list[Measured] = []
     for name in given.only:
         load = replace(LOADS[name], sites=2, rows=40) if given.quick else LOADS[name]

@@ -272,7 +272,7 @@ def main() -> int:
     bench = Bench(device, given.quick, given.repeats)
     result: dict[str, Any] = {
         "date": f"{now:%Y-%m-%d}",
-        "machine": machine.description(None) | describe_gpu(device),
+        "machine": machine.description() | describe_gpu(device),
     }
     result |= {"notes": NOTES, "tolerances": gpu_loads.TOLERANCES, "parts": {}, "failed": {}, "seconds": {}}
     jobs = [(part, model) for part in PARTS if part in given.only for model in given.models]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Self
@@ -13,7 +14,8 @@ from typing import Self
 PACKAGES = ("torch", "torchvision", "numpy", "flwr", "ray")
 
 
-def description(pfl_python: str | None) -> dict[str, object]:
+def description(elsewhere: Mapping[str, str] | None = None) -> dict[str, object]:
+    """Describe this machine. ``elsewhere``: packages with interpreters of their own, by the package."""
     return {
         "cpu": cpu(),
         "cores": cores(),
@@ -23,7 +25,7 @@ def description(pfl_python: str | None) -> dict[str, object]:
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
-            "pfl": _version_there("pfl", pfl_python) if pfl_python else None,
+            **{package: _version_there(package, python) for package, python in (elsewhere or {}).items()},
         },
     }
 

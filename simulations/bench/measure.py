@@ -1,7 +1,7 @@
 """
 Measure times: contenders take rounds in turn, so that a machine that slows down slows all of them.
 
-Flower and pfl cannot take turns. Each runs as a block in its own process, in the middle, and measures the floor between its own
+Other frameworks cannot take turns. Each runs as a block in its own process, in the middle, and measures the floor between its own
 rounds. So every time has a time of the floor from the same moment to compare with.
 """
 

@@ -44,15 +44,19 @@ class EmptyJob:
 
 
 class Fedtl:
-    """``startup``: seconds from creating the engine to the answers of all silos to an empty job."""
+    """
+    ``startup``: seconds from creating the engine to the answers of all silos to an empty job. ``address``: of a cluster of Ray.
+    """
 
-    def __init__(self, load: Load, workers: int, stack: int = 1, trainer: Trainer | None = None) -> None:
+    def __init__(
+        self, load: Load, workers: int, stack: int = 1, trainer: Trainer | None = None, address: str = ""
+    ) -> None:
         trainer = trainer or make_trainer(load)
         shared, local = trainer.partition.split(trainer.initial(len(CLASSES)))
         members = {name: Silo(name, load.data(name), dict(local), b"bench") for name in load.names()}
         self._open = ExitStack()
         clock = time.perf_counter()
-        self.engine: Engine = self._open.enter_context(_engine(load, trainer, workers, stack))
+        self.engine: Engine = self._open.enter_context(_engine(load, trainer, workers, stack, address))
         for _ in self.engine.each(EmptyJob(), list(members.values())):
             pass
         self.startup = time.perf_counter() - clock
@@ -74,7 +78,11 @@ def unstackable(load: Load) -> str | None:
     return why_not_stackable(make_trainer(load))
 
 
-def _engine(load: Load, trainer: Trainer, workers: int, stack: int) -> Any:
+def _engine(load: Load, trainer: Trainer, workers: int, stack: int, address: str) -> Any:
+    if address:
+        from fedtl.simulation.ray import RayCluster  # Ray may be absent
+
+        return RayCluster(partial(make_worker_context, load), workers, 1, address, "cpu")
     if stack > 1:
         return Stacked(trainer, stack)
     return (

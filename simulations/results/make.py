@@ -73,7 +73,7 @@ def run(name: str, folder: Path, changes: Sequence[str] = ()) -> Origin:
         "status", "--porcelain", "--", ":/fedtl", ":/simulations/*.toml"
     )  # not what earlier runs wrote
     commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
-    about = f"{machine.cpu()}, {machine.cores()} cores, load {machine.description(None)['load_before']}"
+    about = f"{machine.cpu()}, {machine.cores()} cores, load {machine.description()['load_before']}"
     clock, before = time.perf_counter(), _cpu_of_children()
     subprocess.run(
         [sys.executable, "-m", "fedtl", *words, "--out", str(folder)], cwd=HERE.parents[1], check=True

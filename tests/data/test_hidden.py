@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from fedtl.data import hidden
+from fedtl.data.checks import check_rows
 from fedtl.data.dataset import pool
 from fedtl.data.hidden import labelled_rows
+from fedtl.data.labels import label_texts, without_label
 from fedtl.data.prepare import prepare_silo, silo_names
+from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Part, Raw
 from fedtl.errors import ConfigError, DataError
@@ -139,3 +142,74 @@ def test_test_rows_without_a_label_are_not_judged_and_unknown_labels_are_refused
 def test_a_silo_that_is_not_there(change, word):
     with pytest.raises(ConfigError, match=word):
         silo_names(DataSettings(**change))
+
+
+MISSING = DataSettings(missing_labels="inputs", scale="none")
+
+
+def with_missing(every=3):
+    """Rows of which every ``every``-th has a label, and those rows alone."""
+    y = rows().y.astype(str)
+    y[np.arange(200) % every > 0] = ""
+    known = np.flatnonzero(y != "")
+    return Raw(rows(labels=y), columns=("x",)), Raw(rows().take(known), columns=("x",)), known
+
+
+def test_rows_without_a_label_are_further_inputs_and_the_others_are_divided_as_without_them():
+    raw, labelled, known = with_missing()
+    one, other = do(raw, MISSING), do(labelled, MISSING)
+    for left, right in ((one.data.train, other.data.train), (one.data.val, other.data.val)):
+        assert torch.equal(left.x, right.x)
+        assert torch.equal(left.y, right.y)
+    assert torch.equal(one.evaluation_set.test.x, other.evaluation_set.test.x)
+    assert one.evaluation_set.ids.tolist() == known[other.evaluation_set.ids.numpy()].tolist()
+    assert numbers(one.data.target) == sorted(set(range(200)) - set(known.tolist()))
+    assert (one.data.one_domain, other.data.target) == (True, None)
+
+
+def test_units_that_are_judged_give_no_inputs_without_labels():
+    raw, _, _ = with_missing(2)
+    units = np.arange(200) // 10
+    one = do(replace(raw, train=replace(raw.train, units=units)), MISSING)
+    judged = {number // 10 for x in (one.data.val.x, one.evaluation_set.test.x) for number in numbers(x)}
+    assert len(judged) > 4
+    assert {number // 10 for number in numbers(one.data.target)} == set(range(20)) - judged
+
+
+def test_a_share_of_the_labels_that_there_are_is_kept():
+    raw, _, known = with_missing()
+    few = do(raw, MISSING.model_copy(update={"label_fraction": 0.1}))
+    assert 5 <= len(few.data.train) <= 8  # 10 % of some 48, and one row of each class
+    assert set(numbers(few.data.train.x)) <= set(known.tolist())
+    assert len(few.data.train) + few.data.hidden + len(few.data.val) + len(few.evaluation_set.test) == 200
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_fraction": 0.5}, {"task": "regression"}])
+def test_rows_without_a_label_are_refused_by_default(settings):
+    raw, _, _ = with_missing()
+    y = np.array([float(label or "nan") for label in raw.train.y]) if "task" in settings else raw.train.y
+    with pytest.raises(DataError, match="silo s"):
+        check_rows(Raw(rows(labels=y)), DataSettings(**settings), "s", True)
+    check_rows(Raw(rows(labels=y)), DataSettings(missing_labels="inputs", **settings), "s", True)
+    y[:196] = np.nan if "task" in settings else ""
+    with pytest.raises(DataError, match="1 of 200"):
+        check_rows(Raw(rows(labels=y)), DataSettings(missing_labels="inputs", **settings), "s", True)
+
+
+@pytest.mark.parametrize(
+    ("cells", "more", "expected"),
+    [
+        (["1", "", "0", "1", "None"], {}, ["1", "", "0", "1", ""]),
+        (["ill", "", "well", "ill", "NA"], {}, ["ill", "", "well", "ill", ""]),
+        (["1.5", "", "0.5", "3", "NaN"], {"positive_above": 1}, ["1", "", "0", "1", ""]),
+    ],
+)
+def test_empty_cells_of_a_table_are_missing_labels(cells, more, expected, tmp_path):
+    text = "x,label\n" + "".join(f"{number},{cell}\n" for number, cell in enumerate(cells))
+    (tmp_path / "s.csv").write_text(text)
+    settings = DataSettings(source="table", path=str(tmp_path), **more)
+    with pytest.raises(DataError, match="label"):
+        DATA["table"].read(settings, "s")
+    read = DATA["table"].read(settings.model_copy(update={"missing_labels": "inputs"}), "s").train.y
+    found = np.where(without_label(read), "", np.array(label_texts(read)))
+    assert found.tolist() == expected

@@ -59,20 +59,22 @@ def app_of(folder, whose):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    settings = load_experiment("digits", ["rounds=2", "minimum_silos=2", "data.limit=40"])
+    asked = ["rounds=2", "minimum_silos=2", "data.limit=40", "request.verdict=true"]
+    settings = load_experiment("digits", asked)
     return build_bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
 
 
 @pytest.fixture
 def both(made, tmp_path, monkeypatch):
     """A site that approved the bundle, its ClientApp, and the coordinator's folder with a study."""
-    site = Site(tmp_path)
+    site = Site(tmp_path, policy__verdict=True)
     site.file = made.folder / "app" / "experiments" / "digits.toml"
     site.approve()
     write_admitted(tmp_path / "server", {"plain": AdmittedSite("key", NODE)})
     config = FederationConfig("s", 0, 2, ServerStep(), None, 1)
     start = load_file(made.folder / "start.safetensors")
-    plan = StudyPlan(config, site.roles, "digits", deadline=30.0, tries=1, bundle=made.hash, plan="p")
+    facts = {"deadline": 30.0, "tries": 1, "bundle": made.hash, "plan": "p", "verdict": True}
+    plan = StudyPlan(config, site.roles, "digits", **facts)
     study = HostedStudy.create(tmp_path / "server" / "studies" / "s", plan, start)
     monkeypatch.setenv(SILO_FOLDER_VARIABLE, str(site.home.path))
     monkeypatch.setenv(SERVER_FOLDER_VARIABLE, str(tmp_path / "server"))
@@ -87,7 +89,9 @@ def test_a_study_runs_from_one_app_to_the_other(both):
     shared = load_file(study.path / "shared.safetensors")
     assert shared.keys() == start.keys()
     assert any(not torch.equal(shared[name], start[name]) for name in start)
-    assert [line["what"] for line in site.lines()[-5:]] == ["received", "began", "sent", "received", "sent"]
+    words = ["received", "began", "sent", "received", "sent", "received", "verdict"]
+    assert [line["what"] for line in site.lines()[-7:]] == words
+    assert study.verdicts == {"plain": site.lines()[-1]["verdict"]}
 
 
 @pytest.mark.parametrize(

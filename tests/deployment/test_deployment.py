@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from fedtl._util.randomness import address
 from fedtl._util.records import to_plain
 from fedtl.deployment.coordinator.server import create_server
-from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.run import site_commands
 from fedtl.deployment.site.status import site_status
+from fedtl.deployment.site.uncovered import uncovered_lines
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder

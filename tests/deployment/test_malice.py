@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.status import dataset_budget
+from fedtl.deployment.site.uncovered import uncovered_lines
 from fedtl.experiment.config.load import load_experiment
 from fedtl.federation.policy import MEANING, Code
 from fedtl.privacy.hash_chain import HashChainFile

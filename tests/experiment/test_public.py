@@ -1,4 +1,4 @@
-"""Inputs that are declared public: where they come from, who reads them, and that nobody reads their labels."""
+"""Inputs that are declared public: where they come from, who reads them, and that their labels are never read."""
 
 from dataclasses import replace
 
@@ -108,7 +108,7 @@ def test_the_notes_say_who_reads_the_inputs():
     assert "40 inputs of faint" in line
     assert "by the server" in line
     (line,) = [note for note in notes_of(PUBLIC) if note.startswith("data.public")]
-    assert "by nobody" in line
+    assert "labels are never read" in line
 
 
 @pytest.mark.parametrize("override", ["method.cut=1", 'train.roles=["head"]'])

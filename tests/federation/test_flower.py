@@ -31,13 +31,15 @@ from fedtl.federation.flower import (
     reply_to_records,
     task_from_records,
     task_to_records,
+    verdict_from_message,
 )
 from fedtl.federation.policy import MEANING, Code
 from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
-from fedtl.messages import Refusal, Task, Update
+from fedtl.messages import Refusal, SiloVerdict, Task, Update, verdict_question
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
 from fedtl.models.state import size_in_bytes
+from fedtl.results.comparison import Verdict
 
 STATE = {
     "body.a": torch.tensor([[1.5, -0.0], [float("inf"), 2**-149]]),
@@ -355,3 +357,54 @@ def test_tensors_beyond_the_limit_are_refused_before_they_are_copied():
     assert read_tensors(record, 40).keys() == {"body.w"}
     with pytest.raises(ValueError, match="more than 39 bytes"):
         read_tensors(record, 39)
+
+
+QUESTION = verdict_question("study", 3, 7, SHARED)
+
+
+def test_a_verdict_is_one_word_and_the_silos_name():
+    records = reply_to_records(SiloVerdict("here", Verdict.AS_GOOD))
+    assert {name: dict(record) for name, record in records.items()} == {
+        "verdict": {"silo": "here", "verdict": "as good"}
+    }
+    reply = wire(Message(records, reply_to=sent(task_to_records(QUESTION))))
+    assert verdict_from_message(reply, "here", QUESTION) == SiloVerdict("here", Verdict.AS_GOOD)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        {"verdict": ConfigRecord({"silo": "here", "verdict": "gains by 0.031"})},
+        {"verdict": ConfigRecord({"silo": "there", "verdict": "gains"})},
+        {"verdict": ConfigRecord({"silo": "here", "verdict": "gains", "accuracy": 0.9})},
+        {"verdict": ConfigRecord({"silo": "here", "verdict": "gains"}), "more": ConfigRecord({"x": 1})},
+        {"verdict": ConfigRecord({"verdict": ["gains"], "silo": "here"})},
+        dict(reply_to_records(Update("here", 4, SHARED, 1.0))),
+        {},
+    ],
+)
+def test_anything_else_than_a_verdict_is_none(records):
+    reply = Message(RecordDict(records), reply_to=sent(task_to_records(QUESTION)))
+    answer = verdict_from_message(reply, "here", QUESTION)
+    assert isinstance(answer, Refusal)
+    assert "0.9" not in answer.reason
+    assert "0.031" not in answer.reason
+
+
+def test_each_silo_is_asked_for_its_verdict_once():
+    """One answers, one refuses, one does not reply, one is not connected; the time is the question's, not the round's."""
+    acts = {
+        "a": lambda task: SiloVerdict("a", Verdict.GAINS),
+        "b": lambda task: Refusal("b", 4, Code.DECLINED),
+        "c": None,
+    }
+    over, grid = federation(acts, online={"a", "b", "c"}, deadline=99.0)
+    over.nodes = lambda: {**NODES, "d": 14}
+    answers = list(over.ask_verdicts(QUESTION, ["a", "b", "c", "d"], 0.3))
+    assert {message.metadata.message_type for message in grid.pushed} == {"query"}
+    assert {one.silo: getattr(one, "verdict", None) for one in answers} == {
+        **{"a": Verdict.GAINS, "b": None, "c": None, "d": None}
+    }
+    reasons = {one.silo: one.reason for one in answers if isinstance(one, Refusal)}
+    assert reasons["c"] == "c: no reply within 0.3 s"
+    assert reasons["d"] == "d: is not connected"

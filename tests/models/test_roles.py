@@ -28,6 +28,7 @@ ZOO = {
     "resnet20": 19,
     "convnet1d": 3,
     "gru": 1,
+    "unet": 14,
     "torchvision/vgg16_bn": 13,  # last, because it takes seconds to make, and the next test needs it too
 }
 SHAPES = {"resnet20": (3, 32, 32), "convnet1d": (3, 16), "gru": (3, 16)}

@@ -12,6 +12,7 @@ from fedtl.models.state import (
     check_same_names,
     copy_state,
     difference,
+    euclidean_norm,
     first_not_finite,
     size_in_bytes,
     weighted_mean,
@@ -109,3 +110,27 @@ def test_not_finite_names_the_tensor(bad):
     assert first_not_finite(state) == "broken"
     del state["broken"]
     assert first_not_finite(state) is None
+
+
+def test_large_numbers_whose_sum_overflows_are_finite():
+    largest = torch.full((4,), torch.finfo(torch.float32).max)
+    assert first_not_finite({"a": largest, "b": torch.full((2,), 1e300, dtype=torch.float64)}) is None
+    assert first_not_finite({"a": largest, "b": torch.tensor([1.0, float("nan")])}) == "b"
+    assert first_not_finite({"a": torch.tensor([float("inf"), float("-inf")])}) == "a"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64])
+def test_the_norm_is_numpys_over_all_tensors(dtype):
+    drawn = (torch.randn(1000, generator=torch.Generator().manual_seed(3)) * 40).to(dtype)
+    state = {"a": drawn[:7], "b": drawn[7:].reshape(331, 3), "none": drawn[:0]}
+    exact = np.linalg.norm(drawn.double().numpy().astype(np.longdouble))
+    assert euclidean_norm(state) == pytest.approx(float(exact), rel=1e-12)
+    assert euclidean_norm({}) == 0
+
+
+def test_the_norm_of_large_values_does_not_overflow():
+    large = {
+        name: torch.tensor([value], dtype=torch.float64) for name, value in {"a": 3e200, "b": 4e200}.items()
+    }
+    assert euclidean_norm(large) == pytest.approx(5e200)
+    assert np.isnan(euclidean_norm({"a": torch.tensor([float("nan")])}))

@@ -192,3 +192,14 @@ def test_rows_are_refused_if_the_sample_is_too_small(sample):
     assert (few.share, few.refused) == (None, True)
     assert (more.share, more.refused) == (0.0, False)
     assert (1 - MAX_SHARED) ** MIN_SAMPLE < 0.05 < (1 - MAX_SHARED) ** (MIN_SAMPLE - 2)
+
+
+def test_a_mask_is_part_of_the_fingerprint():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 255, (6, 4, 4), np.uint8), rng.integers(0, 2, (6, 4, 4)).astype(np.int16)
+    other = y.copy()
+    other[3, 1, 2] ^= 1
+    one, same, changed = (
+        row_set([Part(x, masks)], b"k").fingerprint for masks in (y, y.astype(np.uint8), other)
+    )
+    assert one == same != changed

@@ -159,7 +159,7 @@ def test_quick_runs_end_to_end(tmp_path):
         "fedtl, stacked",
     }
     assert all(len(its["seconds"]) == 2 and its["median"] > 0 for its in load["contenders"].values())
-    assert load["skipped"].keys() == {"Flower", "pfl"}
+    assert load["skipped"].keys() == {"Flower", "pfl", "NVIDIA FLARE"}
     assert {bar["load"] for bar in result["bars"]} == {"mlp", "all"}
     assert [(row["silos"], row["who"]) for row in result["silos"]] == [
         (4, "fedtl, 1 worker"),

@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from math import prod
 from typing import get_args
 
 import lifelines
@@ -25,6 +26,7 @@ from fedtl.tasks.multilabel import MultiLabel
 from fedtl.tasks.ordinal import Ordinal
 from fedtl.tasks.registry import TASKS
 from fedtl.tasks.row_metrics import Answers
+from fedtl.tasks.segmentation import Segmentation
 from fedtl.tasks.survival import Survival
 from fedtl.training.metrics import measure
 
@@ -38,6 +40,7 @@ CASES = {
     "counts": (Counts(), ()),
     "survival": (Survival(HORIZONS), ()),
     "cox": (Cox(), ()),
+    "segmentation": (Segmentation(LEVELS), ()),
 }
 every_task = pytest.mark.parametrize("name", CASES)
 
@@ -45,8 +48,10 @@ every_task = pytest.mark.parametrize("name", CASES)
 def rows_of(name, count=40, seed=0):
     task, classes = CASES[name]
     generator = torch.Generator().manual_seed(seed)
-    scores = torch.randn(count, task.width(classes), generator=generator)
-    return task, classes, scores, task.synthetic(count, classes, generator)
+    sides = (4, 5) if task.per_pixel else ()
+    scores = torch.randn(count, task.width(classes), *sides, generator=generator)
+    y = task.synthetic(count * prod(sides), classes, generator)
+    return task, classes, scores, y.unflatten(0, (count, *sides))
 
 
 def test_the_settings_name_every_task():
@@ -70,7 +75,7 @@ def test_rows_without_a_label_change_no_loss_and_get_no_gradient(name):
     task, _, scores, y = rows_of(name)
     more = torch.cat([y, without_labels(3, y)])
     assert is_known(more).tolist() == [True] * 40 + [False] * 3
-    free = torch.cat([scores, torch.randn(3, scores.shape[1])]).requires_grad_()
+    free = torch.cat([scores, torch.randn(3, *scores.shape[1:])]).requires_grad_()
     losses = task.training_losses(free, more)
     torch.testing.assert_close(losses[:40], task.losses(scores, y), rtol=1e-5, atol=1e-6)
     torch.where(is_known(more), losses, 0.0).sum().backward()
@@ -87,6 +92,8 @@ def test_a_mix_has_the_mean_of_what_is_averaged(name):
     torch.testing.assert_close(task.averaged(mixed.double()), wanted, rtol=1e-5, atol=1e-6)
     nets = [torch.nn.Linear(4, scores.shape[1]) for _ in range(2)]
     x = torch.randn(5, 4)
+    if task.per_pixel:
+        nets, x = [torch.nn.Conv2d(4, scores.shape[1], 1) for _ in range(2)], torch.randn(5, 4, 3, 3)
     exported = MixedNet(nets, (0.25, 0.75), task)(x)
     torch.testing.assert_close(
         exported, task.mixed([net(x) for net in nets], [0.25, 0.75]), rtol=1e-4, atol=1e-5
@@ -100,7 +107,7 @@ def test_no_other_constant_has_a_much_lower_loss(name):
     best = task.constant_scores(y, width)
 
     def loss(scores):
-        return float(task.losses(scores.expand(len(y), -1), y).mean())
+        return float(task.losses(task.repeated(scores, y), y).mean())
 
     for step in torch.eye(width):
         assert loss(best) <= min(loss(best + 0.3 * step), loss(best - 0.3 * step)) + 1e-6

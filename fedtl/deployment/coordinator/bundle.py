@@ -126,12 +126,12 @@ def _study(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, .
         )
     if experiment.data.label_fraction != 1.0:
         raise ConfigError(
-            "data.label_fraction hides labels in simulations; a site trains on all labels of its rows or, with data.unlabelled in its "
-            "silo.toml, on none; remove it"
+            "data.label_fraction hides labels in simulations; a site trains on all labels that its rows have or, with data.unlabelled in "
+            "its silo.toml, on none, and rows without a label are inputs where it says so (data.missing_labels); remove it"
         )
-    if experiment.data.unlabelled and dp_ready:
+    if (experiment.data.unlabelled or experiment.data.missing_labels == "inputs") and dp_ready:
         raise ConfigError(
-            "data.unlabelled and --dp-ready: the accounting covers labelled rows only; remove one of them"
+            "data.unlabelled or data.missing_labels, and --dp-ready: the accounting covers labelled rows only; remove one of them"
         )
     schema = _declared_schema(experiment, shape, classes) if shape else read_data_schema(experiment)
     if dp_ready and experiment.privacy is None:
@@ -215,6 +215,7 @@ def _info(study: Study, agreement: Agreement, bundle: Bundle) -> BundleInfo:
         bundle=bundle.hash,
         plan=agreement.hash,
         private=experiment.privacy is not None,
+        verdict=experiment.request.verdict,
     )
 
 

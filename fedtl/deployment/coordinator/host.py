@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -16,12 +16,14 @@ from fedtl.errors import NotEnoughSilos
 from fedtl.federation.limits import outliers
 from fedtl.federation.round_log import history_line
 from fedtl.federation.rounds import Federation, Round, ServerState, run_rounds
+from fedtl.messages import Refusal, SiloVerdict, Task, verdict_question
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 
 log = logging.getLogger(__name__)
 Progress = Callable[[Round], None]
+MAX_VERDICT_SECONDS = 43200.0  # the longest that the coordinator waits for a verdict
 
 
 class ConnectedSilos(Federation, Protocol):
@@ -29,6 +31,12 @@ class ConnectedSilos(Federation, Protocol):
 
     def away(self) -> Mapping[str, str]:
         """By name, a sentence for each admitted site that was not connected when the round began."""
+        ...
+
+    def ask_verdicts(
+        self, question: Task, silos: Sequence[str], seconds: float
+    ) -> Iterable[SiloVerdict | Refusal]:
+        """Ask these sites whether joining helped; an answer for each, in any order."""
         ...
 
 
@@ -39,7 +47,7 @@ Connect = Callable[
 
 def host_study(study: HostedStudy, connect: Connect, progress: Progress | None = None) -> StudyResult:
     """
-    Run the remaining rounds and write the result.
+    Run the remaining rounds, ask for the verdicts where the plan does, and write the result.
 
     Raises NotEnoughSilos when a round got too few valid replies in each of ``tries`` attempts.
     """
@@ -50,6 +58,8 @@ def host_study(study: HostedStudy, connect: Connect, progress: Progress | None =
         state = _run_rounds(study, plan, federation, progress)
         _write_shared(study.path / "shared.safetensors", plan, state.shared)
         result = StudyResult.of(plan.config.study, study.log.lines())
+        if plan.verdict:
+            result = _with_verdicts(result, federation, plan, state.shared)
         write_json(study.path / "result.json", result, private=True)
         return result
 
@@ -79,6 +89,30 @@ def _run_rounds(
                 write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
                 raise
     return state
+
+
+def _with_verdicts(
+    result: StudyResult, federation: ConnectedSilos, plan: StudyPlan, shared: State
+) -> StudyResult:
+    """
+    Ask every site whose updates counted whether joining helped it, and add the answers. A site trains a model alone before it answers,
+    for as many rounds as the study has, and each of these took less than the deadline.
+    """
+    config = plan.config
+    question = verdict_question(config.study, config.rounds, config.seed, shared)
+    seconds = min(config.rounds * plan.deadline, MAX_VERDICT_SECONDS)
+    answers = {
+        answer.silo: answer for answer in federation.ask_verdicts(question, sorted(result.silos), seconds)
+    }
+    for answer in answers.values():
+        log.info(
+            "%s", f"{answer.silo}: {answer.verdict}" if isinstance(answer, SiloVerdict) else answer.reason
+        )
+    return replace(
+        result,
+        verdicts={name: one.verdict for name, one in answers.items() if isinstance(one, SiloVerdict)},
+        without_verdict={name: one.reason for name, one in answers.items() if isinstance(one, Refusal)},
+    )
 
 
 def _discarded(plan: StudyPlan, error: NotEnoughSilos) -> str:

@@ -29,7 +29,7 @@ from fedtl.federation.limits import outliers
 class StudyStatus:
     """
     ``round``: the last one that is finished. ``stopped``: why, or None. ``replied``, ``left_out`` and ``outliers``: in that
-    round.
+    round. ``verdicts``: by site, whether joining helped it, or why it did not say; empty where the plan does not ask.
     """
 
     round: int
@@ -40,6 +40,7 @@ class StudyStatus:
     replied: Sequence[str]
     left_out: Mapping[str, str]
     outliers: Sequence[str]
+    verdicts: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def _plan(bundle: Bundle, study_name: str, settings: ServerSettings) -> StudyPla
         bundle=info.bundle,
         plan=info.plan,
         private=info.private,
+        verdict=info.verdict,
     )
 
 
@@ -199,6 +201,7 @@ def _study_status(study: HostedStudy) -> StudyStatus:
         replied=sorted(last.silos) if last else [],
         left_out=last.left_out if last else {},
         outliers=outliers(last.weights, last.norms, study.plan.config.limits) if last else (),
+        verdicts=study.verdicts,
     )
 
 

@@ -58,6 +58,14 @@ class HostedStudy:
         return (self.path / "result.json").is_file()
 
     @property
+    def verdicts(self) -> dict[str, str]:
+        """By site, whether joining helped it, or why it did not say; empty before the result, and where the plan does not ask."""
+        if not self.done:
+            return {}
+        result = json.loads((self.path / "result.json").read_text())
+        return dict(sorted({**result.get("without_verdict", {}), **result.get("verdicts", {})}.items()))
+
+    @property
     def log(self) -> RoundLog:
         """The history and the checkpoint."""
         return RoundLog(self.path, private=True)

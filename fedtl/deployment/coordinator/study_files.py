@@ -1,7 +1,7 @@
 """The files of a study at the coordinator, one type for each: its plan, a round of its history, its result."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fedtl.federation.limits import NO_LIMITS, UpdateLimits
@@ -10,6 +10,7 @@ from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
 from fedtl.methods.wire import Wire
 from fedtl.models.roles import Role
+from fedtl.results.comparison import Verdict
 from fedtl.results.run import HistoryLine
 
 
@@ -19,7 +20,7 @@ class StudyPlan:
     ``plan.json``. ``deadline``: seconds for a round. ``tries``: attempts at a round that gets too few valid replies. ``grace``:
     seconds that a round waits for the sites of the last one to reconnect. These three may change when a study is resumed.
     ``bundle`` and ``plan``: hashes. ``private``: whether the plan makes every site train with differential privacy; None
-    where fedtl 0.1.0 wrote the file and did not say.
+    where fedtl 0.1.0 wrote the file and did not say. ``verdict``: whether the sites are asked after the last round if joining helped.
     """
 
     config: FederationConfig
@@ -31,6 +32,7 @@ class StudyPlan:
     plan: str
     private: bool | None = None
     grace: float = 0.0
+    verdict: bool = False
 
     def is_same_study(self, other: "StudyPlan") -> bool:
         """Whether two plans differ at most in how long the coordinator waits."""
@@ -43,6 +45,7 @@ class StudyPlan:
             "bundle": self.bundle,
             "plan": self.plan,
             **({} if self.private is None else {"private": self.private}),
+            **({"verdict": True} if self.verdict else {}),
             "bundle_name": self.bundle_name,
             "deadline": self.deadline,
             "tries": self.tries,
@@ -62,6 +65,7 @@ class StudyPlan:
             plan=content["plan"],
             private=content.get("private"),
             grace=content.get("grace", 0.0),
+            verdict=content.get("verdict", False),
         )
 
 
@@ -74,25 +78,29 @@ class BundleInfo:
     bundle: str
     plan: str
     private: bool | None
+    verdict: bool = False
 
     def to_json(self) -> dict[str, Any]:
         config = _config_table(self.config)
         del config["study"]  # a bundle has no study yet
         facts = {"bundle": self.bundle, "plan": self.plan, "private": self.private}
+        facts |= {"verdict": True} if self.verdict else {}
         return {**facts, **config, "roles": _role_names(self.roles)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], study: str) -> "BundleInfo":
         """``study``: the name of the study that is started from the bundle."""
         hashes = content["bundle"], content["plan"]
-        return cls(_config(study, content), _roles(content), *hashes, content.get("private"))
+        facts = content.get("private"), content.get("verdict", False)
+        return cls(_config(study, content), _roles(content), *hashes, *facts)
 
 
 @dataclass(frozen=True)
 class StudyResult:
     """
     ``result.json``: only what the updates carried; the coordinator has no test rows. ``silos``: the number of
-    rounds in which the reply of each silo counted. ``left_out``: for each other silo the rounds and reasons.
+    rounds in which the reply of each silo counted. ``left_out``: for each other silo the rounds and reasons. ``verdicts``: of each silo
+    that answered whether joining helped; ``without_verdict``: why each other one did not. Both are empty where the plan does not ask.
     """
 
     study: str
@@ -102,6 +110,8 @@ class StudyResult:
     bytes_up: int
     bytes_down: int
     seconds: float
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    without_verdict: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study: str, lines: Sequence[HistoryLine]) -> "StudyResult":

@@ -14,7 +14,7 @@ from fedtl._util.records import to_plain
 from fedtl.data.prepare import Prepared
 from fedtl.deployment.coordinator.bundle import read_agreement
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.joining import Joining, joining_gain
+from fedtl.deployment.site.joining import Joining, OwnModelOnce, joining_of
 from fedtl.deployment.site.site_plan import SitePlan, build_study
 from fedtl.deployment.site.site_rows import load_rows
 from fedtl.deployment.site.site_silo import make_silo
@@ -36,11 +36,10 @@ from fedtl.privacy import taint
 from fedtl.privacy.taint import Label
 from fedtl.results.metrics import Measured
 from fedtl.training import threads
-from fedtl.training.at_home import FinalModel, Member, Watch, alone_trainer, own_model
-from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard, Outcome, with_ridge_head
+from fedtl.training.at_home import FinalModel, Member, Watch
+from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard, with_ridge_head
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer
 
 FITTED_ROLES = HEAD | {Role.STATS}  # what a site that did not train in the study fits to its rows
 
@@ -98,7 +97,7 @@ def adopt_model(
     labels = provenance_after_rounds(study.trainer, study.first, planned_privacy)
     if stored:
         silo.local = stored.local
-        alone = _Alone(watch)
+        alone = OwnModelOnce(watch)
         examine = Examine(task, lambda _: rows.prepared.evaluation_set, alone)
         model = _finished(study, silo, stored, examine, labels, alone if compare else None)
     else:
@@ -131,26 +130,13 @@ def _read_shared(path: Path) -> State:
         raise ConfigError(f"{path} is not a shared.safetensors file: {error}") from error
 
 
-@dataclass
-class _Alone:
-    """Trains the site's own model once, the first time that it is needed."""
-
-    watch: Watch | None
-    state: State | None = None
-
-    def __call__(self, trainer: Trainer, silo: Silo, task: Task) -> State:
-        if self.state is None:
-            self.state = own_model(trainer, silo, task, self.watch)
-        return self.state
-
-
 def _finished(
     study: Study,
     silo: Silo,
     stored: StoredRound,
     examine: Examine,
     labels: Mapping[str, Label],
-    alone: _Alone | None,
+    alone: OwnModelOnce | None,
 ) -> _Model:
     """The silo's own model after the last round. ``alone``: makes the one that it is compared with; None: it is not compared."""
     outcome = examine(study.trainer, silo)
@@ -158,16 +144,8 @@ def _finished(
         stored.labels, {name: study.trainer.partition.roles[name] for name in stored.local}
     )
     provenance = provenance_after_finish(study.trainer, {**labels, **own})
-    joining = _joining(study, silo, examine, alone, outcome) if alone and silo.data.has_labels else None
+    joining = joining_of(study, silo, examine, alone, outcome) if alone and silo.data.has_labels else None
     return _Model(outcome.model, provenance, {"in use": outcome.test}, joining)
-
-
-def _joining(study: Study, silo: Silo, examine: Examine, alone: _Alone, outcome: Outcome) -> Joining | None:
-    trainer, rows = study.trainer, examine.evaluation_set(silo.name)
-    own = alone(trainer, silo, examine.task)
-    scores = alone_trainer(trainer).scores(own, rows.test.x, silo.data)
-    metric, margin = study.experiment.metric, study.experiment.compare.margin
-    return joining_gain(metric, margin, silo.data.task, outcome.scores, scores, rows, silo.name)
 
 
 def _fitted(study: Study, silo: Silo, task: Task, prepared: Prepared, labels: Mapping[str, Label]) -> _Model:

@@ -8,8 +8,9 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from fedtl.deployment.plan import load_agreement
+from fedtl.deployment.plan import Agreement, load_agreement
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.paid import check_ledger_complete, check_reply_paid
 from fedtl.deployment.site.signing import ApprovalInForce
@@ -24,6 +25,7 @@ from fedtl.models.failures import module_failure
 from fedtl.privacy.charge import task_hash
 from fedtl.training import threads
 
+Reply = TypeVar("Reply")
 ROUND_BYTES = 256 << 20  # free on the disk before a round
 
 
@@ -34,12 +36,25 @@ def answer_round(
     Return the reply to one message. ``find_agreement`` returns the agreement's file in the bundle, ``decode`` reads the
     message; both raise Denied. Returns a Refusal for whatever a server or a row can cause, and raises nothing.
     """
+    return answer_task(home, find_agreement, decode, _answer)
+
+
+def answer_task(
+    home: Home,
+    find_agreement: Callable[[], Path],
+    decode: Callable[[], Task],
+    act: Callable[[Home, Agreement, Task], Reply],
+) -> Reply | Refusal:
+    """
+    Return what ``act`` makes of a task, with the folder locked; a Refusal, which is recorded, for whatever it raises. The task is
+    recorded first.
+    """
     task: Task | None = None
     try:
         with home.alone():
             threads.set_threads(home.settings.threads)
             task = decode()
-            return _answer(home, find_agreement(), task)
+            return act(home, _accepted(home, find_agreement(), task), task)
     except Denied as denied:
         return _refuse(home, task, Code(denied.code), str(denied))
     except (Refused, SiloFailed) as refused:
@@ -60,7 +75,8 @@ def _refuse(home: Home, task: Task | None, code: Code, reason: str) -> Refusal:
     return Refusal(home.settings.name, task.round if task else 0, code)
 
 
-def _answer(home: Home, agreement_file: Path, task: Task) -> Update:
+def _accepted(home: Home, agreement_file: Path, task: Task) -> Agreement:
+    """Return the agreement that a task is for, once the task is recorded. Raises Denied."""
     agreement = load_agreement(agreement_file)
     if not STUDY_NAME.fullmatch(task.study):
         raise Denied(
@@ -70,6 +86,10 @@ def _answer(home: Home, agreement_file: Path, task: Task) -> Update:
     if home.settings.policy.privacy is not None:
         check_ledger_complete(home)
     home.record.received(task, agreement.hash)
+    return agreement
+
+
+def _answer(home: Home, agreement: Agreement, task: Task) -> Update:
     plan = SitePlan(home, agreement)
     check_policy(plan)
     approval = ApprovalInForce.of(plan)

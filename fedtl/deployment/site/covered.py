@@ -1,11 +1,11 @@
 """
-Which approval is in force for a plan, how it was used, and which lines of an egress record no approval covered.
+Which approval is in force for a plan, and how it was used.
 
 The record decides: an approval counts only if its line, with the signed terms, is in the record. So an approved.json that
 was edited or restored approves nothing, and deleting the record ends every approval. Reads no rows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -20,15 +20,16 @@ from fedtl.deployment.site.approvals import (
 from fedtl.deployment.site.egress_lines import (
     ApprovalWithdrawn,
     EgressLine,
-    Malformed,
     PlanApproved,
     StudyBegan,
     UpdateSent,
+    VerdictSent,
 )
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.signed import SignedTerms, looser
 from fedtl.errors import Denied
 from fedtl.federation.policy import Code, Manifest, ManifestTensor
+from fedtl.results.comparison import Verdict
 
 APPROVE_AGAIN = "rehearse and approve again"
 APPROVED_WITHOUT_TERMS = f"approved with an earlier fedtl: {APPROVE_AGAIN}"
@@ -52,12 +53,14 @@ class History:
     """
     The state that the lines of a record lead to. ``grants``: the last approval of each plan that was not withdrawn.
     ``studies``: those begun under each approval, by its line's number. ``rounds``: the last round that left in each
-    study, and its task. ``latest``: the latest time in any line.
+    study, and its task. ``verdicts``: the verdict that left after a study, and the task that asked for it. ``latest``: the latest time
+    in any line.
     """
 
     grants: dict[str, Grant] = field(default_factory=dict)
     studies: dict[int, list[str]] = field(default_factory=dict)
     rounds: dict[str, tuple[int, str]] = field(default_factory=dict)
+    verdicts: dict[str, tuple[Verdict, str]] = field(default_factory=dict)
     latest: str = ""
 
     def add(self, line: EgressLine) -> None:
@@ -75,6 +78,8 @@ class History:
             case UpdateSent(plan=plan, study=study) as sent:
                 self._begin(plan, study)
                 self.rounds[study] = sent.round, sent.task
+            case VerdictSent(study=study, verdict=verdict, task=task):
+                self.verdicts.setdefault(study, (verdict, task))
 
     def _begin(self, plan: str, study: str) -> None:
         if (in_force := self.grants.get(plan)) is not None:
@@ -136,21 +141,43 @@ def check_use(history: History, grant: Grant, study: str, round: int, task: str)
     round or a later one was already answered. Rounds may be missing, because a site that is offline or not sampled is not
     asked. No round is accepted for a second task, so a study never has more rounds than its plan.
     """
-    assert grant.terms is not None
-    terms, today = grant.terms, history.today
-    if today > terms.until:
-        raise Denied(Code.PLAN, f"the approval ended on {terms.until}, today is {today}; {APPROVE_AGAIN}")
+    terms = _terms_of_today(history, grant)
     begun = history.studies[grant.number]
     if study not in begun and len(begun) >= terms.studies:
         raise Denied(
             Code.PLAN,
-            f"study {study!r}: the approval is for {_studies(terms)} and was used for {', '.join(begun)}; {APPROVE_AGAIN}",
+            f"study {study!r}: the approval is for {number_of_studies(terms)} and was used for {', '.join(begun)}; {APPROVE_AGAIN}",
         )
+    if study in history.verdicts:
+        raise Denied(Code.ROUND, f"study {study!r} is over: the verdict after its last round has left")
     last, last_task = history.rounds.get(study, (0, ""))
     if round < last:
         raise Denied(Code.ROUND, f"round {round} is over; the last answered round is {last}")
     if round == last and task != last_task:
         raise Denied(Code.ROUND, f"round {round} was already answered, for another task")
+
+
+def check_verdict_use(history: History, grant: Grant, study: str, task: str) -> None:
+    """
+    Check that an approval covers a verdict after a study. Raises Denied where it is not signed or has expired, where the site sent no
+    update in the study, and where a verdict has left for another question: what a server can learn of the test rows is one word.
+    """
+    terms = _terms_of_today(history, grant)
+    if not terms.verdict:
+        raise Denied(Code.DECLINED, "a verdict was not signed")
+    if study not in history.studies[grant.number] or study not in history.rounds:
+        raise Denied(Code.ROUND, f"study {study!r}: this site sent no update in it under this approval")
+    if study in history.verdicts and history.verdicts[study][1] != task:
+        raise Denied(Code.ROUND, f"the verdict on study {study!r} has left, for another task")
+
+
+def _terms_of_today(history: History, grant: Grant) -> SignedTerms:
+    """Return the signed terms. Raises Denied where the approval has expired."""
+    assert grant.terms is not None
+    terms, today = grant.terms, history.today
+    if today > terms.until:
+        raise Denied(Code.PLAN, f"the approval ended on {terms.until}, today is {today}; {APPROVE_AGAIN}")
+    return terms
 
 
 @dataclass(frozen=True)
@@ -164,7 +191,7 @@ class ApprovalUse:
 
     def __str__(self) -> str:
         studies = [f"{name}, round {last} of {self.terms.rounds}" for name, last in self.begun.items()]
-        text = f"for {_studies(self.terms)} until {self.terms.until}; begun: {'; '.join(studies) or 'none'}"
+        text = f"for {number_of_studies(self.terms)} until {self.terms.until}; begun: {'; '.join(studies) or 'none'}"
         return f"{text}; {self.over}" if self.over else text
 
 
@@ -188,65 +215,8 @@ def _over(terms: SignedTerms, begun: Mapping[str, int], today: str) -> str:
     return "used up" if finished else ""
 
 
-def uncovered_lines(lines: Sequence[EgressLine]) -> list[str]:
-    """Return, in words, every sent line that the approval in force at that time did not cover, and why; and malformed lines."""
-    history, problems = History(), list[str]()
-    for line in lines:
-        match line.entry:
-            case UpdateSent() as sent:
-                where = f"line {line.number}: round {sent.round} of {sent.study!r}, {line.at}"
-                problems += [f"{where}: {reason}" for reason in _reasons(history, line.at, sent)]
-            case Malformed(reason=reason):
-                problems.append(f"line {line.number} is not a line of a record ({reason})")
-        history.add(line)
-    return problems
-
-
-def _reasons(history: History, at: str, sent: UpdateSent) -> Iterator[str]:
-    grant = history.grants.get(sent.plan)
-    if grant is None:
-        yield "no approval of its plan was in force"
-        return
-    for name, tensor in sent.tensors.items():
-        if grant.tensors.get(name) != (tensor.shape, tensor.dtype):
-            yield f"{name} is not on the approved manifest"
-    if grant.terms is None:
-        yield "its approval was made with an earlier fedtl and has no terms"
-        return
-    if max(at, history.latest)[:10] > grant.terms.until:
-        yield f"the approval had ended on {grant.terms.until}"
-    yield from _looser_than_signed(grant.terms, sent)
-    begun = history.studies[grant.number]
-    if sent.study not in begun[: grant.terms.studies] and len(begun) >= grant.terms.studies:
-        yield f"the approval was for {_studies(grant.terms)} and was used for {', '.join(begun)}"
-    last, task = history.rounds.get(sent.study, (0, ""))
-    same_reply_again = sent.round == last and sent.task == task and sent.again
-    if sent.round <= last and not same_reply_again:
-        yield f"round {last} had been answered before"
-    if sent.round > grant.terms.rounds:
-        yield f"the approval was for {grant.terms.rounds} rounds"
-
-
-def _studies(terms: SignedTerms) -> str:
+def number_of_studies(terms: SignedTerms) -> str:
     return "1 study" if terms.studies == 1 else f"{terms.studies} studies"
-
-
-def _looser_than_signed(signed: SignedTerms, sent: UpdateSent) -> Iterator[str]:
-    """Compare the message that the line describes, and the terms that it states, with the signed terms."""
-    if signed.privacy is not None and not sent.private:
-        yield "it left without the differential privacy that was signed"
-    if not signed.rows and sent.weight != 1.0:
-        yield "it carried the number of rows, which was not signed"
-    for name in sorted(set(sent.metrics) - set(signed.metrics)):
-        yield f"it carried the metric {name!r}, which was not signed"
-    if sent.bytes > signed.bytes:
-        yield f"it has {sent.bytes:,} bytes, and {signed.bytes:,} were signed"
-    try:
-        now = SignedTerms.model_validate(sent.terms)
-    except ValidationError:
-        yield "it does not state the terms in force"
-        return
-    yield from (str(difference) for difference in looser(signed, now))
 
 
 def _grant(number: int, line: PlanApproved) -> Grant:

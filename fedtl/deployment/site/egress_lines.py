@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from fedtl.results.comparison import Verdict
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -68,6 +70,23 @@ class UpdateSent(_Part):
     metrics: dict[str, float]
     bytes: int
     tensors: dict[str, TensorHash]
+
+
+class VerdictSent(_Part):
+    """
+    After the last round of a study the site answered whether joining helped it. ``task``: the hash of the question. ``plan``,
+    ``manifest``, ``terms``, ``again``: as in ``UpdateSent``.
+    """
+
+    what: Literal["verdict"] = "verdict"
+    study: str
+    round: int
+    task: str
+    plan: str
+    manifest: str
+    again: bool
+    terms: dict[str, Any]
+    verdict: Verdict
 
 
 class RoundRefused(_Part):
@@ -138,6 +157,7 @@ class Disconnected(_Part):
 Entry = (
     TaskReceived
     | UpdateSent
+    | VerdictSent
     | RoundRefused
     | PlanApproved
     | ApprovalWithdrawn

@@ -16,6 +16,7 @@ from fedtl.deployment.site.egress_lines import (
     RoundRefused,
     TaskReceived,
     UpdateSent,
+    VerdictSent,
     content_of,
     parse_lines,
 )
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # the SuperNode writes lines without tensors and must not imp
     from fedtl.messages import Task, Update
     from fedtl.models.state import State
     from fedtl.privacy.ledger_lines import LedgerLine
+    from fedtl.results.comparison import Verdict
 
 NUMBER_OF_UNITS = (
     "not in the message; public under the claim, and the coordinator can infer it from the size of the noise"
@@ -71,6 +73,19 @@ class EgressLog:
                 weight=update.weight,
                 metrics=dict(update.metrics),
                 **_tensors(update.delta),
+            )
+        )
+
+    def verdict_sent(self, question: "Task", terms: "SignedTerms", verdict: "Verdict", again: bool) -> None:
+        """``terms``, ``again``: as in ``sent``."""
+        self.append(
+            VerdictSent(
+                **_task(question),
+                plan=terms.plan,
+                manifest=terms.manifest,
+                again=again,
+                terms=terms.model_dump(),
+                verdict=verdict,
             )
         )
 

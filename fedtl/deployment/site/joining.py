@@ -8,17 +8,27 @@ from torch import Tensor
 from fedtl.data.labels import has_label
 from fedtl.data.prepare import EvaluationSet
 from fedtl.experiment.scores import gain_in
+from fedtl.experiment.study import Study
 from fedtl.experiment.uncertainty import measure
 from fedtl.experiment.verdicts import gain_of
+from fedtl.messages import Task
+from fedtl.models.state import State
 from fedtl.results.comparison import Gain
 from fedtl.tasks.base import LearningTask
 from fedtl.tasks.row_metrics import NO_ROWS, Answers
 from fedtl.training import metrics
+from fedtl.training.at_home import Watch, alone_trainer, own_model
+from fedtl.training.finish import Examine, Outcome
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Joining:
-    """The ``gain`` in ``metric`` over training alone; above zero is better. It stays at the site."""
+    """
+    The ``gain`` in ``metric`` over training alone; above zero is better. It stays at the site; its verdict leaves where policy and plan
+    allow it.
+    """
 
     metric: str
     gain: Gain
@@ -31,6 +41,33 @@ class Joining:
             else "too few test rows for an interval"
         )
         return f"{self.metric} {self.gain.mean:+.3f} over training alone ({sure}): {self.gain.verdict}"
+
+
+@dataclass
+class OwnModelOnce:
+    """Trains the site's own model the first time that it is needed, and not again. ``watch``: as in ``own_model``."""
+
+    watch: Watch | None = None
+    state: State | None = None
+
+    def __call__(self, trainer: Trainer, silo: Silo, task: Task) -> State:
+        if self.state is None:
+            self.state = own_model(trainer, silo, task, self.watch)
+        return self.state
+
+
+def joining_of(
+    study: Study, silo: Silo, examine: Examine, alone: OwnModelOnce, outcome: Outcome
+) -> Joining | None:
+    """
+    Compare the final model of a site that trained in the study, whose ``outcome`` on the test rows is given, with its own model, which
+    ``alone`` trains on the same training rows. None where the metric is not defined for one of them.
+    """
+    trainer, rows = study.trainer, examine.evaluation_set(silo.name)
+    own = alone(trainer, silo, examine.task)
+    scores = alone_trainer(trainer).scores(own, rows.test.x, silo.data)
+    metric, margin = study.experiment.metric, study.experiment.compare.margin
+    return joining_gain(metric, margin, silo.data.task, outcome.scores, scores, rows, silo.name)
 
 
 def joining_gain(

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedtl.data.checks import without_label
 from fedtl.data.facts import row_facts
-from fedtl.data.labels import label_texts
+from fedtl.data.labels import label_texts, without_label
 from fedtl.data.parts import split_rows
 from fedtl.data.prepare import input_shape
 from fedtl.data.settings import DataSettings, data_settings

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedtl.data.checks import without_label
+from fedtl.data.labels import without_label
 from fedtl.deployment.certificates import MIN_DAYS, certificate_fingerprint, days_left, validity
 from fedtl.deployment.running import MIN_FREE_BYTES
 from fedtl.deployment.site.approvals import bundles_approved_without_terms, code_hash, read_approvals
@@ -66,7 +66,12 @@ def _rows(home: Home) -> str:
     if home.settings.data.unlabelled:
         parts.append("labels of training and validation rows are not used")
     elif missing := int(without_label(raw.train.y).sum()):
-        parts.append(f"{missing} rows without a label, which are not used for training")
+        used = (
+            "are inputs only"
+            if home.settings.data.missing_labels == "inputs"
+            else "are not used for training"
+        )
+        parts.append(f"{missing} rows without a label, which {used}")
     return f"{', '.join(parts)}; fedtl silo rehearse compares their inputs with a plan"
 
 

@@ -33,7 +33,8 @@ class RequestFacts:
 class PlanFacts:
     """
     What would run. ``source``, ``path`` and ``label``: of the site's rows. ``norm``: the maximum norm of an update.
-    ``metrics``: those that would leave. ``weight``: whether the number of rows would. ``wire``: how the weights are sent.
+    ``metrics``: those that would leave. ``weight``: whether the number of rows would. ``wire``: how the weights are sent. ``verdict``:
+    whether joining helped would leave after the last round.
     """
 
     method: str
@@ -49,6 +50,7 @@ class PlanFacts:
     metrics: Sequence[str]
     weight: bool
     wire: str
+    verdict: bool
 
 
 @dataclass(frozen=True)

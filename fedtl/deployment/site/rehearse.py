@@ -39,7 +39,7 @@ from fedtl.deployment.site.rehearsal import (
     TensorFacts,
 )
 from fedtl.deployment.site.signing import present_terms
-from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy
+from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy, sends_verdict
 from fedtl.deployment.site.site_rows import SiteRows, check_origins, load_rows
 from fedtl.deployment.site.site_silo import make_dry_silo, site_guarantee
 from fedtl.errors import ConfigError, DataError, Denied, Refused
@@ -124,7 +124,7 @@ def read_requested_plan(home: Home, source: Path | str) -> RequestedPlan:
     rows_keys = [key for key in RowSettings.model_fields if key not in AGREED]
     settings: dict[str, Any] = {key: getattr(own, key) for key in rows_keys}
     settings |= {"pixel_range": own.pixel_range} if own.pixel_range else {}
-    settings |= {"path": str(home.at(own.path)) if own.path else ""}
+    settings |= {"path": str(home.at(own.path)) if own.path else "", "missing_labels": own.missing_labels}
     silo = own.silo or home.settings.name
     settings |= {"silos": [], "late": [], "scale": "none", "unlabelled": [silo] if own.unlabelled else []}
     overrides = [f"data.{key}={json.dumps(value)}" for key, value in settings.items()]
@@ -213,6 +213,7 @@ def _plan_facts(plan: SitePlan, refused: bool) -> PlanFacts:
         metrics=sorted(metrics),
         weight=policy.share_row_count and not (refused or plan.privacy),
         wire=wire_text(experiment.wire),
+        verdict=not refused and sends_verdict(plan),
     )
 
 

@@ -67,7 +67,7 @@ class PolicySettings(Settings):
     """
     ``[policy]``: what may leave, and in which studies. ``max_update_norm``: Euclidean, over all tensors of an update.
     ``share_row_count``: whether the number of training rows may leave, as the weight of the update. ``wire``: in which forms
-    the weights may be sent.
+    the weights may be sent. ``verdict``: whether joining helped may leave after the last round, as one of four words.
     """
 
     roles: list[Literal["body", "head", "aux", "norm", "stats", "adapter", "extra", "summary"]] = []
@@ -79,6 +79,7 @@ class PolicySettings(Settings):
     minimum_silos: int = Field(2, ge=1)
     share_row_count: bool = False
     wire: list[Literal["float32", "bf16", "int8", "top-k", "sign"]] = ["float32"]
+    verdict: bool = False
     privacy: BudgetSettings | None = None
 
     @property
@@ -96,6 +97,7 @@ class PolicySettings(Settings):
             private=self.privacy is not None,
             share_row_count=self.share_row_count,
             wire=frozenset(self.wire),
+            verdict=self.verdict,
         )
 
 

@@ -90,13 +90,15 @@ LATER_KEYS = (
     *("delimiter", "decimal", "encoding", "drop"),
     *("pixel_range", "pixel_bits", "slices", "manifest", "file_column"),
     *("sheet", "date_format", "time_zone"),
+    "missing_labels",
 )  # of [data], after fedtl 0.1.0
 
 
 class SignedTerms(Settings):
     """
     ``records``: training rows, or units where the privacy unit is a column. ``metrics`` and ``rows``: which metrics leave,
-    and whether the number of rows does, as the policy and the privacy settings together allow. ``studies`` and ``until``:
+    and whether the number of rows does, as the policy and the privacy settings together allow. ``verdict``: whether one word leaves after
+    the last round, which says if joining helped. ``studies`` and ``until``:
     how many studies the approval is for, and its last day (UTC, YYYY-MM-DD).
     """
 
@@ -123,6 +125,7 @@ class SignedTerms(Settings):
     classes: Annotated[list[str], Bound("classes", same)]
     records: Annotated[int, Bound("the number of records", at_most)]
     data: Annotated[DataTerms, Bound("data", lambda signed, now: True)]
+    verdict: Annotated[bool, Bound("policy.verdict", at_most)] = False  # after fedtl 0.1.0
 
     @property
     def hash(self) -> str:
@@ -131,6 +134,8 @@ class SignedTerms(Settings):
         for key in LATER_KEYS:
             if plain["data"][key] == DataTerms.model_fields[key].default:
                 del plain["data"][key]
+        if not self.verdict:
+            del plain["verdict"]
         return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 

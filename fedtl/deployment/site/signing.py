@@ -14,16 +14,18 @@ from fedtl.deployment.site.covered import (
     History,
     check_terms,
     check_use,
+    check_verdict_use,
     grant_in_force,
     record_history,
 )
 from fedtl.deployment.site.egress_lines import StudyBegan
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.signed import DataTerms, PrivacyTerms, SignedTerms
-from fedtl.deployment.site.site_plan import SitePlan
+from fedtl.deployment.site.site_plan import SitePlan, sends_verdict
 from fedtl.messages import Task
 from fedtl.privacy.charge import task_hash
 from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.results.comparison import Verdict
 
 
 def present_terms(
@@ -58,6 +60,7 @@ def present_terms(
         classes=plan.agreement.classes,
         records=len(data.train) if guarantee is None else guarantee.protected.count,
         data=_data_terms(plan.home),
+        verdict=sends_verdict(plan) and guarantee is None,
         privacy=None if guarantee is None else _privacy_terms(plan, guarantee),
     )
 
@@ -112,6 +115,14 @@ class ApprovalInForce:
     def check_use(self, task: Task) -> None:
         """Check that the approval covers a task. Raises Denied where it does not cover this study and round."""
         check_use(self.history, self.grant, task.study, task.round, task_hash(task))
+
+    def check_verdict_use(self, question: Task) -> None:
+        """Check that the approval covers a verdict on this study. Raises Denied where it does not, or where another one has left."""
+        check_verdict_use(self.history, self.grant, question.study, task_hash(question))
+
+    def verdict(self, study: str) -> Verdict | None:
+        """Return the verdict on a study that has left."""
+        return self.history.verdicts[study][0] if study in self.history.verdicts else None
 
     def terms(self, plan: SitePlan, data: SiloDataset, guarantee: PrivacyGuarantee | None) -> SignedTerms:
         """Return the terms as they are now. Raises Denied where one is looser than signed."""

@@ -103,6 +103,11 @@ def build_study(plan: SitePlan, classes: tuple[str, ...]) -> Study:
     )
 
 
+def sends_verdict(plan: SitePlan) -> bool:
+    """Whether the plan asks if joining helped, and the policy allows the answer, which needs no privacy. Raises Denied."""
+    return plan.policy.verdict and plan.agreement.experiment.request.verdict and plan.privacy is None
+
+
 def check_policy(plan: SitePlan) -> None:
     """Check the plan, without its rows. Raises Denied where the site's policy does not allow it, and ConfigError."""
     policy, experiment = plan.policy, plan.agreement.experiment
@@ -121,6 +126,7 @@ def check_policy(plan: SitePlan) -> None:
             Code.PLAN,
             f"method {experiment.method.name!r} would send the rows themselves; it is for simulations only",
         )
+    _check_verdict(plan)
     _check_without_labels(plan)
     if experiment.minimum_silos < policy.minimum_silos:
         raise Denied(
@@ -130,11 +136,25 @@ def check_policy(plan: SitePlan) -> None:
     check_manifest(plan.manifest, policy)
 
 
+def _check_verdict(plan: SitePlan) -> None:
+    """Raise Denied where the policy allows a verdict, which has no noise, together with differential privacy."""
+    if plan.policy.verdict and plan.home.settings.policy.privacy is not None:
+        raise Denied(
+            Code.PLAN,
+            "policy.verdict = true and [policy.privacy]: a verdict follows from the test rows without noise; remove one of them",
+        )
+
+
 def _check_without_labels(plan: SitePlan) -> None:
     """
     Raise Denied where the site's labels are not used, and it could not take part in the plan's rounds without them; and where
     the plan takes it to have none, and they are used.
     """
+    if plan.home.settings.policy.privacy is not None and plan.home.settings.data.missing_labels == "inputs":
+        raise Denied(
+            Code.PLAN,
+            'data.missing_labels = "inputs" and [policy.privacy]: the accounting covers labelled rows only; remove one of them',
+        )
     if not plan.home.settings.data.unlabelled:
         if plan.name in plan.agreement.experiment.data.unlabelled:
             raise Denied(

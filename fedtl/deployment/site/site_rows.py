@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fedtl.data import origins, prepare
 from fedtl.data.columns import order_columns
 from fedtl.data.dataset import SiloDataset
-from fedtl.data.labels import label_texts, labels_in
+from fedtl.data.labels import different_labels, labels_in, without_label
 from fedtl.data.prepare import Prepared
 from fedtl.data.source import Raw
 from fedtl.deployment.site.site_plan import SitePlan
@@ -54,8 +54,9 @@ def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
             "approve this plan"
         )
     unused = plan.home.settings.data.unlabelled
+    _check_missing_labels(plan, raw)
     classes = prepare.declared_classes(settings) if unused else prepare.silo_classes(raw, settings)
-    trained = frozenset() if unused else frozenset(label_texts(raw.train.y))
+    trained = frozenset() if unused else different_labels(raw.train.y)
     if not own_labels(plan.dry_study.method) and settings.task == "classification":
         classes = tuple(plan.agreement.classes) or classes
         trained = frozenset(classes)
@@ -66,6 +67,23 @@ def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
             )
     seed = plan.home.settings.data.split_seed
     return prepare.prepare_silo(raw, settings, plan.name, seed, classes, trained)
+
+
+def _check_missing_labels(plan: SitePlan, raw: Raw) -> None:
+    """Raise DataError for rows without a label where silo.toml does not say that they are inputs, whatever the plan says."""
+    here, by_record = plan.home.settings.data, plan.experiment.data.by_record
+    if (
+        here.unlabelled
+        or by_record
+        or here.missing_labels == "inputs"
+        or plan.experiment.data.predicted.label_shape(plan.experiment.data)
+    ):
+        return
+    if missing := int(without_label(raw.train.y).sum()):
+        raise DataError(
+            f'{plan.name}: {missing} of {len(raw.train.y)} rows have no label; set data.missing_labels = "inputs" in silo.toml to '
+            "use them as inputs, or remove them"
+        )
 
 
 def check_origins(plan: SitePlan, data: SiloDataset) -> None:

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from fedtl.deployment.certificates import days_left, validity
 from fedtl.deployment.running import free_space
 from fedtl.deployment.site.covered import approval_uses
-from fedtl.deployment.site.egress_lines import PlanApproved, RoundRefused, TaskReceived, UpdateSent
+from fedtl.deployment.site.egress_lines import (
+    PlanApproved,
+    RoundRefused,
+    TaskReceived,
+    UpdateSent,
+    VerdictSent,
+)
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.paid import missing_entries
 from fedtl.deployment.site.privacy_policy import describe_values
@@ -66,7 +72,8 @@ class SiteStatus:
 def site_status(home: Home) -> SiteStatus:
     """Return the status. Raises LedgerDamaged where the record or the ledger was altered."""
     lines = home.record.lines()
-    messages = [line for line in lines if isinstance(line.entry, TaskReceived | UpdateSent | RoundRefused)]
+    kinds = TaskReceived | UpdateSent | VerdictSent | RoundRefused
+    messages = [line for line in lines if isinstance(line.entry, kinds)]
     sent = [line.entry for line in messages if isinstance(line.entry, UpdateSent)]
     refusals = [line.entry for line in messages if isinstance(line.entry, RoundRefused)]
     return SiteStatus(

@@ -23,6 +23,7 @@ split_seed = 0                # decides which rows are used for training; do not
 val = 0.1                     # share of the rows for validation
 test = 0.2                    # share of the rows for the final test
 # unlabelled = true          # labels of training and validation rows are not used; test labels only judge
+# missing_labels = "inputs"  # rows with an empty label are inputs without labels; without this line such rows are refused
 # classes = ["no", "yes"]     # every label that can occur; needed for a local head with [policy.privacy]
 # scale = "constants.toml"    # needed with [policy.privacy]: a file such as [age] mean = 60, std = 12; or "none"; or "dp":
 # bounds = {{ age = [0, 110], "*" = [-5, 5] }}   # for scale = "dp"; "*" means every other column
@@ -41,6 +42,8 @@ wire = ["float32"]            # forms in which the weights may be sent: "float32
 minimum_silos = 3             # the server must combine at least this many sites; fedtl cannot verify that it does
 share_row_count = false       # true: the number of training rows may leave, as the weight of the update; with [policy.privacy]
                               # it is never sent, but the coordinator can infer it from the amount of noise
+verdict = false               # true: after the last round one word may leave, where the plan asks for it: whether joining helped (gains,
+                              # as good, loses or unclear, on the test rows); refused together with [policy.privacy]
 
 [policy.privacy]              # without this table, private plans are refused and updates leave without differential privacy
 epsilon = 3.0                 # maximum of one study

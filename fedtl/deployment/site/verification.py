@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedtl._util.files import write_bytes
-from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.egress_lines import EgressLine, UpdateSent
 from fedtl.deployment.site.egress_log import export_chain, read_export
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.paid import missing_entries, private_messages
+from fedtl.deployment.site.uncovered import uncovered_lines
 from fedtl.privacy.hash_chain import HashChainFile
 from fedtl.privacy.ledger_lines import LedgerLine
 from fedtl.privacy.ledger_reading import read_ledgers

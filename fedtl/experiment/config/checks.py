@@ -102,7 +102,7 @@ def _of_target(experiment: Experiment) -> Iterator[str]:
     except ConfigError:
         return  # contradictions() reports it
     data = experiment.data
-    if needed and not (data.target_domain or data.unlabelled or data.label_fraction != 1.0):
+    if needed and not (data.target_domain or may_lack_labels(data)):
         name = experiment.method.name
         yield (
             f"method {name!r} adapts to a second domain; name it in data.target_domain, or the silos whose labels are not used in "
@@ -110,16 +110,27 @@ def _of_target(experiment: Experiment) -> Iterator[str]:
         )
 
 
+def may_lack_labels(data: DataSettings) -> bool:
+    """Return whether rows may be inputs without a label."""
+    return bool(data.unlabelled) or data.label_fraction != 1.0 or data.missing_labels == "inputs"
+
+
 def _of_labels(data: DataSettings, experiment: Experiment) -> Iterator[str]:
-    """Yield a line for each setting that ``data.unlabelled`` or ``data.label_fraction`` contradicts."""
+    """Yield a line for each setting that contradicts rows whose labels are not used, or that have none."""
     fraction = data.label_fraction
-    if not (data.unlabelled or fraction != 1.0):
+    if not may_lack_labels(data):
         return
-    key = "data.unlabelled" if data.unlabelled else "data.label_fraction"
+    few = "data.label_fraction" if fraction != 1.0 else 'data.missing_labels = "inputs"'
+    key = "data.unlabelled" if data.unlabelled else few
     if experiment.privacy is not None:
         yield f"{key} and [privacy]: the accounting covers labelled training rows only; remove one of them"
     if data.target_domain:
         yield f"{key} and data.target_domain both give rows without labels; remove one of them"
+    if data.by_record and data.missing_labels == "inputs":
+        yield (
+            'data.missing_labels = "inputs" and data.by_record: which rows are tested on would depend on which have labels; remove one '
+            "of them"
+        )
     others = {"data.late": data.late, "model.pretrain_on": experiment.model.pretrain_on}
     for other, names in others.items():
         if both := sorted({*data.unlabelled, *(fraction if isinstance(fraction, dict) else ())} & set(names)):

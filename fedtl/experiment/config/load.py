@@ -18,7 +18,7 @@ from fedtl.experiment.config.checks import check_experiment
 from fedtl.experiment.config.messages import shorten
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.config.settings_file import read_toml, validate
+from fedtl.experiment.config.settings_file import Table, read_toml, validate
 from fedtl.experiment.config.units import with_unit
 from fedtl.models.exported import exported_weights
 from fedtl.models.packaged import PREFIX, packaged_file
@@ -29,7 +29,7 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
     return parse_experiment(read_experiment(name, overrides))
 
 
-def read_experiment(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_experiment(name: str, overrides: Sequence[str] = ()) -> Table:
     """
     Return the plain values of the file ``name``, or of the shipped experiment of that name, with the ``a.b=c`` overrides.
 
@@ -87,9 +87,9 @@ def to_toml(experiment: Experiment) -> str:
     return tomli_w.dumps(experiment.model_dump(exclude_none=True))
 
 
-def overriding(overrides: Sequence[str]) -> dict[str, Any]:
+def overriding(overrides: Sequence[str]) -> Table:
     """Return ``["data.limit=100"]`` as nested tables. A value that is not TOML is text."""
-    table: dict[str, Any] = {}
+    table: Table = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
@@ -115,7 +115,7 @@ def _value(text: str) -> Any:
     return parsed["value"] if len(parsed) == 1 else text
 
 
-def merge_settings(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge_settings(table: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
     """
     Return the plain values of an experiment with some replaced or added, table by table. Paths among the changes are
     relative to the working directory. Raises ConfigError.
@@ -125,7 +125,7 @@ def merge_settings(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict
     return _merged(table, added)
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -135,7 +135,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _make_absolute(table: dict[str, Any], base: Path) -> None:
+def _make_absolute(table: Table, base: Path) -> None:
     """Make the paths in the table absolute, in place. ``base``: the folder they are relative to. Raises ConfigError."""
     keywords = {("data", "path"): (), ("data", "scale"): SCALES, ("model", "weights"): ("pretrained",)}
     for (section, key), not_paths in keywords.items():

@@ -12,6 +12,7 @@ from fedtl.experiment.config.messages import SettingPath, mistake_lines
 from fedtl.experiment.config.model_schema import TrainSettings
 from fedtl.experiment.config.resolve import changes_of, method_of, model_arguments
 from fedtl.experiment.config.schema import Experiment, MethodSettings
+from fedtl.experiment.config.settings_file import Table
 from fedtl.experiment.config.units import with_unit
 from fedtl.methods.optimizers import OPTIMIZERS
 
@@ -47,7 +48,7 @@ def repair(table: Mapping[str, Any]) -> Repaired:
 
 def _valid_experiment(table: Mapping[str, Any]) -> tuple[Experiment, list[str], list[SettingPath]]:
     """Return the experiment without what the schema refuses, the messages about that, and the paths of what was removed."""
-    messages, wrong, rest = list[str](), list[SettingPath](), dict[str, Any](table)
+    messages, wrong, rest = list[str](), list[SettingPath](), dict(table)
     while True:
         try:
             return Experiment.model_validate(rest), messages, wrong
@@ -59,7 +60,7 @@ def _valid_experiment(table: Mapping[str, Any]) -> tuple[Experiment, list[str], 
                 rest = _without(rest, path)
 
 
-def _without(table: Mapping[str, Any], path: Sequence[str | int]) -> dict[str, Any]:
+def _without(table: Mapping[str, Any], path: Sequence[str | int]) -> Table:
     """Return the table without the setting at ``path``, or with its stand-in. A wrong list entry removes the whole list."""
     keys = [str(key) for key in path]
     rest = inner = dict(table)

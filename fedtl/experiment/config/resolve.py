@@ -145,6 +145,19 @@ def model_of(settings: ModelSettings, shape: Shape, seed: int) -> ModelSpec:
     )
 
 
+def check_scores(spec: ModelSpec, data: DataSettings, name: str) -> None:
+    """Raise ConfigError where a model gives scores for each pixel and the task asks for one label a row, or the reverse."""
+    if spec.per_pixel == data.predicted.per_pixel:
+        return
+    if spec.per_pixel:
+        raise ConfigError(
+            f'model.name = {name!r} gives scores for each pixel, but data.task = "{data.task}"; set data.task = "segmentation"'
+        )
+    raise ConfigError(
+        f'data.task = "segmentation" needs scores for each pixel, and model.name = {name!r} gives one a class; set model.name = "unet"'
+    )
+
+
 def _scaled(spec: ModelSpec, settings: ModelSettings) -> ModelSpec:
     return spec if isinstance(settings.pixels, str) else with_pixel_scale(spec, pixel_scale(settings.pixels))
 

@@ -94,11 +94,13 @@ Line = Annotated[str, Field(max_length=400), AfterValidator(printable)]
 class RequestSettings(Settings):
     """
     ``[request]``: who asks institutions to take part (``by``), and for what ``purpose``; one line of plain text each. Both
-    are at the top of the page that an institution signs; fedtl cannot check them.
+    are at the top of the page that an institution signs; fedtl cannot check them. ``verdict``: each institution whose policy allows
+    it is asked after the last round whether joining helped, and answers in one word.
     """
 
     by: Line = ""
     purpose: Line = ""
+    verdict: bool = False
 
 
 Form = Literal["float32", "bf16", "int8", "top-k", "sign"]

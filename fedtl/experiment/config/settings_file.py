@@ -12,9 +12,10 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.messages import mistakes_in_one_line
 
 S = TypeVar("S", bound=Settings)
+Table = dict[str, Any]  # of a TOML file: what its keys mean is checked later
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> Table:
     """Return the tables of a TOML file. Raises ConfigError where it cannot be read or is not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -62,6 +62,8 @@ def _of_target_encoding(data: DataSettings) -> Iterator[str]:
             yield f"data.target_encoded takes the labels of all training rows, which data.{key} does not give; use data.hashed"
     if data.label_fraction != 1.0:
         yield "data.target_encoded takes the labels of all training rows, and data.label_fraction hides some; use data.hashed"
+    if data.missing_labels == "inputs":
+        yield 'data.target_encoded takes the labels of all training rows, and data.missing_labels = "inputs" has some without; use data.hashed'
 
 
 def rule_contradictions(data: DataSettings) -> Iterator[str]:

@@ -1,7 +1,5 @@
 """The recommended cut as settings: a TOML fragment, and ``cut.toml``, an experiment that ``fedtl run`` takes as it is."""
 
-from typing import Any
-
 import tomli_w
 
 from fedtl._util.files import write_file
@@ -15,8 +13,7 @@ CUT = "cut.toml"
 
 def fragment(method: str, stages: int) -> str:
     """Return the settings of a cut: the first ``stages`` of the body are shared; 0: nothing is."""
-    settings: dict[str, Any] = {"name": method, "cut": stages} if stages else {"name": "local"}
-    return tomli_w.dumps({"method": settings})
+    return tomli_w.dumps({"method": {"name": method, "cut": stages} if stages else {"name": "local"}})
 
 
 def write_cut(folder: RunFolder, experiment: Experiment, summary: Transferability) -> None:

@@ -7,18 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedtl._util.files import write_json
 from fedtl.deployment.coordinator.host import host_study
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.federation.limits import UpdateLimits
 from fedtl.federation.rounds import FederationConfig
-from fedtl.messages import Refusal, Update
+from fedtl.messages import Refusal, SiloVerdict, Update
 from fedtl.methods.server import ServerStep
 from fedtl.methods.wire import Wire
 from fedtl.models.roles import Role
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
+from fedtl.results.comparison import Verdict
 from fedtl.results.run import HistoryLine
 
 START = {"body.w": torch.zeros(3), "body.v": torch.ones(2, 2)}
@@ -66,6 +68,14 @@ class Silos:
         generator = torch.Generator().manual_seed(task.round)
         delta = {name: torch.randn(its.shape, generator=generator) for name, its in task.shared.items()}
         return [Update(name, task.round, delta, 1.0, {"accuracy": 0.5}) for name in silos]
+
+
+class Answering(Silos):
+    """They say after the last round whether joining helped; "b" refuses."""
+
+    def ask_verdicts(self, question, silos, seconds):
+        self.question, self.seconds = question, seconds
+        return [SiloVerdict("a", Verdict.GAINS), Refusal("b", question.round, "b: refused")]
 
 
 def go(its, silos):
@@ -169,3 +179,31 @@ def test_the_keys_of_a_result(tmp_path):
     assert set(json.loads((tmp_path / "s" / "result.json").read_text())) == {
         *("study", "rounds", "silos", "left_out", "bytes_up", "bytes_down", "seconds")
     }
+
+
+def test_the_verdicts_stand_in_the_result_where_the_plan_asks(tmp_path):
+    """The sites get the shared tensors of the result, as the task after the last round."""
+    its, silos = study(tmp_path), Answering()
+    asking = replace(its.plan, verdict=True)
+    assert StudyPlan.from_json(json.loads(json.dumps(asking.to_json()))) == asking
+    assert "verdict" not in its.plan.to_json()  # as files of earlier versions
+    write_json(its.path / "plan.json", asking.to_json())
+    assert its.verdicts == {}
+    go(its, silos)
+    assert (silos.question.round, silos.question.rounds, silos.seconds) == (5, 4, 4.0)
+    assert all(torch.equal(silos.question.shared[name], shared(its)[name]) for name in START)
+    content = json.loads((its.path / "result.json").read_text())
+    assert (content["verdicts"], content["without_verdict"]) == ({"a": "gains"}, {"b": "b: refused"})
+    assert its.verdicts == {"a": "gains", "b": "b: refused"}
+
+
+def test_a_server_that_ends_before_the_verdicts_asks_again(tmp_path):
+    its, silos = study(tmp_path), Answering()
+    write_json(its.path / "plan.json", replace(its.plan, verdict=True).to_json())
+    silos.ask_verdicts, answers = (lambda *_: pytest.fail("the server ends here")), silos.ask_verdicts
+    with pytest.raises(pytest.fail.Exception):
+        go(its, silos)
+    assert not its.done
+    silos.ask_verdicts, silos.asked = answers, []
+    go(its, silos)
+    assert (silos.asked, its.verdicts["a"]) == ([], "gains")

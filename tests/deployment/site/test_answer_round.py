@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from fedtl.deployment.site.answer_round import answer_round
 from fedtl.deployment.site.approvals import is_approved
-from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.uncovered import uncovered_lines
 from fedtl.errors import Denied
 from fedtl.federation.policy import Code
 from fedtl.messages import Refusal, Update

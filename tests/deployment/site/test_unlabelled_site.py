@@ -15,7 +15,7 @@ from fedtl.deployment.site.rehearse import rehearse
 from fedtl.deployment.site.site_plan import SitePlan, check_policy
 from fedtl.deployment.site.site_rows import load_rows
 from fedtl.deployment.site.status import site_status
-from fedtl.errors import Denied
+from fedtl.errors import DataError, Denied
 from fedtl.experiment.config.load import load_experiment
 from fedtl.federation.policy import Code
 from fedtl.messages import Update
@@ -151,3 +151,46 @@ def test_a_site_without_labels_adopts_a_model_that_it_did_not_train(tmp_path):
     home = type(site.home).open(site.home.path)
     adopted = adopt_model(home, made.file, tmp_path / "shared.safetensors", "s", tmp_path / "model")
     assert (adopted.trained, adopted.rows, list(adopted.test)) == (False, 0, ["in use"])
+
+
+def few_labels(monkeypatch, settings):
+    """Take away the labels of two in three rows of "plain"."""
+    source = DATA["digits"]
+
+    def read(given, name):
+        raw = source.read(given, name)
+        y = raw.train.y.astype(str)
+        y[np.arange(len(y)) % 3 > 0] = ""
+        return replace(raw, train=replace(raw.train, y=y))
+
+    monkeypatch.setitem(DATA.own, "digits", replace(source, read=read))
+
+
+@pytest.mark.slow
+def test_rows_without_a_label_take_part_where_silo_toml_says_so(bundle, tmp_path, monkeypatch):
+    few_labels(monkeypatch, PLAN)
+    site = site_of(tmp_path, unlabelled=False, data__missing_labels="inputs")
+    assert isinstance(site.ask(site.task()), Update), site.lines()[-1]
+    data = load_rows(site.plan).data
+    assert (len(data.train), data.hidden, data.one_domain) == (40, 40, True)
+    facts, page = rehearse(site.home, bundle.file)
+    assert (facts.claim.rows, facts.claim.unlabelled) == (40, data.hidden)
+    assert f"40 records with a label for training, and {data.hidden:,} without" in " ".join(
+        page.read_text().split()
+    )
+    assert any("without a label, which are inputs only" in one.text for one in check_readiness(site.home))
+    Federation.change(site.home.path / "silo.toml", data__missing_labels="refuse")
+    site.refused(site.task(2), Code.FAILED, "data.missing_labels")
+
+
+@pytest.mark.slow
+def test_a_plan_does_not_make_a_site_use_rows_without_a_label(tmp_path, monkeypatch):
+    site = site_of(tmp_path, ["method.name=silo_mmd", 'data.missing_labels="inputs"', *ROUNDS_ONLY], False)
+    assert isinstance(site.ask(site.task()), Update), site.lines()[-1]  # every row has a label
+    few_labels(monkeypatch, PLAN)
+    with pytest.raises(DataError, match="set data.missing_labels"):
+        load_rows(site.plan)
+    Federation.change(site.home.path / "silo.toml", data__missing_labels="inputs", policy__privacy=PRIVATE)
+    agreement = site.plan.agreement.model_copy(update={"dp_ready": True})
+    with pytest.raises(Denied, match="labelled rows only"):
+        check_policy(SitePlan(type(site.home).open(site.home.path), agreement))

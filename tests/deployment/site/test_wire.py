@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.egress_log import tensor_hash
 from fedtl.deployment.site.rehearse import rehearse
+from fedtl.deployment.site.uncovered import uncovered_lines
 from fedtl.errors import Denied
 from fedtl.federation.policy import Code
 from fedtl.methods.sets import RESIDUAL

@@ -2,9 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 
-from fedtl.deployment.site import covered
+from fedtl.deployment.site.covered import record_history
 from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.egress_log import verify_lines
+from fedtl.deployment.site.uncovered import uncovered_lines
 from fedtl.federation.policy import Code
 from tests.deployment.site.raw_record import note
 from tests.real_processes import fedtl_command
@@ -14,7 +15,7 @@ def noted(site, line, **changes):
     """Append a line to the record as a fedtl without checks would, and return the lines that are not covered."""
     kept = {key: value for key, value in line.items() if key not in ("chain", "number", "at", "what")}
     note(site.home, "sent", **{**kept, **changes})
-    return covered.uncovered_lines(parse_lines(site.lines()))
+    return uncovered_lines(parse_lines(site.lines()))
 
 
 def test_verify_reports_each_line_that_no_approval_covered(bare, tmp_path):
@@ -50,9 +51,7 @@ def test_verify_reports_each_line_that_no_approval_covered(bare, tmp_path):
             assert reason in said
         assert "an approval covered" not in said
     assert (
-        covered.uncovered_lines(
-            parse_lines(verify_lines(path.read_text().partition("\n\n")[0].splitlines(), "x"))
-        )
+        uncovered_lines(parse_lines(verify_lines(path.read_text().partition("\n\n")[0].splitlines(), "x")))
         == found
     )
 
@@ -71,7 +70,7 @@ def test_verify_reports_an_update_without_the_signed_privacy(site):
 def test_verify_reports_an_update_after_the_approval_ended(bare):
     bare.approve(until=(datetime.now(UTC).date() - timedelta(days=1)).isoformat())
     bare.refused(bare.task(), Code.PLAN, "the approval ended on")
-    terms = covered.record_history(parse_lines(bare.lines())).grants
+    terms = record_history(parse_lines(bare.lines())).grants
     assert len(terms) == 1
     bare.approve()
     bare.ask(bare.task())
@@ -86,7 +85,7 @@ def test_verify_reports_a_malformed_line(bare):
     note(bare.home, "sent", round=1)
     note(bare.home, "approved", plan="p", tensors=[7])
     note(bare.home, "withdrawn")
-    found = covered.uncovered_lines(parse_lines(bare.lines()))
+    found = uncovered_lines(parse_lines(bare.lines()))
     assert [text.split(" (")[0] for text in found] == [
         f"line {number} is not a line of a record" for number in (2, 3, 4)
     ]

@@ -11,6 +11,7 @@ from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.readiness import check_readiness
 from fedtl.deployment.site.status import site_status
 from fedtl.deployment.site.supernode import refusal_reason
+from fedtl.deployment.site.uncovered import uncovered_lines
 from fedtl.federation.policy import Code
 from fedtl.messages import Update
 from tests.deployment.site.test_run import packed
@@ -43,7 +44,7 @@ def test_an_approval_covers_the_signed_number_of_studies(bare):
         True,
         False,
     ]
-    assert covered.uncovered_lines(parse_lines(bare.lines())) == []
+    assert uncovered_lines(parse_lines(bare.lines())) == []
 
 
 def test_a_study_uses_its_approval_before_its_first_round_is_computed(bare, monkeypatch):

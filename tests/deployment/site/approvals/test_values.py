@@ -4,7 +4,6 @@ import tomllib
 
 import pytest
 
-from fedtl.deployment.site import covered
 from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.settings import (
@@ -15,6 +14,7 @@ from fedtl.deployment.site.settings import (
     SiteDataSettings,
 )
 from fedtl.deployment.site.signed import Bound, DataTerms, PrivacyTerms, SignedTerms, looser
+from fedtl.deployment.site.uncovered import uncovered_lines
 from fedtl.deployment.site.verification import verify_home
 from fedtl.federation.policy import Code
 from fedtl.messages import Update
@@ -115,7 +115,7 @@ STRICTER = [
 @pytest.mark.parametrize("values", STRICTER, ids=str)
 def test_a_stricter_value_is_accepted_and_recorded(site, values):
     assert isinstance(changed(site, **values).ask(site.task()), Update), site.lines()[-1]
-    assert covered.uncovered_lines(parse_lines(site.lines())) == []
+    assert uncovered_lines(parse_lines(site.lines())) == []
     assert looser(site.terms_signed(), SignedTerms.model_validate(site.lines()[-1]["terms"])) == []
 
 
@@ -123,7 +123,7 @@ def test_privacy_may_be_added_to_an_open_approval(bare):
     changed(bare, policy__privacy=THREE)
     assert isinstance(bare.ask(bare.task()), Update), bare.lines()[-1]
     assert bare.lines()[-1]["private"] is True
-    assert covered.uncovered_lines(parse_lines(bare.lines())) == []
+    assert uncovered_lines(parse_lines(bare.lines())) == []
 
 
 def test_every_setting_is_signed_or_listed_as_harmless():
@@ -207,7 +207,7 @@ def test_an_approval_stays_valid_when_keys_of_silo_toml_are_renamed(bare):
     assert isinstance(bare.ask(bare.task(1)), Update)
     path.write_text(new)
     assert isinstance(bare.ask(bare.task(2)), Update), bare.lines()[-1]
-    assert covered.uncovered_lines(parse_lines(bare.lines())) == []
+    assert uncovered_lines(parse_lines(bare.lines())) == []
 
 
 @pytest.mark.parametrize("name", sorted(SignedTerms.model_fields.keys() - {"data", "privacy"}))

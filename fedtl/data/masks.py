@@ -1,0 +1,98 @@
+"""
+Masks of a segmentation: one number for each pixel. Image files lie in ``<path>/<silo>/images`` and their masks, of the same name, in
+``<path>/<silo>/masks``; or both below ``<path>/<silo>/{train,val,test}``.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedtl.data import pictures
+from fedtl.data.formats import is_hidden
+from fedtl.data.image_files import load_images
+from fedtl.data.pixels import resized_masks
+from fedtl.data.settings import DataSettings
+from fedtl.data.source import Array, Part, Raw
+from fedtl.errors import DataError
+
+SPLITS = ("train", "val", "test")
+IMAGES, MASKS = "images", "masks"
+
+
+def read(settings: DataSettings, name: str) -> Raw:
+    """Return one silo's images and masks. Raises DataError."""
+    home = Path(settings.path) / name
+    splits = [split for split in SPLITS if (home / split).is_dir()]
+    if splits and "train" not in splits:
+        raise DataError(f"{home} has a folder {splits[0]} but none named train; add one")
+    folders = {split: home / split for split in splits} or {"train": home}
+    pairs = {split: _pairs(folder) for split, folder in folders.items()}
+    x = load_images([image for own in pairs.values() for image, _ in own], settings).x
+    parts: dict[str, Part] = {}
+    for split, own in pairs.items():
+        parts[split] = Part(x[: len(own)], _masks(own, settings))
+        x = x[len(own) :]
+    unread = tuple(line for folder in folders.values() for line in _unread(folder))
+    return Raw(parts["train"], parts.get("val"), parts.get("test"), unread=unread)
+
+
+def _pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """Return each image with its mask, in the order of their names. Raises DataError."""
+    images, masks = (_files(folder / kind) for kind in (IMAGES, MASKS))
+    lonely = sorted(images.keys() ^ masks.keys())
+    if lonely:
+        has, lacks = (IMAGES, MASKS) if lonely[0] in images else (MASKS, IMAGES)
+        raise DataError(
+            f"{folder}: {has}/{lonely[0]} has no file of that name in {lacks}, and {len(lonely)} of "
+            f"{len(images.keys() | masks.keys())} names are in one folder only; add or remove the files"
+        )
+    if not images:
+        raise DataError(
+            f"{folder} has no picture ({', '.join(sorted(pictures.SUFFIXES))}) in {IMAGES} and {MASKS}; a segmentation needs both"
+        )
+    return [(images[name], masks[name]) for name in sorted(images)]
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return the pictures in a folder by name without suffix. Raises DataError where two have one name."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix.lower() not in pictures.SUFFIXES or is_hidden(path):
+            continue
+        if path.stem in found:
+            raise DataError(f"{folder} has two files {path.stem}: {found[path.stem].name} and {path.name}")
+        found[path.stem] = path
+    return found
+
+
+def _masks(pairs: Sequence[tuple[Path, Path]], settings: DataSettings) -> Array:
+    """Return the masks [N, H, W], resized. Raises DataError."""
+    rows: list[Array] = []
+    for image, path in pairs:
+        mask = pictures.read_mask(path)
+        if mask.shape != (sides := pictures.sides(image)):
+            raise DataError(
+                f"{path} is {_px(mask.shape)}, but its image is {_px(sides)}; a mask needs the size of its image"
+            )
+        rows.append(resized_masks(mask[None], settings.size)[0])
+    return np.stack(rows)  # of one size, as their images are
+
+
+def _px(sides: Sequence[int]) -> str:
+    return f"{sides[1]} x {sides[0]} px"
+
+
+def _unread(folder: Path) -> Iterator[str]:
+    """Yield a line for each kind of file that is not read, with their number."""
+    for kind in (IMAGES, MASKS):
+        read_files = set(_files(folder / kind).values())
+        others = [
+            path for path in (folder / kind).iterdir() if path not in read_files and not is_hidden(path)
+        ]
+        if others:
+            yield f"{len(others)} files of {folder.name}/{kind} are no pictures and are not read"
+    if beside := [
+        path for path in folder.iterdir() if path.name not in (IMAGES, MASKS) and not is_hidden(path)
+    ]:
+        yield f"{len(beside)} files or folders beside {folder.name}/{IMAGES} and {MASKS} are not read"
