@@ -1,6 +1,6 @@
 """Tables of the classes that models choose: confusion by silo, and which classes gain."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fedtl.report.html import Cell, Grid
 from fedtl.results.page_facts import ComparisonFacts, SiloAnswers
@@ -15,7 +15,7 @@ def confusion_grids(answers: Mapping[str, SiloAnswers]) -> list[Grid]:
 
 
 def _confusion(name: str, own: SiloAnswers) -> Grid:
-    rows = []
+    rows: list[Sequence[Cell]] = []
     for label, counts in zip(own.classes, own.confusion, strict=True):
         total = sum(counts)
         shades = [f"shade-{-(-SHADES * count // total)}" if count else "" for count in counts]
@@ -29,7 +29,7 @@ def _confusion(name: str, own: SiloAnswers) -> Grid:
 def recall_grid(facts: ComparisonFacts) -> Grid:
     """Return by silo and class how many more test rows are recognised by the silo's best method than by training alone."""
     names = list(dict.fromkeys(name for own in facts.recall.values() for name in own))
-    rows = []
+    rows: list[Sequence[Cell]] = []
     for silo, own in facts.recall.items():
         cells = [
             Cell("-") if name not in own else _gain(own[name].alone, own[name].best, own[name].rows)
