@@ -189,13 +189,30 @@ def grow(
     print_line(grow_run(RunFolder.open(run), overriding(set_ or []), out))
 
 
-def report(run: Run) -> None:
+def report(
+    run: Run,
+    second: Annotated[Path | None, typer.Argument(metavar="SECOND")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="with SECOND: the new page; default: RUN-SECOND.html")
+    ] = None,
+) -> None:
     """
     Write report.html again, from the other files in the folder of a run, a comparison or a transferability.
 
+    With SECOND, both are folders of comparisons, and a page of its own shows them side by side: gains, means, and the settings that differ.
+
     Example: fedtl report runs/first
     """
-    from fedtl.experiment.pages import write_page
+    from fedtl.errors import ConfigError
+    from fedtl.experiment.pages import write_page, write_pair_page
     from fedtl.experiment.run_folder import RunFolder
 
+    if second is not None:
+        page = out or Path(f"{run.resolve().name}-{second.resolve().name}.html")
+        say(f"report: {write_pair_page(RunFolder.open(run), RunFolder.open(second), page)}")
+        return
+    if out is not None:
+        raise ConfigError(
+            "--out is for the page of two comparisons; report.html of one is written into its folder"
+        )
     print_report_path(write_page(RunFolder.open(run)), quiet=False)
