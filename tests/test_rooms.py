@@ -53,12 +53,12 @@ DOORS = {
         "tasks.classification",
         "tasks.regression",
         "audit.attacks.membership",
-        "methods.measures.clusters",
+        *("methods.measures.clusters", "experiment.page_facts"),
     },
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
-        "report.data_plots",
+        *("report.data_plots", "report.calibration_plots"),
     },
     "jinja2": {"report.html"},
     "typer": {
@@ -92,9 +92,9 @@ DOORS = {
     },
     "flwr": {
         *("federation.flower", "federation.flower_pulls"),
-        *("deployment.site.supernode", "deployment.site.superexec"),
+        *("deployment.site.supernode", "deployment.site.superexec", "deployment.site.client_app"),
         *("deployment.coordinator.superlink", "deployment.coordinator.bounded_superlink"),
-        "deployment.coordinator.pack",
+        *("deployment.coordinator.pack", "deployment.coordinator.server_app"),
     },
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
     "dp_accounting": {"privacy.accounting"},
@@ -106,6 +106,7 @@ DOORS = {
 COORDINATOR = (
     *("federation.rounds", "federation.flower", "federation.policy", "methods.server", "methods.base"),
     *("messages", "models.roles", "deployment.coordinator.host", "deployment.coordinator.admitted"),
+    "deployment.coordinator.server_app",
 )
 EXAMPLES = ("data", "training.silo", "experiment")
 

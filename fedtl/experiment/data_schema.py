@@ -16,6 +16,7 @@ from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.source import Raw, finite_numbers
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.few_labels import check_all_unlabelled, no_silo_has_labels
 from fedtl.tasks.base import LearningTask
 from fedtl.tasks.survival import TIME
 
@@ -85,8 +86,8 @@ class DataSchema:
 
     @cached_property
     def trained(self) -> frozenset[str]:
-        """Every label that some silo has in its training rows."""
-        return frozenset().union(*(silo.trained for silo in self.silos.values()))
+        """Every label that some silo has in its training rows; where no label is used, every declared one."""
+        return frozenset().union(*(silo.trained for silo in self.silos.values())) or frozenset(self.union)
 
 
 def read_data_schema(
@@ -182,8 +183,8 @@ def _check_silo_counts(experiment: Experiment, names: list[str]) -> None:
     training = [name for name in names if name not in experiment.data.late and name not in public]
     if not training:
         raise ConfigError("no silo trains: all are in data.late or model.pretrain_on; remove one there")
-    if not set(training) - set(experiment.data.unlabelled):
-        raise ConfigError("no silo has labels: all that train are in data.unlabelled; remove one there")
+    if no_silo_has_labels(experiment, training):
+        check_all_unlabelled(experiment)
     if isinstance(experiment.silos_per_round, int) and experiment.silos_per_round > len(training):
         raise ConfigError(
             f"silos_per_round = {experiment.silos_per_round}, but only {len(training)} silos train; lower it"
