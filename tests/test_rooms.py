@@ -29,7 +29,15 @@ DOORS = {
     "timm": {"models.libraries"},
     "torchvision": {"models.libraries", "_util.torchvision_import", "data.torchvision_sets"},
     "pandas": {
-        *("data.frame", "data.table", "data.cells", "data.huggingface", "data.manifest", "data.series"),
+        *(
+            "data.frame",
+            "data.table",
+            "data.cells",
+            "data.huggingface",
+            "data.manifest",
+            "data.series",
+            "data.sql",
+        ),
         *("experiment.embed", "experiment.propose.column_facts", "experiment.propose.tables"),
         "api.frames",
         "api.results",

@@ -27,8 +27,9 @@ def stream_mistakes(data: DataSettings) -> Iterator[str]:
     for key in ("deal", "unlabelled", "late", "public", "target_domain"):
         if getattr(data, key):
             yield f"{KEY} and data.{key}: {WHOLE}; remove one of them"
-    if data.label_fraction != 1.0:
-        yield f"{KEY} and data.label_fraction: {WHOLE}; remove one of them"
+    if data.label_fraction != 1.0 or data.missing_labels == "inputs":
+        key = "label_fraction" if data.label_fraction != 1.0 else "missing_labels"
+        yield f"{KEY} and data.{key}: {WHOLE}; remove one of them"
 
 
 def stream_contradictions(experiment: Experiment) -> Iterator[str]:
