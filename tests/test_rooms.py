@@ -45,12 +45,12 @@ DOORS = {
         "tasks.classification",
         "tasks.regression",
         "audit.attacks.membership",
-        "methods.measures.clusters",
+        *("methods.measures.clusters", "experiment.page_facts"),
     },
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
-        "report.data_plots",
+        *("report.data_plots", "report.calibration_plots"),
     },
     "jinja2": {"report.html"},
     "typer": {

@@ -1,6 +1,7 @@
 """What runs, comparisons and audits leave in their folders, as objects for notebooks."""
 
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
@@ -21,6 +22,8 @@ from fedtl.results.run import RunResult
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+NO_PLOTS: Mapping[str, str] = {}
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -36,9 +39,11 @@ class FinishedRun:
         return f"FinishedRun({str(self.path)!r}: {self.result.method}, {len(self.result.silos)} silos)"
 
     def _repr_html_(self) -> str:
-        return html_page(
-            f"{self.result.method}, {counted(self.result.rounds, 'round')}", [self.table], self.path
-        )
+        from fedtl.report.plots import silo_bars
+
+        title = f"{self.result.method}, {counted(self.result.rounds, 'round')}"
+        drawn = {"Test result of each silo": silo_bars(self.result)}
+        return html_page(title, [self.table], self.path, drawn)
 
     @property
     def folder(self) -> RunFolder:
@@ -96,8 +101,13 @@ class FinishedComparison:
         return f"FinishedComparison({str(self.path)!r}: {methods}; seeds {', '.join(map(str, self.result.seeds))})"
 
     def _repr_html_(self) -> str:
+        from fedtl.report.gain_plots import benefit_forest
+
         title = f"{self.result.metric} by method and silo"
-        return html_page(title, [self.table, self.verdicts, self.overall], self.path)
+        gains = (
+            {"Gain over training alone, by silo": benefit_forest(self.result)} if self.result.benefit else {}
+        )
+        return html_page(title, [self.table, self.verdicts, self.overall], self.path, gains)
 
     @property
     def folder(self) -> RunFolder:
@@ -167,7 +177,19 @@ class FinishedComparison:
         return write_compare_page(self.folder)
 
 
-def html_page(title: str, tables: Sequence["DataFrame"], path: Path) -> str:
-    """What a notebook shows of a result. pandas escapes the names in the tables."""
+def html_page(
+    title: str, tables: Sequence["DataFrame"], path: Path, plots: Mapping[str, str] = NO_PLOTS
+) -> str:
+    """
+    What a notebook shows of a result. pandas escapes the names in the tables. ``plots``: SVG by its alternative text; each is an image of its
+    own, because ids of two outputs of one notebook may be the same.
+    """
     content = "".join(table.to_html() for table in tables)
+    content += "".join(_image(name, svg) for name, svg in plots.items())
     return f"<p><b>{escape(title)}</b></p>{content}<p>{escape(str(path))}</p>"
+
+
+def _image(name: str, svg: str) -> str:
+    coded = b64encode(svg.encode()).decode()
+    style = "background: #fff; max-width: 100%"
+    return f'<p><img alt="{escape(name)}" style="{style}" src="data:image/svg+xml;base64,{coded}"></p>'

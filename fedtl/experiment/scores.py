@@ -60,7 +60,7 @@ def read_scores(folders: Mapping[str, Sequence[RunFolder]], results: Results, ho
     scores = Scores(silos, {label: {} for label in folders}, {label: {} for label in how.compared})
     for silo in silos:
         present = [label for label in folders if silo in results[label][0].silos]
-        runs = {label: [_read_answers(run, silo, how.task) for run in folders[label]] for label in present}
+        runs = {label: [read_answers(run, silo, how.task) for run in folders[label]] for label in present}
         seeds = {label: _by_seed(own, how.folds) for label, own in runs.items()}
         for label in present:
             names = _common_metrics(results[label], seeds[label], silo, how)
@@ -161,7 +161,7 @@ def _common_metrics(
     ]
 
 
-def _read_answers(folder: RunFolder, silo: str, task: LearningTask) -> Answers:
+def read_answers(folder: RunFolder, silo: str, task: LearningTask) -> Answers:
     tensors = folder.tensors(f"silos/{silo}/test.safetensors")
     scores, y, ids = tensors["scores"].double().numpy(), tensors["y"].numpy(), tensors["ids"].numpy()
     units = tensors["units"].numpy() if "units" in tensors else NO_ROWS

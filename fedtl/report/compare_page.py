@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from fedtl.report import gain_plots, plots
 from fedtl.report.answer import answer
+from fedtl.report.answer_tables import recall_grid
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
@@ -19,14 +20,16 @@ from fedtl.report.figures import (
 )
 from fedtl.report.html import Cell, Grid, Plot, plot, render, row
 from fedtl.report.label_free_tables import HOW, label_free_grid
-from fedtl.report.page_notes import STATISTICS, comparison_guarantee
+from fedtl.report.page_notes import STATISTICS, comparison_guarantee, origin_note
 from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
+from fedtl.report.silo_cards import comparison_cards
 from fedtl.report.trials import trial_lines, trials_grid, yardstick_lines
 from fedtl.report.verdict_tables import benefit_cells, overall_grid, verdict_notes
 from fedtl.report.wire_tables import HOW as WIRE
 from fedtl.report.wire_tables import wire_grid
 from fedtl.results.comparison import ChosenOn, Comparison, Estimate, Gain
 from fedtl.results.metrics import WorstSilo
+from fedtl.results.page_facts import ComparisonFacts
 from fedtl.tasks.registry import TASKS
 
 _MAY_DIFFER = (
@@ -45,8 +48,16 @@ CHOICE = {  # by ``chosen_on`` of comparison.json
 }
 
 
-def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment_toml: str) -> str:
-    """Return the page. ``comparison``: comparison.json. ``curves``: the mean validation result by method."""
+def compare_page(
+    comparison: Comparison,
+    curves: Mapping[str, Curve],
+    experiment_toml: str,
+    facts: ComparisonFacts | None = None,
+) -> str:
+    """
+    Return the page. ``comparison``: comparison.json. ``curves``: the mean validation result by method. ``facts``: of the folder of a
+    comparison.
+    """
     metric, seeds = comparison.metric, comparison.seeds
     listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     return render(
@@ -55,6 +66,8 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
         answer=answer(comparison),
         warnings=comparison.warnings,
         main=_main_grid(comparison),
+        cards=comparison_cards(comparison, facts) if facts else [],
+        recall=recall_grid(facts) if facts else None,
         overall=overall_grid(comparison),
         details=_over_local_grid(comparison),
         refitted=_refitted_grid(comparison),
@@ -77,6 +90,7 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
             *([WIRE] if comparison.wire else []),
             f"Each method has its own worst silo. All runs together took {comparison.seconds:.1f} s.",
             comparison_guarantee(comparison.privacy, comparison.folds),
+            *([origin_note(facts.origin)] if facts else []),
         ],
         experiment=experiment_toml,
         version=comparison.fedtl,

@@ -30,6 +30,16 @@ class Grid:
     summary_rows: int = 0
 
 
+@dataclass(frozen=True)
+class Card:
+    """What is said of one silo: its name, a word with a CSS class, and lines of a name and a value."""
+
+    title: str
+    word: str
+    css_class: str
+    lines: Sequence[tuple[str, str]]
+
+
 class Plot(NamedTuple):
     """A plot as SVG, and its name for readers who cannot see it."""
 

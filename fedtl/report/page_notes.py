@@ -1,6 +1,7 @@
 """Sentences that the page of a run and the page of a comparison share, most of them on the privacy guarantee."""
 
 from fedtl.report.wording import not_covered
+from fedtl.results.page_facts import Origin
 from fedtl.results.privacy import PrivacyReport
 
 NO_PRIVACY = "No differential privacy: the shared tensors can reveal information about a silo's rows."
@@ -15,6 +16,12 @@ STATISTICS = (
     "shows the score of the models after the last round with both. A private run computes exact statistics only after its last release, and only with "
     'privacy.statistics = "local-after".'
 )
+
+
+def origin_note(origin: Origin) -> str:
+    """State how the result is repeated, and what made the page."""
+    versions = ", ".join(f"{name} {text}" for name, text in origin.made_with.items())
+    return f"To repeat it, run in this folder: {origin.repeat}. This page was made with {versions}."
 
 
 def run_guarantee(privacy: PrivacyReport | None) -> str:

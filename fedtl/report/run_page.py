@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from fedtl.report import interpolation_plots, plots
+from fedtl.report.answer_tables import confusion_grids
+from fedtl.report.calibration_plots import calibration
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
@@ -13,26 +15,36 @@ from fedtl.report.figures import (
     silo_count_note,
 )
 from fedtl.report.html import Grid, plot, render, row
-from fedtl.report.page_notes import STATISTICS, run_guarantee
+from fedtl.report.page_notes import STATISTICS, origin_note, run_guarantee
 from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
+from fedtl.report.silo_cards import run_cards
 from fedtl.results.metrics import Measured
+from fedtl.results.page_facts import RunFacts
 from fedtl.results.run import HistoryLine, RunResult
 
 
-def run_page(result: RunResult, history: Sequence[HistoryLine], experiment_toml: str) -> str:
-    """Return the page. ``result``: result.json. ``history``: the lines of history.jsonl."""
+def run_page(
+    result: RunResult, history: Sequence[HistoryLine], experiment_toml: str, facts: RunFacts | None = None
+) -> str:
+    """Return the page. ``result``: result.json. ``history``: the lines of history.jsonl. ``facts``: of the folder of a run."""
     drawn = []
     if any(figures for line in history for figures in line.silos.values()):  # a private run may have none
         drawn.append(plot("Validation by round", plots.learning_curves(history, bool(result.privacy))))
-    drawn.append(plot("Test result of each silo", plots.silo_bars(result)))
+    if result.mean:
+        drawn.append(plot("Test result of each silo", plots.silo_bars(result)))
     if curves := {name: silo.interpolated for name, silo in result.silos.items() if silo.interpolated}:
         drawn.append(plot("Loss between two models", interpolation_plots.interpolation_curves(curves)))
+    answers = facts.answers if facts else {}
+    if answers:
+        drawn.append(plot("Are the probabilities true?", calibration(answers)))
     return render(
         "page.html.j2",
         title=f"{result.method} on {result.model}, {counted(result.rounds, 'round')}, seed {result.seed}",
         answer=_answer(result),
         warnings=[*_left_out(result), *result.notes],
         main=_main_grid(result),
+        cards=run_cards(result, facts) if facts else [],
+        confusions=confusion_grids(answers),
         overall=None,
         details=None,
         trials=None,
@@ -49,6 +61,7 @@ def run_page(result: RunResult, history: Sequence[HistoryLine], experiment_toml:
             f"{result.seconds:.1f} s on {result.device} with {result.workers} "
             f"worker{'s' * (result.workers != 1)}.",
             run_guarantee(result.privacy),
+            *([origin_note(facts.origin)] if facts else []),
         ],
         experiment=experiment_toml,
         version=result.fedtl,

@@ -52,7 +52,7 @@ def _overall_row(metric: str, name: str, own: Overall) -> list[Cell]:
         Cell(format_difference(metric, own.mean.mean, own.mean.ci95)),
         verdict_cell(own.mean.verdict),
         *(
-            Cell(f"{count} of {own.silos} ({100 * count / own.silos:.0f} %)")
+            Cell(f"{count} of {own.silos} ({100 * count / own.silos:.0f}\u00a0%)")
             for count in (own.better, own.not_worse, own.loss_excluded, own.loss_not_shown)
         ),
         Cell(verdict_counts(own)),

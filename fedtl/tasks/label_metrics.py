@@ -43,7 +43,7 @@ def calibration_error(answers: Answers, weights: Floats) -> Floats:
     Return the expected calibration error (Naeini et al., 2015; Guo et al., 2017): over 15 equal bins of the probability of the
     predicted class, the mean difference between this probability and the share of right answers, weighted by rows.
     """
-    shares = _softmax(answers.scores)
+    shares = probabilities(answers.scores)
     sure, right = shares.max(1), (answers.chosen == answers.y).astype(float)
     which = np.ceil(sure * BINS).clip(1, BINS).astype(int) - 1
     gaps = [np.abs(weights @ ((right - sure) * (which == one))) for one in np.unique(which)]
@@ -100,12 +100,13 @@ def _one_by_one(answers: Answers) -> Iterator[tuple[Floats, Floats, NDArray[np.b
         for score, y in zip(answers.scores.T, answers.y.astype(float).T, strict=True):
             yield score, y, score > 0
         return
-    shares, chosen = _softmax(answers.scores), answers.chosen
+    shares, chosen = probabilities(answers.scores), answers.chosen
     for one in range(answers.scores.shape[1]):
         yield shares[:, one], (answers.y == one).astype(float), chosen == one
 
 
-def _softmax(scores: Floats) -> Floats:
+def probabilities(scores: Floats) -> Floats:
+    """Return the probability of each class [N, K] for scores of exclusive classes: softmax."""
     shifted = np.exp(scores - scores.max(1, keepdims=True))
     return np.asarray(shifted / shifted.sum(1, keepdims=True))
 

@@ -12,6 +12,7 @@ CEILING = "floor, as many at once as workers"
 FLOWER, FLOWER_BEST = "Flower", "Flower, best case"
 PFL, PFL_BEST = "pfl", "pfl, best case"
 NVFLARE = "NVIDIA FLARE"
+NUMPY = "numpy"  # linear models only
 STARTUP = 6.0  # seconds
 
 

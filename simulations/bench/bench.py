@@ -27,6 +27,7 @@ import loads
 import machine
 import private_step
 from measure import HERE, Block, BlockFailed, Contender, Times, run_block, side_by_side
+from numpy_linear import NumpyLinear
 from rich.console import Console
 from rich.table import Table
 from with_fedtl import Fedtl, unstackable
@@ -35,6 +36,7 @@ from fedtl.training.threads import set_threads
 
 SILOS, STEPS = "silos", "steps"
 TURNS = 3
+MOST_SILOS = 100  # that other frameworks are measured with
 NOTES = (
     "A round: each silo evaluates the received model on its validation rows and trains one epoch; then the plain mean.",
     "All contenders except Flower, pfl and NVIDIA FLARE take rounds in turn; a ratio of two of them is the median over the turns.",
@@ -63,6 +65,8 @@ def insiders(load: loads.Load, workers: Sequence[int]) -> Iterator[dict[str, Con
         bars.NAIVE: floor.Floor(load, floor.NAIVE),
         bars.CEILING: floor.Floors(load, floor.FAST, workers[-1]),
     }
+    if load.model == "linear":
+        made[bars.NUMPY] = NumpyLinear(load)
     try:
         for count in workers:
             say(f"{load.name}: starting {bars.fedtl(count)}")
@@ -79,6 +83,9 @@ def outsiders(given: argparse.Namespace, load: str) -> tuple[list[Block], dict[s
     """Return the blocks of other frameworks, and why one of them is skipped."""
     blocks: list[Block] = []
     skipped: dict[str, str] = {}
+    if loads.LOADS[load].silos > MOST_SILOS:
+        others = (bars.FLOWER, bars.PFL, bars.NVFLARE)
+        return [], dict.fromkeys(others, f"not measured with more than {MOST_SILOS} silos")
     common = [load, "--rounds", str(given.repeats), *(["--quick"] if given.quick else [])]
     if given.no_flower or not (find_spec("flwr") and find_spec("ray")):
         skipped[bars.FLOWER] = (

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 import torch
 import torch.nn.functional as F
 from loads import CLASSES, Load
-from torch import multiprocessing, nn
+from torch import Tensor, multiprocessing, nn
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.models.state import State
@@ -42,15 +42,20 @@ def train(net: nn.Module, rows: Dataset, load: Load, layout: torch.memory_format
     optimizer = torch.optim.SGD(net.parameters(), lr=load.lr, momentum=load.momentum)
     for batch in torch.randperm(len(rows)).split(load.batch):
         optimizer.zero_grad()
-        scores = net(rows.x[batch].contiguous(memory_format=layout))
+        scores = net(laid_out(rows.x[batch], layout))
         F.cross_entropy(scores, rows.y[batch]).backward()
         optimizer.step()
+
+
+def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """Return images in the layout, and rows of a table as they are."""
+    return x.contiguous(memory_format=layout) if x.dim() == 4 else x
 
 
 @torch.no_grad()
 def validate(net: nn.Module, rows: Dataset, layout: torch.memory_format) -> dict[str, float]:
     net.eval()
-    scores = net(rows.x.contiguous(memory_format=layout))
+    scores = net(laid_out(rows.x, layout))
     accuracy = (scores.argmax(1) == rows.y).float().mean()
     return {"loss": float(F.cross_entropy(scores, rows.y)), "accuracy": float(accuracy)}
 

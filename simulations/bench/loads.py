@@ -52,12 +52,16 @@ LOADS: dict[str, Load] = {
         Load("mlp", "mlp", (1, 8, 8), silos=6, rows=224, val_rows=64),
         Load("convnet", "convnet", (3, 28, 28), silos=8, rows=256, val_rows=64),
         Load("resnet18", "torchvision/resnet18", (3, 64, 64), silos=4, rows=64, val_rows=32, lr=0.01),
+        Load("linear", "linear", (20,), silos=1000, rows=50, val_rows=10),
+        Load("school", "linear", (28,), silos=139, rows=83, val_rows=10),
     )
 }
 ABOUT = {
     "mlp": "the tiny MLP on digits, for the overhead of a framework",
     "convnet": "three convolutions with BatchNorm, 8 silos x 256 images of 28 px",
     "resnet18": "ResNet-18 at 64 px, 4 silos x 64 images",
+    "linear": "a linear model of 20 columns, 1,000 silos x 50 rows",
+    "school": "a linear model, as many silos, columns and rows as School has",
 }
 
 

@@ -103,8 +103,10 @@ def _data_guesses(layout: Layout, given: Mapping[str, Any]) -> Iterator[Guess]:
 
 
 def _as_set(guess: Guess, given: Mapping[str, Any]) -> Guess:
-    """Return a guess without the settings that a person has set otherwise."""
+    """Return a guess without the settings that a person has set."""
     own = {path: value for path, value in guess.settings.items() if not _is_set(path, given)}
+    if guess.settings and not own:
+        return Guess(guess.topic, "as set", ", ".join(guess.settings))
     return replace(guess, settings=own)
 
 

@@ -1,0 +1,62 @@
+"""The plot of how far the probabilities of models can be trusted."""
+
+from collections.abc import Mapping
+
+from matplotlib.artist import Artist
+
+from fedtl.report.plots import (
+    INK,
+    MARKERS,
+    MAX_NAMED_SILOS,
+    PALETTE,
+    draw_legend,
+    label_axes,
+    new_figure,
+    to_svg,
+)
+from fedtl.results.page_facts import SiloAnswers
+
+LARGEST = 90.0  # area of a point with all rows of its silo, in square points
+
+
+def calibration(answers: Mapping[str, SiloAnswers]) -> str:
+    """
+    A line for each silo through its bins (Guo et al., 2017): the share of right answers by the mean probability of the predicted class;
+    the larger a point, the more of the silo's rows. On the diagonal, probabilities are true.
+    """
+    figure, axes = new_figure(4.2)
+    keys: dict[str, Artist] = {
+        "true probabilities": axes.plot([0, 100], [0, 100], color=INK, lw=1, ls="--")[0]
+    }
+    many = len(answers) > MAX_NAMED_SILOS
+    for at, (name, own) in enumerate(answers.items()):
+        total = sum(one.rows for one in own.calibration)
+        colour, marker = (
+            ("#9a9a9a", "o") if many else (PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)])
+        )
+        x, y = (
+            [100 * one.probability for one in own.calibration],
+            [100 * one.right for one in own.calibration],
+        )
+        (line,) = axes.plot(
+            x, y, color=colour, lw=1, marker=marker, ms=4, ls="-" if at < len(PALETTE) else ":"
+        )
+        axes.scatter(
+            x,
+            y,
+            s=[LARGEST * one.rows / total for one in own.calibration],
+            color=colour,
+            marker=marker,
+            alpha=0.6,
+            lw=0,
+        )
+        keys[f"each of {len(answers)} silos" if many else name] = line
+    axes.set_ylim(-3, 103)
+    label_axes(
+        axes,
+        "Are the probabilities true?",
+        "mean probability of the predicted class (%)",
+        "right answers on test rows (%)",
+    )
+    draw_legend(axes, keys)
+    return to_svg(figure, "calibration")

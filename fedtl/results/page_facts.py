@@ -1,0 +1,76 @@
+"""What a page shows beside the result: figures made from the stored answers to test rows, and how the result is repeated."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """How many rows of a silo were used for each purpose."""
+
+    train: int
+    val: int
+    test: int
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Test rows whose predicted class has a similar probability: their number, the mean probability, and the share that is right."""
+
+    rows: int
+    probability: float
+    right: float
+
+
+@dataclass(frozen=True)
+class SiloAnswers:
+    """
+    What a silo's model answered on its test rows. ``confusion`` [K][K]: the number of rows by their class and by the predicted one.
+    ``calibration``: by the probability of the predicted class, without empty bins.
+    """
+
+    classes: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    calibration: tuple[CalibrationBin, ...]
+
+
+@dataclass(frozen=True)
+class ClassRecall:
+    """The test ``rows`` of one class over all seeds, and the share that is recognised by training ``alone`` and by the ``best`` method."""
+
+    rows: int
+    alone: float
+    best: float
+
+
+@dataclass(frozen=True)
+class Origin:
+    """``repeat``: the command that repeats the result in its folder; ``made_with``: versions of what made the page, by name."""
+
+    repeat: str
+    made_with: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """
+    Of a run. ``sent``: the bytes that leave a silo in each round, by role. ``answers``: by silo, of models that choose one class.
+    """
+
+    origin: Origin
+    sent: Mapping[str, int]
+    answers: Mapping[str, SiloAnswers] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ComparisonFacts:
+    """
+    Of a comparison. ``rows``: by silo, in the first run of training alone. ``sent``: by method that a silo
+    chooses and by role, the bytes that leave a silo in each round. ``recall``: by silo
+    and class, where one class is chosen.
+    """
+
+    origin: Origin
+    rows: Mapping[str, RowCounts]
+    sent: Mapping[str, Mapping[str, int]]
+    recall: Mapping[str, Mapping[str, ClassRecall]] = field(default_factory=dict)

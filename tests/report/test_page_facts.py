@@ -1,0 +1,240 @@
+"""The cards, confusions and calibration of a page, and two comparisons side by side."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fedtl._util.records import from_plain
+from fedtl.data.preprocess import Inputs
+from fedtl.errors import ConfigError
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.page_facts import comparison_facts, run_facts
+from fedtl.experiment.pages import write_pair_page
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.report.answer_tables import recall_grid
+from fedtl.report.compare_page import compare_page
+from fedtl.report.pair_page import differing_settings
+from fedtl.report.run_page import run_page
+from fedtl.report.silo_cards import comparison_cards, run_cards
+from fedtl.results.comparison import Comparison
+from fedtl.results.page_facts import (
+    CalibrationBin,
+    ClassRecall,
+    ComparisonFacts,
+    Origin,
+    RowCounts,
+    RunFacts,
+    SiloAnswers,
+)
+from fedtl.results.run import RunResult
+from fedtl.tasks.label_metrics import calibration_error
+from fedtl.tasks.row_metrics import Answers
+from tests.report.test_report import (
+    CURVES,
+    HOSTILE,
+    MANY,
+    METHODS,
+    SILOS,
+    TOML,
+    a_comparison,
+    a_history,
+    a_result,
+    assert_self_contained,
+    lines_of,
+)
+
+RNG = np.random.default_rng(0)
+ORIGIN = Origin("fedtl run experiment.toml --out repeated", {"fedtl": "0.1.0"})
+CLASSES = ("ill", "well", "unknown")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def answers(silos):
+    bins = (CalibrationBin(6, 0.55, 0.5), CalibrationBin(10, 0.93, 0.9))
+    return dict.fromkeys(silos, SiloAnswers(CLASSES, ((4, 2, 0), (0, 6, 0), (1, 1, 2)), bins))
+
+
+def facts_of_run(silos=SILOS):
+    return RunFacts(ORIGIN, {"body": 1_200_000, "norm": 34_567}, answers(silos))
+
+
+def facts_of_comparison(silos=SILOS):
+    recall = {silo: {"ill": ClassRecall(30, 0.5, 0.7), "well": ClassRecall(40, 0.9, 0.85)} for silo in silos}
+    sent = {method: {"body": 1_200_000, "norm": 34_567} for method in METHODS}
+    return ComparisonFacts(ORIGIN, dict.fromkeys(silos, RowCounts(200, 24, 60)), sent, recall)
+
+
+def a_run_page(silos=SILOS):
+    result = from_plain(RunResult, a_result(silos=silos))
+    return run_page(result, lines_of(a_history(silos=silos)), TOML, facts_of_run(silos))
+
+
+def a_comparison_page(silos=SILOS, methods=METHODS):
+    comparison = from_plain(Comparison, a_comparison(silos=silos, methods=methods))
+    return compare_page(comparison, CURVES, TOML, facts_of_comparison(silos))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run of one silo with 40 stored answers; the second of three classes is rare."""
+    made = RunFolder.create(tmp_path / "run", load_experiment("digits", ["rounds=1"]))
+    made.write_json("result.json", from_plain(RunResult, a_result(silos=["north"], extras=False)))
+    y = torch.from_numpy(RNG.choice(3, 40, p=[0.6, 0.1, 0.3]))
+    scores = torch.from_numpy(RNG.normal(size=(40, 3))) + 1.5 * torch.nn.functional.one_hot(y, 3)
+    made.silo("north").mkdir(parents=True)
+    save_file({"scores": scores, "y": y, "ids": torch.arange(40)}, made.silo("north") / "test.safetensors")
+    made.save_inputs("north", Inputs("native", "native", ()), CLASSES, (1, 12, 12))
+    return made, scores.numpy(), y.numpy()
+
+
+def test_confusion_and_calibration_are_those_of_the_stored_answers(folder):
+    made, scores, y = folder
+    own = run_facts(made, made.experiment(), made.result()).answers["north"]
+    table = np.zeros((3, 3), int)
+    np.add.at(table, (y, scores.argmax(1)), 1)
+    assert own.confusion == tuple(map(tuple, table.tolist()))
+    assert sum(one.rows for one in own.calibration) == 40
+    error = sum(one.rows * abs(one.right - one.probability) for one in own.calibration) / 40
+    wanted = calibration_error(Answers(scores, y, np.arange(40)), np.ones((1, 40)))[0]
+    assert error == pytest.approx(wanted)
+
+
+def test_recall_is_over_the_rows_of_each_class_and_private_pages_have_none_of_it(folder):
+    made, scores, y = folder
+    comparison = from_plain(Comparison, a_comparison(silos=["north", "south"], extras=False))
+    best = comparison.benefit["north"].best
+    made_facts = comparison_facts({"local": [made, made], best: [made, made]}, made.experiment(), comparison)
+    own = made_facts.recall["north"]
+    right = scores.argmax(1) == y
+    assert {name: one.rows for name, one in own.items()} == {
+        name: 2 * int((y == n).sum()) for n, name in enumerate(CLASSES)
+    }
+    for number, name in enumerate(CLASSES):
+        assert own[name].alone == own[name].best == pytest.approx(right[y == number].mean())
+    private = load_experiment(
+        "digits", ["privacy.epsilon=3", "data.pixel_range=[0, 255]", "model.name=convnet_gn"]
+    )
+    assert run_facts(made, private, made.result()).answers == {}
+    assert comparison_facts({"local": [made], best: [made]}, private, comparison).recall == {}
+
+
+def test_scores_that_are_not_finite_and_a_missing_file_leave_the_silo_out(folder):
+    made, scores, y = folder
+    broken = torch.from_numpy(np.where(scores == scores.max(), np.nan, scores))
+    save_file(
+        {"scores": broken, "y": torch.from_numpy(y), "ids": torch.arange(40)},
+        made.silo("north") / "test.safetensors",
+    )
+    assert run_facts(made, made.experiment(), made.result()).answers == {}
+    (made.silo("north") / "test.safetensors").unlink()
+    assert run_facts(made, made.experiment(), made.result()).answers == {}
+
+
+@pytest.mark.slow
+def test_pages_with_cards_are_self_contained():
+    run, compared = a_run_page(HOSTILE), a_comparison_page(HOSTILE)
+    for page in (run, compared):
+        text = assert_self_contained(page)
+        assert page.count('class="card ') == len(HOSTILE)
+        assert "1,234,567 bytes (body, norm)" in text
+        assert ORIGIN.repeat in text
+        assert len(page) < 1_000_000
+    assert re.search(r'<td class="shade-3">(\d+)</td>', run)[1] == "4"  # of 6 rows
+    assert "50 → 70 of 30" in assert_self_contained(compared)
+
+
+def test_many_silos_have_tables_and_no_cards():
+    comparison, result = (
+        from_plain(Comparison, a_comparison(silos=MANY)),
+        from_plain(RunResult, a_result(silos=MANY)),
+    )
+    assert comparison_cards(comparison, facts_of_comparison(MANY)) == []
+    assert run_cards(result, facts_of_run(MANY)) == []
+
+
+def test_a_class_that_a_silo_lacks_is_a_dash():
+    facts = replace(
+        facts_of_comparison(),
+        recall={"a": {"x": ClassRecall(3, 0.0, 1.0)}, "b": {"y": ClassRecall(5, 1.0, 1.0)}},
+    )
+    grid = recall_grid(facts)
+    assert grid.head == ["silo", "x", "y"]
+    assert [[str(cell.text) for cell in row] for row in grid.rows] == [
+        ["a", "0 → 100 of 3", "-"],
+        ["b", "-", "100 → 100 of 5"],
+    ]
+
+
+def test_two_comparisons_side_by_side(tmp_path):
+    folders = []
+    for name, rate, silos in (("a", 0.1, SILOS), ("b", 0.02, [*SILOS[1:], "ninth"])):
+        folders.append(RunFolder.create(tmp_path / name, load_experiment("digits", [f"train.lr={rate}"])))
+        (tmp_path / name / "comparison.json").write_text(json.dumps(a_comparison(silos=silos)))
+    text = assert_self_contained(write_pair_page(*folders, tmp_path / "ab.html").read_text())
+    assert "ninth" in text
+    assert SILOS[0] in text
+    assert "Settings that differ" in text
+    with pytest.raises(ConfigError, match="exists"):
+        write_pair_page(*folders, tmp_path / "ab.html")
+    (tmp_path / "b" / "comparison.json").unlink()
+    with pytest.raises(ConfigError, match="no comparison.json"):
+        write_pair_page(*folders, tmp_path / "other.html")
+
+
+def test_only_settings_that_differ_are_listed():
+    grid = differing_settings(
+        "ab", [{"rounds": 3, "data": {"path": "x", "test": 0.2}}, {"rounds": 3, "data": {"path": "y"}}]
+    )
+    assert [[cell.text for cell in row] for row in grid.rows] == [
+        ["data.path", "x", "y"],
+        ["data.test", "0.2", "not set"],
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no chromium")
+def test_in_a_browser_nothing_overflows_at_three_widths_and_the_console_is_silent(tmp_path):
+    """One page with each page in frames of three widths; its script measures them."""
+    pages = {"run": a_run_page(), "comparison": a_comparison_page()}
+    frames = [(name, width) for name in pages for width in (390, 800, 1100)]
+    (tmp_path / "all.html").write_text(
+        f"<!doctype html><body><script>const pages = {json.dumps(pages).replace('</', '<' + chr(92) + '/')};"
+        f"const frames = {json.dumps(frames)};"
+        """
+        Promise.all(frames.map(([name, width]) => new Promise(done => {
+          const frame = document.createElement("iframe"); frame.width = width; frame.height = 900;
+          frame.onload = () => {
+            const page = frame.contentDocument; page.querySelectorAll("details").forEach(one => one.open = true);
+            const wide = [...page.querySelectorAll(".scroll")].filter(one => one.scrollWidth > one.clientWidth + 1);
+            done([name, width, page.documentElement.scrollWidth - page.documentElement.clientWidth, wide.map(one => one.innerText.split("\\n")[0])]);
+          };
+          frame.srcdoc = pages[name]; document.body.append(frame);
+        }))).then(found => { const out = document.createElement("pre"); out.id = "found"; out.textContent = JSON.stringify(found);
+          document.body.replaceChildren(out); });
+        </script></body>"""
+    )
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--virtual-time-budget=8000",
+    ]
+    done = subprocess.run(
+        [*command, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "all.html").as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr
+    found = json.loads(re.search(r'<pre id="found">(.*?)</pre>', done.stdout)[1].replace("&amp;", "&"))
+    assert len(found) == len(frames)
+    for name, width, beyond, wide in found:
+        assert beyond <= 0, (name, width)
+        assert not (width == 1100 and wide), (name, wide)
