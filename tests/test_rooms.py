@@ -53,12 +53,12 @@ DOORS = {
         "tasks.classification",
         "tasks.regression",
         "audit.attacks.membership",
-        *("methods.measures.clusters", "experiment.page_facts"),
+        *("methods.measures.clusters", "experiment.page_facts", "experiment.feature_maps"),
     },
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
-        *("report.data_plots", "report.calibration_plots"),
+        *("report.data_plots", "report.calibration_plots", "report.feature_plots"),
     },
     "jinja2": {"report.html"},
     "typer": {

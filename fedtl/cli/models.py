@@ -195,16 +195,23 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="with SECOND: the new page; default: RUN-SECOND.html")
     ] = None,
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features", help="of a run: also plot the features of test rows; reads the rows again"
+        ),
+    ] = False,
 ) -> None:
     """
     Write report.html again, from the other files in the folder of a run, a comparison or a transferability.
 
     With SECOND, both are folders of comparisons, and a page of its own shows them side by side: gains, means, and the settings that differ.
+    With --features, the page of a run also shows the features of test rows before and after training, by silo and by class, and how far each silo's normalisation statistics are from the mean.
 
     Example: fedtl report runs/first
     """
     from fedtl.errors import ConfigError
-    from fedtl.experiment.pages import write_page, write_pair_page
+    from fedtl.experiment.pages import write_page, write_pair_page, write_run_page
     from fedtl.experiment.run_folder import RunFolder
 
     if second is not None:
@@ -215,4 +222,5 @@ def report(
         raise ConfigError(
             "--out is for the page of two comparisons; report.html of one is written into its folder"
         )
-    print_report_path(write_page(RunFolder.open(run)), quiet=False)
+    folder = RunFolder.open(run)
+    print_report_path(write_run_page(folder, True) if features else write_page(folder), quiet=False)

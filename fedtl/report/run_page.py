@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fedtl.report import interpolation_plots, plots
 from fedtl.report.answer_tables import confusion_grids
 from fedtl.report.calibration_plots import calibration
+from fedtl.report.feature_plots import feature_maps
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
@@ -19,14 +20,21 @@ from fedtl.report.page_notes import STATISTICS, origin_note, run_guarantee
 from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
 from fedtl.report.silo_cards import run_cards
 from fedtl.results.metrics import Measured
-from fedtl.results.page_facts import RunFacts
+from fedtl.results.page_facts import Features, RunFacts
 from fedtl.results.run import HistoryLine, RunResult
 
 
 def run_page(
-    result: RunResult, history: Sequence[HistoryLine], experiment_toml: str, facts: RunFacts | None = None
+    result: RunResult,
+    history: Sequence[HistoryLine],
+    experiment_toml: str,
+    facts: RunFacts | None = None,
+    features: Features | None = None,
 ) -> str:
-    """Return the page. ``result``: result.json. ``history``: the lines of history.jsonl. ``facts``: of the folder of a run."""
+    """
+    Return the page. ``result``: result.json. ``history``: the lines of history.jsonl. ``facts``: of the folder of a run.
+    ``features``: of its test rows, where they are asked for.
+    """
     drawn = []
     if any(figures for line in history for figures in line.silos.values()):  # a private run may have none
         drawn.append(plot("Validation by round", plots.learning_curves(history, bool(result.privacy))))
@@ -37,6 +45,8 @@ def run_page(
     answers = facts.answers if facts else {}
     if answers:
         drawn.append(plot("Are the probabilities true?", calibration(answers)))
+    if features:
+        drawn.append(plot("Features of test rows before and after training", feature_maps(features)))
     return render(
         "page.html.j2",
         title=f"{result.method} on {result.model}, {counted(result.rounds, 'round')}, seed {result.seed}",
@@ -45,6 +55,7 @@ def run_page(
         main=_main_grid(result),
         cards=run_cards(result, facts) if facts else [],
         confusions=confusion_grids(answers),
+        statistics=_statistics_grid(features) if features else None,
         overall=None,
         details=None,
         trials=None,
@@ -66,6 +77,15 @@ def run_page(
         experiment=experiment_toml,
         version=result.fedtl,
     )
+
+
+def _statistics_grid(features: Features) -> Grid:
+    """How far the normalisation statistics of each silo's model are from the mean over silos, the farthest first."""
+    far = sorted(features.statistics.items(), key=lambda item: -item[1])
+    caption = (
+        "How far each silo's normalisation statistics are from the mean over silos, in standard deviations"
+    )
+    return Grid(caption, ["silo", "distance"], [row(name, f"{distance:.2f}") for name, distance in far])
 
 
 def _answer(result: RunResult) -> str:
