@@ -12,8 +12,19 @@ from fedtl.deployment.coordinator.host import host_study
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.federation.flower import FlowerFederation
+from fedtl.federation.rounds import FederationConfig
+from fedtl.methods.feddf import DistilOnServer
 
 app = ServerApp()
+
+
+def configure(study: HostedStudy, plan: StudyPlan) -> FederationConfig:
+    """Return how the rounds are run. With feddf the coordinator runs the plan's model on public inputs, and needs the libraries for it."""
+    if not isinstance(plan.config.server, DistilOnServer):
+        return plan.config
+    from fedtl.deployment.coordinator.distil import with_public_model
+
+    return with_public_model(study, plan)
 
 
 @app.main()
@@ -25,4 +36,4 @@ def main(grid: Grid, context: Context) -> None:
         minimum = plan.config.minimum_silos
         return FlowerFederation(grid, lambda: node_ids(folder), minimum, plan.deadline, former, plan.grace)
 
-    host_study(study, connect)
+    host_study(study, connect, configure=configure)

@@ -123,6 +123,7 @@ LARGE_CLASSES = {
     "tasks.survival.Survival": "a task",
 }
 MANY_ARGUMENTS = {
+    "models.attention.forward": "torch's own arguments of an attention layer",
     "api.audits.audit": "as on the command line, and the rows",
     "api.runs.run": "as on the command line, and the values that Python alone can pass",
     "api.runs.compare": "each setting of a comparison is an argument, as on the command line",

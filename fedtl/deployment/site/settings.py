@@ -103,7 +103,8 @@ class PolicySettings(Settings):
 
 class HomeSettings(Settings):
     """
-    The whole file. Paths are relative to its folder. ``heartbeat``: seconds between two heartbeats. The server treats a
+    The whole file. Paths are relative to its folder. ``weights`` and ``public``: the files of initial weights and of public inputs that
+    a plan names by their hashes. ``heartbeat``: seconds between two heartbeats. The server treats a
     site as disconnected, and accepts its key again, after two missed heartbeats. Flower accepts 10 to 1800.
     """
 
@@ -115,6 +116,7 @@ class HomeSettings(Settings):
     heartbeat: int = Field(30, ge=10, le=1800)
     port: int = Field(9094, ge=1, le=65535)
     weights: str = ""
+    public: str = ""
     key_file: str = ""
     data: SiteDataSettings = SiteDataSettings()
     policy: PolicySettings = PolicySettings()

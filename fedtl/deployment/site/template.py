@@ -11,6 +11,7 @@ threads = 1
 heartbeat = 30                # seconds; after a crash the server refuses this site's key for two heartbeats
 port = 9094                   # on 127.0.0.1, between the processes of this site
 weights = ""                  # the file of initial weights, for a plan that starts from one
+public = ""                   # the file of public inputs, for a plan whose method distils on some at every site (fedmd)
 key_file = ""                 # 32 bytes that encrypt state/ (head -c 32 /dev/urandom > FILE; chmod 600 FILE)
 
 [data]
