@@ -79,13 +79,16 @@ class Denied(Refused):
 
 
 class NotEnoughSilos(FedTLError):
-    """Fewer silos than ``minimum_silos`` gave a valid reply. ``unused``: those whose valid updates are not used for that."""
+    """
+    Fewer silos than ``minimum_silos`` gave a valid reply. ``unused``: those whose valid updates are not used for that. ``later``:
+    whether there would be enough with the silos that do not train at this time of the day.
+    """
 
     exit_code = 4
 
-    def __init__(self, text: str, unused: tuple[str, ...] = ()) -> None:
+    def __init__(self, text: str, unused: tuple[str, ...] = (), later: bool = False) -> None:
         super().__init__(text)
-        self.unused = unused
+        self.unused, self.later = unused, later
 
 
 class Refuted(FedTLError):

@@ -29,7 +29,15 @@ DOORS = {
     "timm": {"models.libraries"},
     "torchvision": {"models.libraries", "_util.torchvision_import", "data.torchvision_sets"},
     "pandas": {
-        *("data.frame", "data.table", "data.cells", "data.huggingface", "data.manifest", "data.series"),
+        *(
+            "data.frame",
+            "data.table",
+            "data.cells",
+            "data.huggingface",
+            "data.manifest",
+            "data.series",
+            "data.sql",
+        ),
         *("experiment.embed", "experiment.propose.column_facts", "experiment.propose.tables"),
         "api.frames",
         "api.results",
@@ -84,9 +92,9 @@ DOORS = {
     },
     "flwr": {
         *("federation.flower", "federation.flower_pulls"),
-        *("deployment.site.supernode", "deployment.site.superexec"),
+        *("deployment.site.supernode", "deployment.site.superexec", "deployment.site.client_app"),
         *("deployment.coordinator.superlink", "deployment.coordinator.bounded_superlink"),
-        "deployment.coordinator.pack",
+        *("deployment.coordinator.pack", "deployment.coordinator.server_app"),
     },
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
     "dp_accounting": {"privacy.accounting"},
@@ -98,6 +106,7 @@ DOORS = {
 COORDINATOR = (
     *("federation.rounds", "federation.flower", "federation.policy", "methods.server", "methods.base"),
     *("messages", "models.roles", "deployment.coordinator.host", "deployment.coordinator.admitted"),
+    "deployment.coordinator.server_app",
 )
 EXAMPLES = ("data", "training.silo", "experiment")
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fedtl.data import frame
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.embed import embed
+from fedtl.experiment.embed import body_of, embed
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run_folder import RunFolder
 
@@ -60,7 +60,7 @@ class TrainedModel:
 
     def features(self, x: Any) -> np.ndarray:
         """The features of each row [N, D]: what the head sees, by the main model of a mix (``fedtl embed``). Raises DataError."""
-        return embed(self._model, self._rows(x)).vectors
+        return embed(body_of(self._model), self._rows(x)).vectors
 
     def module(self) -> nn.Module:
         """

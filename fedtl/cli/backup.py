@@ -1,4 +1,4 @@
-"""``backup`` and ``restore`` of ``fedtl silo`` and ``fedtl server``, and ``fedtl server rounds``."""
+"""``backup`` and ``restore`` of ``fedtl silo`` and ``fedtl server``, and what has a site's updates: ``fedtl server rounds|withdraw``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -114,6 +114,42 @@ def rounds(
         print_line(f"study {study}: counted in rounds {_listed(one.counted)}{asked}; last: {one.last}")
     if not found.studies:
         print_line(f"site {name} took part in no study")
+
+
+def withdraw(
+    folder: Dir, name: Annotated[str, typer.Argument(metavar="NAME")], as_json: Json = False
+) -> None:
+    """
+    Withdraw the site NAME: it is suspended, and for each study with its updates a study without them is prepared.
+
+    Such a study begins at the last state before the site's first update and does the later rounds again. The other sites have to
+    approve it, and private ones pay for it, as for any study. What was computed already, and given away, keeps the site's updates.
+
+    Example: fedtl server withdraw srv clinic
+    """
+    from fedtl.deployment.coordinator.settings import load_server_settings
+    from fedtl.deployment.coordinator.withdrawal import withdraw_site
+
+    load_server_settings(folder)
+    found = withdraw_site(folder, name)
+    if as_json:
+        print_json(found)
+        return
+    print_line(
+        f"{name} is not asked any more; to shut its key out as well: fedtl server expel {folder} {name}"
+    )
+    for one in found:
+        print_line(f"study {one.study}: its updates counted in rounds {_listed(one.counted)}")
+        if one.running:
+            print_line(f"  it is not done: fedtl server stop {folder} --study {one.study}")
+        if one.after is None:
+            state = f"the state before round {one.counted[0]} was not kept, so there is none to begin at; train anew"
+            print_line(f"  {state}: fedtl server start {folder} {one.bundle} --study {one.name}")
+        else:
+            begin = f"after round {one.after} of it" if one.after else "from the first round on"
+            print_line(f"  without it, {begin}: fedtl server start {folder} {one.bundle} --study {one.name}")
+    if not found:
+        print_line("no study has its updates")
 
 
 def _listed(numbers: object) -> str:

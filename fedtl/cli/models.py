@@ -74,17 +74,19 @@ def _say_unread(rows: "NewRows") -> None:
 
 def embed(
     run: Run,
-    silo: SiloName,
     input: Annotated[
         Path, typer.Option(help=".npz, .npy, .csv, .parquet, .xlsx, an image, or a folder of images")
     ],
     out: Annotated[Path, typer.Option(help=".npz or .parquet file for the features")],
+    silo: Annotated[
+        str, typer.Option(help="the silo whose model is used; of an export there is one model")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """
     Write the features of new inputs by the model of one silo, for other programs: what its head would see.
 
-    RUN is the folder of a run or of fedtl silo adopt.
+    RUN is the folder of a run, of fedtl silo adopt, or of fedtl export.
     The inputs are prepared as the silo's training inputs were.
     The file has one row of numbers for each input, its row number or file name, the silo, and a hash of the body: features of another body cannot be compared with them.
     Each row of the file describes one row of the input, and a decoder can rebuild much of it: treat the file as you treat the input.
@@ -94,19 +96,19 @@ def embed(
     from fedtl.data.input_files import read_inputs
     from fedtl.experiment.embed import check_output, write_embeddings
     from fedtl.experiment.embed import embed as features_of_rows
-    from fedtl.experiment.predict import SiloModel
-    from fedtl.experiment.run_folder import RunFolder
+    from fedtl.experiment.exported_body import named_body
 
     check_output(out)
-    model = SiloModel(RunFolder.open(run), silo)
-    rows = read_inputs(input, model.experiment.data, model.inputs, model.shape)
+    model = named_body(run, silo)
+    rows = read_inputs(input, model.settings, model.inputs, model.shape)
     _say_unread(rows)
-    with progress_bar(f"{silo}: rows", as_json) as show:
+    with progress_bar(f"{silo or run.name}: rows", as_json) as show:
         made = features_of_rows(model, rows.x, rows.files, show)
     write_embeddings(out, made)
-    if len(model.final.members) > 1:
-        names = ", ".join(member.name for member in model.final.members)
-        say(f"{silo} uses a mix of {names}; these are the features of {made.member}")
+    if model.mix:
+        say(
+            f"{silo or run.name} uses a mix of {', '.join(model.mix)}; these are the features of {made.member}"
+        )
     if as_json:
         rows, numbers = made.vectors.shape
         print_json({"out": str(out), "rows": rows, "features": numbers, **made.about})

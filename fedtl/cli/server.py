@@ -189,16 +189,20 @@ def start(
     folder: Dir,
     name: Annotated[str, typer.Argument(metavar="BUNDLE")],
     study: Annotated[str, typer.Option(help="name of the study; default: the name of the bundle")] = "",
+    now: Annotated[bool, typer.Option("--now", help="start it also while another study runs")] = False,
 ) -> None:
     """
     Start a study, or continue it after its last finished round. BUNDLE is the name of a bundle.
+
+    While another study runs it waits in a queue, and starts when that one is done or stopped.
 
     Example: fedtl server start srv hospitals
     """
     from fedtl.deployment.coordinator.studies import start_study
 
-    started = start_study(folder, name, study or name)
-    say(f"started; its folder is {started.path}; follow it with: fedtl server status {folder}")
+    started = start_study(folder, name, study or name, now)
+    state = "started" if started.queued_since is None else "queued until the study that runs has ended"
+    say(f"{state}; its folder is {started.path}; follow it with: fedtl server status {folder}")
 
 
 @app.command()
@@ -240,7 +244,8 @@ def status(folder: Dir, as_json: Json = False) -> None:
     for name, text in facts.admitted.items():
         print_line(f"site {name}: {text}")
     for name, study in facts.studies.items():
-        state = "done" if study.done else "running" if study.at_work else "not running: fedtl server start"
+        waits = "queued" if study.queued else "not running: fedtl server start"
+        state = "done" if study.done else "running" if study.at_work else waits
         state += f" (stopped: {study.stopped})" if study.stopped else ""
         print_line(f"study {name}: round {study.round} of {study.rounds}, {state}")
         for reason in study.left_out.values():
@@ -289,5 +294,6 @@ def watch(
 app.command("renew")(keys.renew)
 app.command("rotate")(keys.rotate_site)
 app.command("rounds")(backup.rounds)
+app.command("withdraw")(backup.withdraw)
 app.command("backup")(backup.back_up_server)
 app.command("restore")(backup.restore_server)

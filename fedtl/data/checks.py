@@ -97,7 +97,9 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
         )
     if is_pixels(x) != is_pixels(train):
         raise DataError(f"{where} images are {x.dtype}, training images are {train.dtype}; use one type")
-    if settings.by_record or x.dtype.kind != "f":
+    if (
+        settings.by_record or x.dtype.kind != "f" or settings.stream
+    ):  # a streamed file is checked when it is read
         return
     invalid = ~(np.abs(x) <= MAX_FLOAT32)
     series = settings.sequence is not None

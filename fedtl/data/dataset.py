@@ -15,7 +15,7 @@ from fedtl.tasks.regression import REGRESSION
 @dataclass(frozen=True)
 class Dataset:
     """
-    Rows with labels. ``x``: uint8 pixels [N, C, H, W], or floats. ``y`` [N]: class numbers; or numbers in the label's own
+    Rows with labels. ``x``: uint8 pixels [N, C, H, W], or floats; with ``data.stream`` a ``streamed.StreamedInputs`` in the place of a tensor. ``y`` [N]: class numbers; or numbers in the label's own
     unit, float64, [N, K] where a row has K of them. ``units`` [N]: whose row each is, numbered from 0 in each set of rows; None: every row is a unit of its own.
     """
 
@@ -33,7 +33,8 @@ class Dataset:
 
     def take(self, rows: Tensor) -> "Dataset":
         """Return the rows at these indices, or where a [N] of bool is true."""
-        return Dataset(self.x[rows], self.y[rows], None if self.units is None else self.units[rows])
+        x = self.x[rows] if isinstance(self.x, Tensor) else self.x.take(rows)
+        return Dataset(x, self.y[rows], None if self.units is None else self.units[rows])
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from fedtl.data.labels import label_texts
 from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw, finite_numbers
+from fedtl.data.streamed import blocks
 
 KEY = token_bytes(32)  # of the hashes; never written
 
@@ -64,14 +65,19 @@ def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts,
     Return the facts about a silo's rows, and hashes of the inputs of its training rows. ``hidden``: whether its labels
     must not be looked at.
     """
-    train = row_hashes(raw.train.x)
+    train, pixels, brightest = list[int](), is_pixels(raw.train.x), 0
+    for block in blocks(raw.train.x):
+        train += row_hashes(block)
+        brightest = max(brightest, int(block.max())) if pixels else 0
     seen, telling = frozenset(train), can_tell_rows_apart(raw.train.x)
     others = [part for part in (raw.val, raw.test) if part is not None]
     facts = RowFacts(
         repeated=len(train) - len(seen) if telling else 0,
-        leaked=sum(row in seen for part in others for row in row_hashes(part.x)) if telling else 0,
-        brightest=int(raw.train.x.max()) if is_pixels(raw.train.x) else None,
-        white=int(np.iinfo(raw.train.x.dtype).max) if is_pixels(raw.train.x) else None,
+        leaked=sum(row in seen for part in others for x in blocks(part.x) for row in row_hashes(x))
+        if telling
+        else 0,
+        brightest=brightest if pixels else None,
+        white=int(np.iinfo(raw.train.x.dtype).max) if pixels else None,
     )
     if raw.train.x.ndim == 2 and len(raw.columns) <= COLUMNS_LOOKED_AT:
         facts = _with_columns(facts, raw, settings, hidden)
@@ -90,7 +96,7 @@ def row_hashes(x: Array) -> list[int]:
 def can_tell_rows_apart(x: Array) -> bool:
     """Return whether equal rows are copies and not chance: of images, and of tables with a column of many values."""
     if x.ndim > 2:
-        return bool((x != x[:1]).any())
+        return any(bool((block != x[:1]).any()) for block in blocks(x))
     sample = x[:: max(1, len(x) // ROWS_LOOKED_AT)]
     return any(len(np.unique(column)) >= CHANCE for column in sample.T)
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from fedtl.data.image_files import SUFFIXES, Images, is_image, load_images
 from fedtl.data.masks import SPLITS
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
+from fedtl.data.streamed import StreamedImages
 from fedtl.errors import DataError
 
 
@@ -53,8 +55,11 @@ def read(settings: DataSettings, name: str) -> Raw:
         return masks.read(settings, name)
     labelled, unread = (_of_manifest if settings.manifest else _of_folders)(settings, name)
     paths = [path for part in labelled.values() for path in part.paths]
-    images = load_images(paths, settings)  # together, so that all parts have one shape
-    parts = dict(_parts(labelled, images, settings))
+    if settings.stream:
+        parts = dict(_streamed(labelled, StreamedImages.of(paths, settings)))
+    else:
+        images = load_images(paths, settings)  # together, so that all parts have one shape
+        parts = dict(_parts(labelled, images, settings))
     return Raw(parts["train"], parts.get("val"), parts.get("test"), unread=unread)
 
 
@@ -70,6 +75,14 @@ def _parts(
         if units is None and settings.slices is not None:
             units = np.array([os.path.relpath(path, settings.path) for path in files.paths])
         yield split, Part(rows, np.repeat(files.y, own), None if units is None else np.repeat(units, own))
+
+
+def _streamed(labelled: Mapping[str, Labelled], images: StreamedImages) -> Iterator[tuple[str, Part]]:
+    start = 0
+    for split, files in labelled.items():
+        own = images.take(np.arange(start, start + len(files.paths)))
+        start += len(files.paths)
+        yield split, Part(cast(Array, own), files.y, files.units)
 
 
 def _of_manifest(settings: DataSettings, name: str) -> tuple[dict[str, Labelled], tuple[str, ...]]:

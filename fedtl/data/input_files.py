@@ -1,6 +1,5 @@
 """Inputs without labels, from one file or folder: what a model is asked about, or what an experiment declares public."""
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from fedtl.data import frame, image_files, table
+from fedtl.data.bounded import check_unpacked
 from fedtl.data.formats import advice_on
+from fedtl.data.npz import BROKEN
 from fedtl.data.preprocess import Inputs
 from fedtl.data.series import known_series, series_of_array
 from fedtl.data.settings import DataSettings
@@ -93,13 +94,15 @@ def _rows_of_arrays(path: Path, settings: DataSettings, inputs: Inputs, key: str
 def _loaded(path: Path, key: str) -> tuple[Array, list[str]]:
     """Return the array of rows in an .npy or .npz file, and the names in an array ``columns``. Raises DataError."""
     try:
+        if path.suffix.lower() == ".npz":
+            check_unpacked(path)
         loaded: Any = np.load(path, allow_pickle=False)
         if path.suffix.lower() == ".npy":
             return np.asarray(loaded), []
         name = next(name for name in ("x", "test_x") if name in loaded.files)
         names = loaded["columns"].reshape(-1).tolist() if "columns" in loaded.files else []
         return np.asarray(loaded[name]), names
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, StopIteration) as error:
+    except (*BROKEN, StopIteration) as error:
         raise DataError(
             f"{key}: {path} has no array x or test_x of plain numbers ({error or 'neither'})"
         ) from error

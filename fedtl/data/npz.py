@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedtl.data.bounded import check_unpacked
 from fedtl.data.columns import column_numbers, in_order, order_columns
 from fedtl.data.formats import advice_on
 from fedtl.data.labels import label_texts, merge_labels
@@ -24,6 +25,14 @@ from fedtl.errors import DataError
 
 ABOUT = "a folder of <silo>.npz files: train_x, train_y, test_x, test_y; images [N, H, W] or [N, H, W, C], tables, series, or volumes"
 PARTS = ("train", "val", "test")
+BROKEN = (
+    ValueError,
+    OSError,
+    EOFError,
+    MemoryError,
+    zlib.error,
+    zipfile.BadZipFile,
+)  # what numpy raises for a damaged file
 
 
 def silos(settings: DataSettings) -> Sequence[str]:
@@ -59,11 +68,10 @@ def read(settings: DataSettings, name: str) -> Raw:
 def _arrays(path: Path) -> dict[str, Array]:
     """Return all arrays of a file by our names. Raises DataError."""
     try:
-        with zipfile.ZipFile(path):  # np.load would take any other file for a pickle, and report that
-            pass
+        check_unpacked(path)  # np.load would take a file that is no zip for a pickle, and report that
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: _array(archive, key, path) for key in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+    except (*BROKEN, KeyError) as error:
         raise DataError(f"{path} cannot be read as plain arrays: {error}") from error
     if "train_images" in arrays and "train_x" not in arrays:  # a file of MedMNIST
         return {key.replace("_images", "_x").replace("_labels", "_y"): one for key, one in arrays.items()}
@@ -96,10 +104,11 @@ def _silos_in_file(settings: DataSettings) -> list[str]:
     """Return the values of the arrays that name the silo of each row. Raises DataError."""
     path, own = _one_file(settings), f"_{settings.silo_column}"
     try:
+        check_unpacked(path)
         with np.load(path, allow_pickle=False) as archive:
             keys = [key for key in archive.files if key in {f"{part}{own}" for part in PARTS}]
             names = [label_texts(_array(archive, key, path).reshape(-1)) for key in keys]
-    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise DataError(f"{path} cannot be read as plain arrays: {error}") from error
     if "train" + own not in keys:
         raise DataError(f"data.silo_column: {path} has no array train{own}, which names the silo of each row")
@@ -127,9 +136,11 @@ def _rows_of_silo(
 def _first_columns(settings: DataSettings) -> tuple[str, ...]:
     """Return the names in the array ``columns`` of the first silo, which all silos are read in; () without one."""
     try:
-        with np.load(Path(settings.path) / f"{silos(settings)[0]}.npz", allow_pickle=False) as archive:
+        path = Path(settings.path) / f"{silos(settings)[0]}.npz"
+        check_unpacked(path)
+        with np.load(path, allow_pickle=False) as archive:
             names = archive["columns"] if "columns" in archive.files else np.empty(0, str)
-    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile):  # refused when it is read itself
+    except BROKEN:  # refused when it is read itself
         return ()
     return tuple(map(str, names.reshape(-1).tolist()))
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
 from fedtl.data.small_silos import file_stamps, has_rule, small_silos
 from fedtl.data.source import Array, Part, Raw
+from fedtl.data.streamed import StreamedImages, StreamedInputs
 from fedtl.data.target_encoding import TargetTable, fit_tables
 from fedtl.data.wrong_labels import with_wrong_labels
 from fedtl.errors import ConfigError, DataError
@@ -180,7 +182,7 @@ def prepare_silo(
 
     def prepared(part: Part, by: Inputs = inputs) -> Dataset:
         return Dataset(
-            torch.from_numpy(by.apply(part.x)),
+            _inputs(part.x, by),
             label_numbers(part.y, classes, settings),
             None if part.units is None else _unit_numbers(part.units),
         )
@@ -202,6 +204,15 @@ def prepare_silo(
     units = None if stored.units is None else _unit_numbers(stored.units)[torch.from_numpy(ids)]
     tested = _evaluation_set(prepared(raw.test), torch.from_numpy(ids), target_test, units)
     return Prepared(data, tested, inputs)
+
+
+def _inputs(x: Array, by: Inputs) -> Tensor:
+    """Return the inputs of a model; of images that are streamed what reads them, in the place of a tensor."""
+    return (
+        cast(Tensor, StreamedInputs(x, by))
+        if isinstance(x, StreamedImages)
+        else torch.from_numpy(by.apply(x))
+    )
 
 
 def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw, Array]:

@@ -189,7 +189,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     ``[data]`` of an experiment: every key with its default. ``path`` is absolute once an experiment is loaded.
 
     ``silos``: those that take part; []: all but ``silos_except``. ``min_rows`` and ``min_labels``: silos with fewer rows, or fewer
-    different labels, before validation and test rows are split off, are left out. ``late``: those that join after the last round,
+    different labels, before validation and test rows are split off, are left out. ``query``: of source "sql", the rows that are read. ``stream``: image files are read for each batch, and are
+    never in memory together. ``late``: those that join after the last round,
     with ``shots`` rows; ``late_head``: how the head of such a silo is fitted, where heads stay at home: "trained", with one in closed form beside
     it, or "ridge": in closed form only.
     ``unit_column``: the column that says whose row it is. ``folds``: with 5, the rows are dealt to 5 parts, and part number
@@ -212,6 +213,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     silos_except: list[str] = []
     min_rows: int = Field(0, ge=0)
     min_labels: int = Field(1, ge=1)
+    query: str = ""
+    stream: bool = False
     late: list[str] = []
     shots: int = Field(20, ge=1)
     late_head: Literal["trained", "ridge"] = "trained"

@@ -16,7 +16,7 @@ class Part:
     """
     Training, validation or test rows.
 
-    ``x``: images [N, H, W] or [N, H, W, C] of uint8 or floats, a table [N, columns] of floats, or series [N, T, C] of floats with T
+    ``x``: with ``data.stream`` a ``streamed.StreamedImages`` in the place of an array; else images [N, H, W] or [N, H, W, C] of uint8 or floats, a table [N, columns] of floats, or series [N, T, C] of floats with T
     steps of C channels. ``y`` [N]: integers or
     texts to classify, floats to regress. ``units`` [N]: whose row each is, such as a patient's number; None: not known.
     """
@@ -27,7 +27,8 @@ class Part:
 
     def take(self, rows: Array) -> "Part":
         """Return the rows at these indices."""
-        return Part(self.x[rows], self.y[rows], None if self.units is None else self.units[rows])
+        x = self.x[rows] if isinstance(self.x, np.ndarray) else self.x.take(rows)
+        return Part(x, self.y[rows], None if self.units is None else self.units[rows])
 
 
 @dataclass(frozen=True)

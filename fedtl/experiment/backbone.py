@@ -79,7 +79,7 @@ def read_backbone(path: Path) -> Backbone:
     """Read the folder of a run, or the folder (or a weights file in it) of fedtl export. Raises ConfigError or ModelError."""
     folder = path.parent if path.is_file() else path
     if (folder / "model.json").is_file():
-        return _of_export(path, folder)
+        return of_export(path, folder)
     if path.is_file():
         raise ConfigError(
             f"{path}: a weights file needs model.json beside it, as fedtl export writes it; or give the folder of a run"
@@ -108,8 +108,9 @@ def _of_run(folder: RunFolder) -> Backbone:
     return Backbone(experiment, trainer, shape, inputs.columns, shared, classes, labels, trained, where)
 
 
-def _of_export(path: Path, folder: Path) -> Backbone:
-    about = _read_description(folder / "model.json")
+def of_export(path: Path, folder: Path) -> Backbone:
+    """Return the backbone of an exported model. ``path``: the folder, or a file of weights in it. Raises ConfigError or ModelError."""
+    about = read_description(folder / "model.json")
     if path.is_dir() and "mix" in about:
         files = ", ".join(str(folder / name) for name in about["mix"])
         raise ConfigError(f"{path} is a mix of several models; give the file of one of them: {files}")
@@ -131,7 +132,8 @@ def _of_export(path: Path, folder: Path) -> Backbone:
     return Backbone(experiment, trainer, shape, columns, state, classes, classes, (), str(path))
 
 
-def _read_description(path: Path) -> Mapping[str, Any]:
+def read_description(path: Path) -> Mapping[str, Any]:
+    """Return what model.json says, checked. Raises ConfigError."""
     try:
         about: Mapping[str, Any] = json.loads(path.read_text())
         _ = (about["inputs"]["size"], about["inputs"]["channels"], about["inputs"]["columns"], about["model"])

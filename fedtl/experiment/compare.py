@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedtl._util.records import to_plain
+from fedtl.errors import ConfigError
 from fedtl.experiment.columns import Column, Kind, Repeat, comparison_columns, repeats, run_folders
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.epochs import epochs_at_silo, unequal_epochs
+from fedtl.experiment.few_labels import no_silo_has_labels
 from fedtl.experiment.jobs import Job, Watch, Workshop, do_constant, do_run, do_trial, worker_pool
 from fedtl.experiment.own_models import remove_own_models
 from fedtl.experiment.privacy_report import privacy_report
@@ -113,6 +115,10 @@ def compare(
         studies = [
             build(column.at(runs[0]), rows, rows, device) for column in columns if column.kind is Kind.TRAINED
         ]
+        if no_silo_has_labels(experiment, studies[0].training):
+            raise ConfigError(
+                "no silo has labels, so there is nothing to compare; run one method, and onboard silos with few labels from each run"
+            )
         plan = _Plan(columns, runs, _trial_runs(experiment, studies[0]))
         steps = plan.steps(experiment.rounds, _finished_models(columns, studies))
         workshop = Workshop(folder.path, device, rows, pool, watch, steps)

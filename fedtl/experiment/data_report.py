@@ -12,6 +12,7 @@ from fedtl.data.hidden import hides_labels
 from fedtl.data.labels import has_label, label_numbers
 from fedtl.data.prepare import stored_name
 from fedtl.data.settings import DataSettings
+from fedtl.experiment.config.known_tasks import check_in_memory
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_advice import recommendations
@@ -32,6 +33,7 @@ def data_report(
     Return the report, for a person who may see the rows: under ``[privacy]``, too, it says what they hold. ``show``: is called
     with the silos that are done, their number, and what is being done. Raises ConfigError or DataError as training would.
     """
+    check_in_memory(experiment, "fedtl data")
     stores = RowStores(store, store)
     schema = read_data_schema(experiment, lambda name: stores.stored(experiment.data, name), look=True)
     data = study_data(experiment, stores, schema)

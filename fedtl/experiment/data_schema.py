@@ -13,10 +13,12 @@ from fedtl.data.hidden import hides_labels, uses_missing
 from fedtl.data.labels import different_labels, merge_labels
 from fedtl.data.pixels import is_pixels
 from fedtl.data.preprocess import seen_as_signed
-from fedtl.data.source import Raw
+from fedtl.data.source import Raw, finite_numbers
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.few_labels import check_all_unlabelled, no_silo_has_labels
 from fedtl.tasks.base import LearningTask
+from fedtl.tasks.survival import TIME
 
 MIN_SIDE, MAX_ASPECT = 4, 8  # of what is surely an image, in pixels
 
@@ -27,7 +29,7 @@ class SiloSchema:
     The shape of one input, the columns, the labels, the labels in training rows, and the number of training rows. ``empty``:
     the columns without any value in these rows, and ``facts`` about them; neither is looked up where rows must be prepared
     independently of each other. ``unread``: what lies beside the rows and was not read. ``pixels``: whether a model
-    sees them as pixels of -1..1, and ``eight_bits``: whether they are prepared as uint8 of 0..255; None: not known.
+    sees them as pixels of -1..1, and ``eight_bits``: whether they are prepared as uint8 of 0..255; None: not known. ``latest``: of survival, the latest time of a training row.
     """
 
     shape: tuple[int, ...]
@@ -40,6 +42,7 @@ class SiloSchema:
     unread: tuple[str, ...] = ()
     pixels: bool | None = None
     eight_bits: bool | None = None
+    latest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,8 @@ class DataSchema:
 
     @cached_property
     def trained(self) -> frozenset[str]:
-        """Every label that some silo has in its training rows."""
-        return frozenset().union(*(silo.trained for silo in self.silos.values()))
+        """Every label that some silo has in its training rows; where no label is used, every declared one."""
+        return frozenset().union(*(silo.trained for silo in self.silos.values())) or frozenset(self.union)
 
 
 def read_data_schema(
@@ -121,6 +124,7 @@ def read_data_schema(
             raw.unread,
             seen_as_signed(raw.train.x, settings),
             is_pixels(raw.train.x) and raw.train.x.dtype == np.uint8 and not settings.pixel_range,
+            _latest(raw) if settings.horizons and not settings.by_record else None,
         )
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}
@@ -149,6 +153,12 @@ def _check_is_picture(raw: Raw, name: str) -> None:
         )
 
 
+def _latest(raw: Raw) -> float | None:
+    """Return the latest time of a training row with one; None without any."""
+    times = finite_numbers(raw.train.y[:, TIME])
+    return None if np.isnan(times).all() else float(np.nanmax(times))
+
+
 def common_rows(hashes: Mapping[str, frozenset[int]]) -> Iterator[tuple[str, str, int]]:
     """Yield each pair of silos with rows in common, and how many."""
     for one, other in combinations(hashes, 2):
@@ -173,8 +183,12 @@ def _check_silo_counts(experiment: Experiment, names: list[str]) -> None:
     training = [name for name in names if name not in experiment.data.late and name not in public]
     if not training:
         raise ConfigError("no silo trains: all are in data.late or model.pretrain_on; remove one there")
-    if not set(training) - set(experiment.data.unlabelled):
-        raise ConfigError("no silo has labels: all that train are in data.unlabelled; remove one there")
+    if no_silo_has_labels(experiment, training):
+        check_all_unlabelled(experiment)
+    if unknown := sorted(set(experiment.method.server.get("trusted", ())) - set(training)):
+        raise ConfigError(
+            f"method.server.trusted: silo {unknown[0]!r} does not train; there are {', '.join(training[:12])}"
+        )
     if isinstance(experiment.silos_per_round, int) and experiment.silos_per_round > len(training):
         raise ConfigError(
             f"silos_per_round = {experiment.silos_per_round}, but only {len(training)} silos train; lower it"

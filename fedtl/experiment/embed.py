@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from fedtl._util.files import write_file
+from fedtl.data.preprocess import Inputs
+from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array
 from fedtl.errors import ConfigError
+from fedtl.experiment.new_inputs import prepared_inputs
 from fedtl.experiment.predict import SiloModel
+from fedtl.models.net import Shape
 from fedtl.models.state import State
 from fedtl.training.at_home import trainer_of
 from fedtl.training.evaluate import features_of
 from fedtl.training.nets import Use
+from fedtl.training.trainer import Trainer
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -22,8 +27,8 @@ SUFFIXES = (".npz", ".parquet")
 @dataclass(frozen=True)
 class Embeddings:
     """
-    Features ``vectors`` [N, D] (float32) of the rows ``ids`` [N]: row numbers, or file names. ``silo``: whose model made them;
-    ``member``: which model of a mix; ``body``: the SHA-256 of its body. Features of another body cannot be compared with them.
+    Features ``vectors`` [N, D] (float32) of the rows ``ids`` [N]: row numbers, or file names. ``silo``: whose model made them, "" where
+    that is not known; ``member``: which model of a mix; ``body``: the SHA-256 of its body. Features of another body cannot be compared with them.
     """
 
     vectors: Array
@@ -37,23 +42,51 @@ class Embeddings:
         return {"silo": self.silo, "model": self.member, "body_sha256": self.body}
 
 
+@dataclass(frozen=True)
+class Body:
+    """
+    What makes features: a model's ``state``, as ``trainer`` builds it with ``width`` outputs, and how its rows are read (``settings``)
+    and prepared (``inputs``, ``shape``: of one input). ``silo`` and ``member``: as in ``Embeddings``. ``mix``: the names of all models,
+    where the silo uses several.
+    """
+
+    trainer: Trainer
+    state: State
+    width: int
+    inputs: Inputs
+    shape: Shape
+    settings: DataSettings
+    silo: str
+    member: str
+    mix: tuple[str, ...] = ()
+
+
+def body_of(model: SiloModel) -> Body:
+    """Return the body of a silo's model or, of a mix, of its main model."""
+    member = model.final.main
+    trainer = trainer_of(member, model.trainer)
+    read = (model.inputs, model.shape, model.experiment.data)
+    mix = tuple(one.name for one in model.final.members)
+    own = (model.silo, member.name, mix if len(mix) > 1 else ())
+    return Body(trainer, member.state, model.data.width, *read, *own)
+
+
 def embed(
-    model: SiloModel,
+    model: Body,
     x: Array,
     files: Sequence[str] = (),
     watch: Callable[[int, int], object] | None = None,
 ) -> Embeddings:
     """
-    Return the features of rows as a source stores them, by the silo's model or, of a mix, by its main model. ``watch`` is
-    called with how many rows are done, and of how many. Raises DataError.
+    Return the features of rows as a source stores them. ``watch`` is called with how many rows are done, and of how many. Raises
+    DataError.
     """
-    member, inputs = model.final.main, model.prepared(x)
-    trainer = trainer_of(member, model.trainer)
-    net = trainer.net(model.data.width, Use.EVALUATION)
-    net.load_state_dict(member.state)
+    inputs, trainer = prepared_inputs(x, model.inputs, model.shape), model.trainer
+    net = trainer.net(model.width, Use.EVALUATION)
+    net.load_state_dict(model.state)
     vectors = features_of(net, inputs, trainer.device, trainer.dtype, watch).numpy()
     ids = np.array(files) if files else np.arange(len(vectors))
-    return Embeddings(vectors, ids, model.silo, member.name, body_hash(member.state))
+    return Embeddings(vectors, ids, model.silo, model.member, body_hash(model.state))
 
 
 def body_hash(state: State) -> str:

@@ -130,7 +130,11 @@ def network_code(model: "SiloModel") -> str:
         net = next(iter(model.nets().values()))
         whole = net.get_submodule("body")
         whole.set_submodule(model.plan.classifier, net.get_submodule("head"))
-        return f"{_own_code(whole)}return {_expression(whole, model.plan.classifier)}"
+        expression, path = _expression(whole, model.plan.classifier), model.plan.classifier
+        if isinstance(whole, Written):  # which has the classifier inside, of another width
+            head = _expression(net.get_submodule("head"), path)
+            return f"{_own_code(whole)}model = {expression}\nmodel.{path} = {head}\nreturn model"
+        return f"{_own_code(whole)}return {expression}"
     if name.startswith(TORCHVISION):
         own = name.removeprefix(TORCHVISION)
         size = f", image_size={shape[1]}" if own.startswith("vit_") else ""

@@ -1,20 +1,42 @@
 """Silos whose labels are not used (``data.unlabelled``): what a method does there, and where that cannot work."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
+from fedtl.data.prepare import declared_classes
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.methods.base import HEAD, Method, trains_on_all_rows
-from fedtl.methods.label_free import made_with_labels, without_labels
+from fedtl.methods.label_free import made_with_labels, trains_body_alone, without_labels
 from fedtl.methods.registry import METHODS
 from fedtl.models.roles import Role
 
 
-def check_unlabelled(experiment: Experiment, method: Method) -> None:
+def no_silo_has_labels(experiment: Experiment, training: Collection[str]) -> bool:
+    """Return whether no label of any of the silos that train is used."""
+    return set(training) <= set(experiment.data.unlabelled)
+
+
+def check_all_unlabelled(experiment: Experiment) -> None:
+    """Raise ConfigError where no silo that trains has labels, and the method needs some."""
+    if not trains_body_alone(method_of(experiment.method)):
+        names = ", ".join(name for name, make in METHODS.own.items() if trains_body_alone(make()))
+        raise ConfigError(
+            "no silo has labels: all that train are in data.unlabelled; remove one there, or train the body alone by a method that needs "
+            f'no labels ({names}; method.head = "own")'
+        )
+    if experiment.data.predicted.has_classes and not declared_classes(experiment.data):
+        raise ConfigError("no silo has labels, so the classes are not known; list them in data.classes")
+
+
+def check_unlabelled(experiment: Experiment, method: Method, training: Collection[str]) -> None:
     """
     Raise ConfigError where a method of several silos keeps at each silo what labels train, so that one without labels would
-    get no model. A method that trains every silo alone leaves such a silo out.
+    get no model. A method that trains every silo alone leaves such a silo out. ``training``: the silos that train; where none
+    has labels, a method may train their body alone.
     """
+    if no_silo_has_labels(experiment, training) and trains_body_alone(method):
+        return
     if not experiment.data.unlabelled or not method.shared or not (missing := made_with_labels(method)):
         return
     kept = ", ".join("a personal model" if role is Role.EXTRA else f"the {role}" for role in sorted(missing))
@@ -39,7 +61,12 @@ def label_notes(experiment: Experiment, method: Method, silos: Sequence[str]) ->
     data = experiment.data
     if unlabelled := [name for name in silos if name in data.unlabelled]:
         left_out = f"method {experiment.method.name} gives them no model: it trains on each silo's own labels"
-        what = left_out if made_with_labels(method) else f"{experiment.method.name} {without_labels(method)}"
+        if no_silo_has_labels(experiment, silos) and trains_body_alone(method):
+            what = f"{experiment.method.name} trains their body, which has no head yet: fedtl onboard makes one from few labels"
+        elif made_with_labels(method):
+            what = left_out
+        else:
+            what = f"{experiment.method.name} {without_labels(method)}"
         yield (
             f"labels of training and validation rows are not used at {', '.join(unlabelled)} (data.unlabelled); "
             f"their test labels only judge; there, {what}"

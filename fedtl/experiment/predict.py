@@ -20,6 +20,7 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.export_columns import describe_columns
 from fedtl.experiment.export_script import write_script
 from fedtl.experiment.final_models import common_labels, load_final_model
+from fedtl.experiment.new_inputs import prepared_inputs
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.run_trainer import run_trainer
 from fedtl.methods.candidate import Candidate
@@ -52,6 +53,7 @@ class SiloModel:
         self.data = SiloDataset(
             nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std, task=self.task
         )
+        self.headless = silo in self.experiment.data.unlabelled and self.trainer.method.head_is_local
         names = self.trainer.loop.roles
         labels = (common_labels(folder), folder.labels(f"silos/{silo}/local.safetensors"))
         self.labels = None if labels[0] is None or labels[1] is None else {**labels[0], **labels[1]}
@@ -63,6 +65,7 @@ class SiloModel:
         ``tent``: by models that adapt to these rows (``training.tent``). Raises DataError, and ConfigError where a model
         cannot adapt.
         """
+        self.check_head()
         inputs = self.prepared(x)
         scores = self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
         if len(broken := torch.nonzero(~scores.isfinite().flatten(1).all(1))):
@@ -72,31 +75,17 @@ class SiloModel:
             )
         return scores
 
+    def check_head(self) -> None:
+        """Raise ConfigError where the head was not trained, because the silo has no labels."""
+        if self.headless:
+            raise ConfigError(
+                f"silo {self.silo} has no labels, so the head of its model was not trained; fedtl onboard makes one from few labels, and "
+                "fedtl embed writes features"
+            )
+
     def prepared(self, x: Array) -> Tensor:
         """Return rows as a source stores them as the silo's training inputs were prepared [N, ...]. Raises DataError."""
-        columns = self.inputs.columns
-        of_columns = (x.ndim, *x.shape[-1:]) == (3 if self.inputs.sequence else 2, len(columns))
-        if x.dtype.kind not in "uif" or not 2 <= x.ndim <= 4 or (columns and not of_columns):
-            shape = f"{x.dtype} of shape {list(x.shape)}"
-            kind = "series of steps with {} channels" if self.inputs.sequence else "rows of {} columns"
-            expected = f"{kind.format(len(columns))}: {', '.join(columns)}" if columns else self._kind
-            raise DataError(
-                f"the input is {shape}, but the model was trained on {expected}; pass inputs of this kind"
-            )
-        if problem := self.inputs.unit_problem(x):
-            raise DataError(f"the input holds {x.dtype}, but the model was trained on {problem}; convert it")
-        if not len(x):
-            raise DataError("the input has no rows")
-        inputs = torch.from_numpy(self.inputs.apply(x))
-        if tuple(inputs.shape[1:]) != self.shape:
-            raise DataError(
-                f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
-            )
-        return inputs
-
-    @property
-    def _kind(self) -> str:
-        return "volumes [N, D, H, W]" if self.inputs.kind == "volumes" else "images"
+        return prepared_inputs(x, self.inputs, self.shape)
 
     def _adapting_scores(self, inputs: Tensor) -> Tensor:
         if not self.classes:
@@ -176,6 +165,7 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
     (labels, inputs), ``predict.py``, which needs no fedtl, and ``model.onnx``, where these can be made. Of a mix of models each has a file, ``model.json`` has their
     weights, and ``model.onnx`` is the whole mix. ``about``: further keys of ``model.json``. Returns lines that say what was written.
     """
+    model.check_head()
     check_new_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     written = _save_weights(model, out)

@@ -27,6 +27,7 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     hidden = {*experiment.data.unlabelled, *experiment.model.pretrain_on}
     if experiment.data.predicted.has_classes:
         yield from _of_labels({name: silo.trained for name, silo in silos.items() if name not in hidden})
+    yield from _of_horizons(experiment.data.horizons, silos)
     yield from _of_columns(silos)
     yield from _of_copies(schema)
     if not experiment.data.pixel_range:
@@ -51,6 +52,18 @@ def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:
         yield (
             f"each input is read as a grey image of {height} x {width} px; if it is a series of measurements, set data.sequence"
         )
+
+
+def _of_horizons(horizons: Sequence[float], silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    latest = {name: silo.latest for name, silo in silos.items() if silo.latest is not None}
+    for end in horizons:
+        early = {name: [f"{time:g}"] for name, time in latest.items() if time < end}
+        if listed := by_silo(early, quoted=False):
+            everywhere = (
+                "" if len(early) < len(latest) else ", and no silo says anything about survival until then"
+            )
+            yield f"the horizon {end:g} lies after the latest time of a training row ({listed}){everywhere}; lower data.horizons"
+            return
 
 
 def _of_labels(trained: Mapping[str, frozenset[str]]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from fedtl.experiment.config.resolve import (
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
-from fedtl.experiment.few_labels import check_unlabelled, label_notes
+from fedtl.experiment.few_labels import check_unlabelled, label_notes, no_silo_has_labels
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
 from fedtl.experiment.notes import sampling_notes, sharing_notes, training_notes, wire_notes
 from fedtl.experiment.pixels import pixel_notes, with_pixels
@@ -123,7 +123,7 @@ class StudySource:
 
 def served_silos(study: Study) -> list[str]:
     """Return the names of the silos that train or hold unlabelled rows and get a model: by any method those with labels."""
-    if not made_with_labels(study.method):
+    if not made_with_labels(study.method) or no_silo_has_labels(study.experiment, study.training):
         return study.training
     return [name for name in study.training if name not in study.experiment.data.unlabelled]
 
@@ -163,7 +163,7 @@ def build(
     trainer = with_silo_models(experiment, schema.shape, trainer)
     check_silo_models(experiment, schema)
     check_augmentation(training.augment, schema.shape, schema.eight_bits is not False)
-    check_unlabelled(experiment, method)
+    check_unlabelled(experiment, method, training_silos(experiment, schema))
     check_server(experiment, trainer)
     _check_roles(experiment, trainer)
     _check_head(experiment, trainer, schema.width)

@@ -30,6 +30,7 @@ class Code(StrEnum):
     PLAN = "plan"  # the bundle, plan or code is not the approved one
     ROUND = "round"  # an earlier round, or a second, different task for the same round
     TENSORS = "tensors"  # tensors that are not on the manifest
+    HOURS = "hours"  # not in the hours in which the site trains; the coordinator asks again later
     FAILED = "failed"  # an error at the site; its own log has the details
 
 
@@ -38,6 +39,7 @@ MEANING = {
     Code.PLAN: "has not approved this bundle or plan",
     Code.ROUND: "has already answered another task for this round, or a later round",
     Code.TENSORS: "was sent tensors that are not on its manifest",
+    Code.HOURS: "does not train at this time of the day",
     Code.FAILED: "failed in this round (see the log at the site)",
 }
 

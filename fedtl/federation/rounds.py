@@ -8,6 +8,7 @@ from typing import Protocol
 from fedtl._util.randomness import numpy_generator
 from fedtl.errors import NotEnoughSilos
 from fedtl.federation.limits import NO_LIMITS, UpdateLimits
+from fedtl.federation.policy import Code
 from fedtl.federation.soup import next_soup, soup_rounds
 from fedtl.messages import Refusal, Task, Update
 from fedtl.methods.base import Memory, Server
@@ -146,7 +147,9 @@ def _valid_updates(
         log.bytes += size_in_bytes(reply.delta)
         yield replace(decoded, weight=config.limits.weight(reply.weight))
     if len(log.replies) < config.minimum_silos:
-        raise NotEnoughSilos(_too_few(task, asked, config.minimum_silos, log), tuple(log.replies))
+        resting = [name for name, fault in log.faults.items() if fault.endswith(f"({Code.HOURS})")]
+        later = len(log.replies) + len(resting) >= config.minimum_silos
+        raise NotEnoughSilos(_too_few(task, asked, config.minimum_silos, log), tuple(log.replies), later)
 
 
 def _too_few(task: Task, asked: Sequence[str], minimum: int, log: _RoundLog) -> str:

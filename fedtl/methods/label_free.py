@@ -1,6 +1,6 @@
 """What a method can do at a silo without labels."""
 
-from fedtl.methods.base import Method, Use, trained_roles
+from fedtl.methods.base import HEAD, Method, Use, trained_roles, trains_on_all_rows
 from fedtl.models.roles import Role
 
 
@@ -21,6 +21,14 @@ def made_with_labels(method: Method) -> frozenset[Role]:
         trained |= trained_roles(method)
     personal = {Role.EXTRA} if any(isinstance(step, Use) for step in method.finish) else set[Role]()
     return (trained - method.shared - {Role.STATS, Role.COUNT}) | personal
+
+
+def trains_body_alone(method: Method) -> bool:
+    """
+    Return whether the rounds train a shared body by losses that need no labels, and each silo's own head comes after them: all
+    silos may then be without labels, and end with a body that has no head yet.
+    """
+    return trains_on_all_rows(method) and made_with_labels(method) == HEAD
 
 
 def without_labels(method: Method) -> str:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from fedtl.errors import ModelError
-from fedtl.models.adapters import CHILD, Adapter, Bottleneck, Layer, LowRank, add_adapter
+from fedtl.models.adapters import CHILD, Adapter, Bottleneck, Layer, LowRank, add_adapter, weight_name
+from fedtl.models.attention import unsuitable
 from fedtl.models.net import ModelSpec, Shape, seeded
 from fedtl.models.roles import Role, roles
 
@@ -79,6 +80,8 @@ def _chosen(body: nn.Module, where: Sequence[str], shape: Shape) -> dict[str, La
 
 def _matches(entry: str, path: str, layer: Layer, body: nn.Module) -> bool:
     if entry == "attention":
+        if isinstance(layer, nn.MultiheadAttention):
+            return True
         parent = type(body.get_submodule(path.rpartition(".")[0])).__name__.lower()
         return isinstance(layer, nn.Linear) and ("attention" in parent or "attn" in parent)
     if entry in GROUPS:
@@ -91,11 +94,13 @@ def _unsuitable(body: nn.Module, layers: dict[str, Layer], shape: Shape) -> Iter
     owners = Counter(id(weight) for module in body.modules() for weight in module.parameters(recurse=False))
     called = _called(body, layers, shape)
     for path, layer in layers.items():
-        if type(layer) not in (nn.Linear, nn.Conv2d):
+        if type(layer) not in (nn.Linear, nn.Conv2d, nn.MultiheadAttention):
             yield path, f"it is a {type(layer).__name__}, which may do something else with its weight"
         elif isinstance(layer, nn.Conv2d) and layer.groups > 1:
             yield path, f"its channels are in {layer.groups} groups"
-        elif owners[id(layer._parameters.get("weight"))] != 1:
+        elif isinstance(layer, nn.MultiheadAttention) and (reason := unsuitable(layer)):
+            yield path, reason
+        elif owners[id(layer._parameters.get(weight_name(layer)))] != 1:
             yield path, "its weight is not its own alone"
         elif path not in called:
             yield path, "the model uses its weight without calling it"

@@ -11,9 +11,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedtl.models.attention import PROJECTION, AdaptedAttention
+
 CHILD = "adapter"  # the name of an adapter in its layer
 KERNEL = ("kernel_size", "stride", "padding", "dilation", "padding_mode")  # of a convolution
-Layer = nn.Linear | nn.Conv2d
+Layer = nn.Linear | nn.Conv2d | nn.MultiheadAttention
 
 
 class Adapter(nn.Module):
@@ -31,7 +33,8 @@ class Adapter(nn.Module):
 
 class LowRank(Adapter):
     """
-    W x + scale B A x (LoRA: Hu et al., 2022), ``down`` A with the layer's kernel, ``up`` B without; B starts at 0.
+    W x + scale B A x (LoRA: Hu et al., 2022), ``down`` A with the layer's kernel, ``up`` B without; B starts at 0. Of torch's attention
+    W is the packed projection to queries, keys and values (``models.attention``).
 
     With A fixed, the mean over silos of the changes scale B_i A is scale mean(B_i) A, the change by the mean of the B_i
     (FFA-LoRA: Sun et al., 2024); with both trained, the mean of products is not the product of means.
@@ -43,6 +46,9 @@ class LowRank(Adapter):
         if isinstance(layer, nn.Linear):
             down = nn.Linear(layer.in_features, rank, bias=False)
             up = nn.Linear(rank, layer.out_features, bias=False)
+        elif isinstance(layer, nn.MultiheadAttention):
+            down = nn.Linear(layer.embed_dim, rank, bias=False)
+            up = nn.Linear(rank, 3 * layer.embed_dim, bias=False)
         else:
             kernel: dict[str, Any] = {name: getattr(layer, name) for name in KERNEL}
             down = nn.Conv2d(layer.in_channels, rank, bias=False, **kernel)
@@ -65,6 +71,8 @@ class Bottleneck(Adapter):
     def __init__(self, layer: Layer, rank: int) -> None:
         if isinstance(layer, nn.Linear):
             super().__init__(nn.Linear(layer.out_features, rank), nn.Linear(rank, layer.out_features))
+        elif isinstance(layer, nn.MultiheadAttention):
+            super().__init__(nn.Linear(layer.embed_dim, rank), nn.Linear(rank, layer.embed_dim))
         else:
             width = layer.out_channels
             super().__init__(nn.Conv2d(width, rank, 1), nn.Conv2d(rank, width, 1))
@@ -76,12 +84,26 @@ class Bottleneck(Adapter):
 def add_adapter(layer: Layer, adapter: Adapter) -> None:
     """Make ``adapter`` a part of the layer."""
     layer.add_module(CHILD, adapter)
-    layer.register_forward_hook(_adapted)
+    if isinstance(layer, nn.MultiheadAttention) and isinstance(adapter, LowRank):
+        layer.__class__ = AdaptedAttention
+        layer.register_forward_hook(_unchanged)
+    else:
+        layer.register_forward_hook(_adapted)
 
 
-def _adapted(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    changed: Tensor = layer.get_submodule(CHILD)(inputs[0], output)
-    return changed
+def _adapted(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
+    if isinstance(output, tuple):  # of attention: also its weights
+        return layer.get_submodule(CHILD)(inputs[0], output[0]), *output[1:]
+    return layer.get_submodule(CHILD)(inputs[0], output)
+
+
+def _unchanged(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+    """A hook, because torch's fast path of an encoder layer reads the weights of its attention without calling it, unless there is one."""
+
+
+def weight_name(layer: nn.Module) -> str:
+    """Return the name of the weight that a low-rank adapter of the layer changes."""
+    return PROJECTION if isinstance(layer, nn.MultiheadAttention) else "weight"
 
 
 def trained_by_adapters(model: nn.Module) -> Iterator[str]:
@@ -102,18 +124,21 @@ def merged(net: nn.Module) -> nn.Module:
     for layer in [module for module in copied.modules() if isinstance(module, Layer)]:
         adapter = getattr(layer, CHILD, None)
         if isinstance(adapter, LowRank):
-            weight = layer.weight.detach()
-            layer.weight = nn.Parameter((weight.double() + adapter.weight_change()).to(weight.dtype))
+            name = weight_name(layer)
+            weight = layer.get_parameter(name).detach()
+            setattr(layer, name, nn.Parameter((weight.double() + adapter.weight_change()).to(weight.dtype)))
             delattr(layer, CHILD)
-            for key in [key for key, hook in layer._forward_hooks.items() if hook is _adapted]:
+            for key in [key for key, hook in layer._forward_hooks.items() if hook in (_adapted, _unchanged)]:
                 del layer._forward_hooks[key]
+            if isinstance(layer, AdaptedAttention):
+                layer.__class__ = nn.MultiheadAttention  # type: ignore[assignment]
     return copied
 
 
 def merged_into(net: nn.Module) -> Mapping[str, str]:
     """Return, for each tensor of a low-rank adapter of the net, the weight that ``merged`` adds it to, by their names."""
     return {
-        f"{path}.{CHILD}.{name}": f"{path}.weight"
+        f"{path}.{CHILD}.{name}": f"{path}.{weight_name(module)}"
         for path, module in net.named_modules(remove_duplicate=False)
         if isinstance(adapter := getattr(module, CHILD, None), LowRank)
         for name, _ in adapter.named_parameters()

@@ -230,7 +230,7 @@ def notes(facts: Facts) -> list[str]:
         "A round on random rows produced exactly the tensors above. Each message is compared with this list before it leaves, "
         "and recorded; fedtl silo ledger prints the record.",
         "The coordinator states that it combines this many institutions and does not keep updates; fedtl cannot verify it.",
-        "The server sees when this institution takes part. If a round is refused, the server receives one of five codes; the "
+        "The server sees when this institution takes part. If a round is refused, the server receives one of six codes; the "
         "reason is recorded only here.",
     ]
     if facts["privacy"]:

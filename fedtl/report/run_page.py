@@ -76,7 +76,8 @@ def _plots(
 ) -> Iterator[Plot]:
     if any(figures for line in history for figures in line.silos.values()):  # a private run may have none
         yield plot("Validation by round", plots.learning_curves(history, bool(result.privacy)))
-    yield plot("Test result of each silo", plots.silo_bars(result))
+    if result.mean:
+        yield plot("Test result of each silo", plots.silo_bars(result))
     if curves := {name: silo.interpolated for name, silo in result.silos.items() if silo.interpolated}:
         yield plot("Loss between two models", interpolation_plots.interpolation_curves(curves))
     if answers:

@@ -6,7 +6,7 @@ nothing, and results do not depend on which worker did what. What is sent lies i
 for all silos.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -17,19 +17,22 @@ from typing import Any, Self, cast
 from torch import multiprocessing
 
 from fedtl.errors import ConfigError, FedTLError
-from fedtl.models.state import State, copy_state
+from fedtl.models.state import State
 from fedtl.privacy.taint import Labels
 from fedtl.simulation.engine import Job, UnexpectedFailure, WorkerContext
 from fedtl.simulation.mapped_pickle import read_mapped, write_mapped
-from fedtl.simulation.scheduler import run_in_order
+from fedtl.simulation.scheduler import most_at_once, run_in_order
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.simulation.worker import (
     READY,
     STARTED,
+    Answer,
     Order,
+    SiloFacts,
     exit_if_unguarded,
     failed_script,
     ignore_sigint,
+    kept_apart,
     serve,
 )
 from fedtl.training.silo import Silo
@@ -41,14 +44,14 @@ END_SECONDS = 10  # the time that a worker has to end after it is asked to
 
 @dataclass
 class _Worker:
-    """One process, the parent's end of its pipe, and the index of the silo that it works on (None: idle)."""
+    """One process, the parent's end of its pipe, and the indices of the silos that it has (none: idle)."""
 
     number: int
     process: BaseProcess
     pipe: Connection
     started: bool = False
     ready: bool = False
-    index: int | None = None
+    indices: Sequence[int] = ()
 
 
 class Processes:
@@ -67,7 +70,8 @@ class Processes:
         self._jobs += 1
         self._job = self._folder / f"job-{self._jobs}"
         write_mapped(self._job, job)
-        yield from run_in_order(self, silos, self._last_worker)
+        most = most_at_once(self._job.stat().st_size, silos)
+        yield from run_in_order(self, silos, self._last_worker, most)
         self._job.unlink()
 
     def __enter__(self) -> Self:
@@ -79,7 +83,7 @@ class Processes:
 
     def __exit__(self, *error: Any) -> None:
         for worker in self._pool:
-            if error[0] is None and worker.ready and worker.index is None:
+            if error[0] is None and worker.ready and not worker.indices:
                 self._send(worker, None)
             else:
                 worker.process.terminate()
@@ -101,13 +105,13 @@ class Processes:
         return _Worker(number, process, here)
 
     def idle(self) -> Iterator[int]:
-        return (worker.number for worker in self._pool if worker.index is None)
+        return (worker.number for worker in self._pool if not worker.indices)
 
-    def hand(self, worker: int, index: int, silo: Silo) -> None:
-        local, result = (self._folder / f"{worker}-{part}" for part in ("in", "out"))
-        write_mapped(local, silo.local)
-        self._pool[worker].index = index
-        order = Order(self._job, silo.name, silo.secret, silo.guarantee, silo.labels, local, result)
+    def hand(self, worker: int, silos: Mapping[int, Silo]) -> None:
+        locals, answers = (self._folder / f"{worker}-{part}" for part in ("in", "out"))
+        write_mapped(locals, [silo.local for silo in silos.values()])
+        self._pool[worker].indices = tuple(silos)
+        order = Order(self._job, [SiloFacts.of(silo) for silo in silos.values()], locals, answers)
         self._send(self._pool[worker], order)
 
     def _send(self, worker: _Worker, message: Any) -> None:
@@ -129,15 +133,16 @@ class Processes:
                 continue
             if isinstance(answer, FedTLError):
                 raise answer
-            index, worker.index = worker.index, None
-            if index is not None:
-                yield index, *((answer, ({}, {})) if answer else self._result(worker))
+            indices, worker.indices = worker.indices, ()
+            written = [answer] * len(indices) if answer else self._written(worker)
+            for index, one in zip(indices, written, strict=True):
+                yield index, *kept_apart(one)
 
-    def _result(self, worker: _Worker) -> tuple[Any, tuple[State, Labels]]:
+    def _written(self, worker: _Worker) -> list[Answer]:
         path = self._folder / f"{worker.number}-out"
-        result, local, labels = read_mapped(path)
+        answers: list[Answer] = read_mapped(path)
         path.unlink()
-        return result, (copy_state(local), labels)  # not a view: that would keep the whole result in memory
+        return answers
 
     def _replace(self, worker: _Worker) -> UnexpectedFailure:
         """Start another process for a worker that died. Raises for one that never became ready."""

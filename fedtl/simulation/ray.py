@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,12 +20,11 @@ from ray.exceptions import RayError, RayTaskError
 
 from fedtl.errors import ConfigError, FedTLError
 from fedtl.models.state import State
-from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Labels
-from fedtl.simulation.engine import Job, UnexpectedFailure, WorkerContext, first_line, try_job
+from fedtl.simulation.engine import Job, UnexpectedFailure, WorkerContext, first_line
 from fedtl.simulation.mapped_pickle import from_buffers, to_buffers
-from fedtl.simulation.scheduler import run_in_order
-from fedtl.simulation.worker import READY
+from fedtl.simulation.scheduler import most_at_once, run_in_order
+from fedtl.simulation.worker import READY, Answer, SiloFacts, answers_of, kept_apart
 from fedtl.training import threads as machine
 from fedtl.training.silo import Silo
 
@@ -33,7 +32,6 @@ WAIT_SECONDS = 120.0  # the run ends after this time without any worker
 CONNECT_SECONDS = 10.0
 MAX_STARTS = 3  # the most starts of a worker that dies before it is ready
 Packed = tuple[bytes, list[Any]]
-_SiloFacts = tuple[str, bytes, PrivacyGuarantee | None, Labels]  # all of a silo but its data and local state
 
 
 class _RayWorker:
@@ -53,29 +51,26 @@ class _RayWorker:
             return error
         return READY
 
-    def do(self, number: int, job: Packed, facts: _SiloFacts, local: Packed) -> Any:
-        """The packed (result, local state, labels), an UnexpectedFailure, or the error that ends the run."""
+    def do(self, number: int, job: Packed, silos: Sequence[SiloFacts], locals: Packed) -> Any:
+        """The packed answers, or the error that ends the run."""
         assert self._context is not None
         if number != self._job_number:
             self._job_number, self._job = number, _unpack(job)
         try:
-            name, secret, guarantee, labels = facts
-            silo = Silo(name, self._context.data(name), _unpack(local), secret, guarantee, labels)
-            result = try_job(self._job, self._context.trainer, silo)  # type: ignore[arg-type]
+            return _pack(answers_of(self._job, self._context, silos, _unpack(locals)))
         except FedTLError as error:
             return error
-        return result if isinstance(result, UnexpectedFailure) else _pack((result, silo.local, silo.labels))
 
 
 @dataclass
 class _Worker:
-    """One actor, Ray's reference of its next answer (None: none), and the index of its silo (None: idle)."""
+    """One actor, Ray's reference of its next answer (None: none), and the indices of its silos (none: idle)."""
 
     number: int
     actor: Any
     answer: Any
     ready: bool = False
-    index: int | None = None
+    indices: Sequence[int] = ()
     starts: int = 1
 
 
@@ -99,8 +94,10 @@ class RayCluster:
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
         """Run the job as ``Engine.each`` does. A silo whose machine is lost is trained again on another machine."""
         self._jobs += 1
-        self._job = ray.put(_pack(job))
-        yield from run_in_order(self, silos, self._last_worker)
+        packed = _pack(job)
+        size = len(packed[0]) + sum(buffer.nbytes for buffer in packed[1])
+        self._job = ray.put(packed)
+        yield from run_in_order(self, silos, self._last_worker, most_at_once(size, silos))
         self._job = None
 
     def __enter__(self) -> Self:
@@ -149,13 +146,16 @@ class RayCluster:
         return _Worker(number, actor, actor.ready.remote())
 
     def idle(self) -> Iterator[int]:
-        return (worker.number for worker in self._pool if worker.ready and worker.index is None)
+        return (worker.number for worker in self._pool if worker.ready and not worker.indices)
 
-    def hand(self, worker: int, index: int, silo: Silo) -> None:
+    def hand(self, worker: int, silos: Mapping[int, Silo]) -> None:
         chosen = self._pool[worker]
-        chosen.index = index
-        facts: _SiloFacts = silo.name, silo.secret, silo.guarantee, silo.labels
-        chosen.answer = chosen.actor.do.remote(self._jobs, self._job, facts, _pack(silo.local))
+        chosen.indices = tuple(silos)
+        facts, locals = (
+            [SiloFacts.of(silo) for silo in silos.values()],
+            [silo.local for silo in silos.values()],
+        )
+        chosen.answer = chosen.actor.do.remote(self._jobs, self._job, facts, _pack(locals))
 
     def answers(self) -> Iterator[tuple[int, Any, tuple[State, Labels]]]:
         """Yield answers as ``WorkerPool.answers`` does. Raises errors that end the run."""
@@ -173,15 +173,13 @@ class RayCluster:
                 continue
             if isinstance(answer, FedTLError):
                 raise answer
-            index, worker.index = worker.index, None
-            if isinstance(answer, UnexpectedFailure):
-                if index is not None:
-                    yield index, answer, ({}, {})
-                continue
-            worker.answer = None
-            result, local, labels = _unpack(answer)
-            assert index is not None
-            yield index, result, (local, labels)
+            indices, worker.indices = worker.indices, ()
+            if isinstance(answer, UnexpectedFailure):  # another actor starts, whose answer is waited for
+                answers: list[Answer] = [answer] * len(indices)
+            else:
+                worker.answer, answers = None, _unpack(answer)
+            for index, one in zip(indices, answers, strict=True):
+                yield index, *kept_apart(one)
 
     def _answer(self, worker: _Worker) -> Any:
         """What the actor returned. For a lost actor an UnexpectedFailure, after another one was started for it."""

@@ -1,10 +1,10 @@
-"""What a worker process does: it makes its context once, then runs one job at one silo after another."""
+"""What a worker process does: it makes its context once, then runs jobs at one silo after another."""
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,6 +17,7 @@ import torch
 from torch import multiprocessing
 
 from fedtl.errors import FedTLError
+from fedtl.models.state import State, copy_state
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Labels
 from fedtl.simulation.engine import UnexpectedFailure, WorkerContext, first_line, try_job
@@ -30,16 +31,32 @@ CACHED_SILOS = 1024  # mapped data of so many silos stays open in a worker: a fe
 
 
 @dataclass(frozen=True)
-class Order:
-    """One job at one silo: the files of the job and of the silo's local state, and the file for the result."""
+class SiloFacts:
+    """All that a worker is told of a silo, but its data and its local state."""
 
-    job: Path
     name: str
     secret: bytes
     guarantee: PrivacyGuarantee | None
     labels: Labels
-    local: Path
-    result: Path
+
+    @classmethod
+    def of(cls, silo: Silo) -> "SiloFacts":
+        return cls(silo.name, silo.secret, silo.guarantee, silo.labels)
+
+
+Answer = (
+    UnexpectedFailure | tuple[Any, State, Labels]
+)  # of a job at a silo: its result, and what the silo keeps
+
+
+@dataclass(frozen=True)
+class Order:
+    """One job at some silos: the files of the job and of the silos' local states, and the file for the answers."""
+
+    job: Path
+    silos: Sequence[SiloFacts]
+    locals: Path
+    answers: Path
 
 
 @contextmanager
@@ -89,8 +106,8 @@ def _end_with_parent() -> None:
 
 def serve(pipe: Connection, make_context: Path, threads: int, number: int) -> None:
     """
-    Send STARTED, then READY once the context is made, then for each Order None when its result is written, an
-    UnexpectedFailure, or an error that ends the run. Ends when None is received.
+    Send STARTED, then READY once the context is made, then for each Order None when its answers are written, or an error that
+    ends the run. Ends when None is received.
     """
     pipe.send(STARTED)
     become_worker(threads, number)
@@ -111,14 +128,32 @@ def serve(pipe: Connection, make_context: Path, threads: int, number: int) -> No
         pipe.send(_carry_out(order, job, context))
 
 
-def _carry_out(order: Order, job: Any, context: WorkerContext) -> UnexpectedFailure | FedTLError | None:
+def _carry_out(order: Order, job: Any, context: WorkerContext) -> FedTLError | None:
     try:
-        local = read_mapped(order.local)
-        silo = Silo(order.name, context.data(order.name), local, order.secret, order.guarantee, order.labels)
-        result = try_job(job, context.trainer, silo)
+        answers = answers_of(job, context, order.silos, read_mapped(order.locals))
     except FedTLError as error:
         return error
-    if isinstance(result, UnexpectedFailure):
-        return result
-    write_mapped(order.result, (result, silo.local, silo.labels))
+    write_mapped(order.answers, answers)
     return None
+
+
+def kept_apart(answer: Answer) -> tuple[Any, tuple[State, Labels]]:
+    """Return a result, and what the silo keeps: no view, which would keep the answers of all silos in memory."""
+    if isinstance(answer, UnexpectedFailure):
+        return answer, ({}, {})
+    result, local, labels = answer
+    return result, (copy_state(local), labels)
+
+
+def answers_of(
+    job: Any, context: WorkerContext, silos: Sequence[SiloFacts], locals: Sequence[State]
+) -> list[Answer]:
+    """Run a job at some silos with these local states, one after the other. Raises a FedTLError that ends the run."""
+    answers = list[Answer]()
+    for facts, local in zip(silos, locals, strict=True):
+        data = context.data(facts.name)
+        silo = Silo(facts.name, data, local, facts.secret, facts.guarantee, facts.labels)
+        result = try_job(job, context.trainer, silo)
+        failed = isinstance(result, UnexpectedFailure)
+        answers.append(result if failed else (result, silo.local, silo.labels))
+    return answers

@@ -208,7 +208,8 @@ def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model
     if trainer.method.pool:  # the rows of all silos tuned it, in one place
         return FinalModel((Member(Candidate.SHARED, 1.0, received_model(trainer, silo, task)),))
     choose, tuned = trainer.method.choose, tuned_model(trainer, silo, task)
-    if choose is None or not any(map(trainer.partition.leaves, trainer.partition.roles)):
+    headless = trainer.method.head_is_local and not silo.data.has_labels  # nothing could choose
+    if choose is None or headless or not any(map(trainer.partition.leaves, trainer.partition.roles)):
         return FinalModel((Member(Candidate.TUNED, 1.0, tuned),))
     make: dict[Candidate, Callable[[], State]] = {
         Candidate.OWN: lambda: own(trainer, silo, task),

@@ -30,7 +30,7 @@ def on_device(data: SiloDataset, device: torch.device) -> SiloDataset:
     CPU, and where they would take more than ``MAX_SHARE_OF_GPU`` of the GPU's memory.
     """
     train, target = data.train, data.target
-    if device.type != "cuda" or not fit_on(device, train.x, target):
+    if device.type != "cuda" or not isinstance(train.x, Tensor) or not fit_on(device, train.x, target):
         return data
     moved = replace(train, x=train.x.to(device), y=train.y.to(device))
     return replace(data, train=moved, target=None if target is None else target.to(device))

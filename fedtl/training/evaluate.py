@@ -37,7 +37,7 @@ def labelled_features(
     """Return the features of the net's body for the rows that have a label."""
     y = data.scaled(rows.y)
     known = is_known(y)
-    return LabelledFeatures(features_of(net, rows.x[known], device, dtype), y[known], data.task)
+    return LabelledFeatures(features_of(net, rows.take(known).x, device, dtype), y[known], data.task)
 
 
 @torch.no_grad()

@@ -95,6 +95,16 @@ class Outcome:
         return replace(self, model=model, scores=nothing, ids=nothing, unlabelled=None)
 
 
+def has_no_head(trainer: Trainer, silo: Silo) -> bool:
+    """Return whether nothing trained the silo's head: it stays at the silo, which has no labels."""
+    return trainer.method.head_is_local and not silo.data.has_labels
+
+
+def no_head(data: SiloDataset) -> Measured:
+    """Return no metric, with the reason."""
+    return Measured({}, dict.fromkeys(data.task.measured, "without labels the head was not trained"))
+
+
 @dataclass(frozen=True)
 class Examine:
     """
@@ -112,6 +122,9 @@ class Examine:
             raise SiloFailed(
                 f"{silo.name}: {broken[0]} is not finite after the last round; a lower train.lr may help"
             )
+        if has_no_head(trainer, silo):
+            nothing, none = torch.empty(0), no_head(data)
+            return Outcome(model, none, none, nothing, nothing, nothing)
         test_rows = self.evaluation_set(silo.name)
         scores = model.scores(trainer, test_rows.test.x, data)
         target: Measured | None = None

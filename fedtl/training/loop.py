@@ -171,7 +171,7 @@ class Loop:
             for term in terms_of(self.method, phase)
             if isinstance(term, PerExample | PerBatch)
         ]
-        return torch.stack(values).sum()
+        return values[0] if len(values) == 1 else torch.stack(values).sum()
 
     def example_losses(self, weights: Weights, phase: Phase, batch: Batch, progress: float) -> Tensor:
         """Return what each example adds to the loss [B]. Raises ConfigError for losses of another shape, and for none."""

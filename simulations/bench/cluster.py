@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -72,10 +73,14 @@ def two_networks() -> Iterator[None]:
 
 
 @contextmanager
-def ray_node(number: int) -> Iterator[None]:
-    """Run a node of Ray with one core in a namespace, and end it with all of its processes."""
+def ray_node(number: int, folder: str) -> Iterator[None]:
+    """
+    Run a node of Ray with one core in a namespace, and end it with all of its processes. ``folder``: of Ray's files, so that no other
+    program on this machine takes this cluster for its own.
+    """
     head = ADDRESSES[0]
-    where = ["--head", f"--port={PORT}"] if number == 0 else [f"--address={head}:{PORT}"]
+    first = ["--head", f"--port={PORT}", f"--temp-dir={folder}"]
+    where = first if number == 0 else [f"--address={head}:{PORT}"]
     ray = [str(Path(sys.executable).with_name("ray")), "start", *where]
     settings = [f"--node-ip-address={ADDRESSES[number]}", "--num-cpus=1", "--include-dashboard=false"]
     settings = settings if number == 0 else settings[:-1]
@@ -149,9 +154,10 @@ def main() -> None:
     )  # so that nodes and namespaces end with this process
     now, about = datetime.now(UTC), machine.description()
     with ExitStack() as open_:
+        folder = open_.enter_context(tempfile.TemporaryDirectory(prefix="ray-"))
         open_.enter_context(two_networks())
         for number in range(len(NODES)):
-            open_.enter_context(ray_node(number))
+            open_.enter_context(ray_node(number, folder))
             time.sleep(5)  # the rounds wait until both have joined
         measured = [measure(load, given.rounds) for load in given.only.split(",")]
     result = {

@@ -11,6 +11,7 @@ from fedtl.experiment.embed import body_hash
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run_folder import RunFolder
 from tests.commands import fedtl
+from tests.experiments import ROUNDS_ONLY
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,49 @@ def test_mistakes_are_one_line_and_write_nothing(finished, images, tmp_path, out
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / out).exists()
+
+
+@pytest.mark.slow
+def test_an_export_gives_the_same_features_as_its_run(finished, images, tmp_path):
+    assert fedtl("export", finished[0], "--silo", "faint", "--out", tmp_path / "model").returncode == 0
+    for number, source in enumerate(([finished[0], "--silo", "faint"], [tmp_path / "model"])):
+        done = fedtl("embed", *source, "--input", images, "--out", tmp_path / f"{number}.npz")
+        assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "0.npz") as one, np.load(tmp_path / "1.npz") as other:
+        assert np.array_equal(one["embedding"], other["embedding"])
+        assert str(one["body_sha256"]) == str(other["body_sha256"])
+    done = fedtl(
+        "embed", tmp_path / "model", "--silo", "faint", "--input", images, "--out", tmp_path / "e.npz"
+    )
+    assert (done.returncode, "remove --silo" in done.stderr) == (2, True)
+    done = fedtl("embed", finished[0], "--input", images, "--out", tmp_path / "e.npz")
+    assert (done.returncode, "name the silo" in done.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_table_of_an_export_is_read_as_it_was_trained_on(tmp_path):
+    rng, rows = np.random.default_rng(0), 60
+    for silo in ("a", "b"):
+        x = rng.normal(5, 3, (rows, 2))
+        frame = pd.DataFrame({"u": x[:, 0], "v": x[:, 1], "label": (x.sum(1) > 10).astype(int)})
+        frame.to_csv(tmp_path / f"{silo}.csv", index=False, sep=";", decimal=",")
+    (tmp_path / "new").mkdir()
+    frame.drop(columns="label")[["v", "u"]].to_csv(
+        tmp_path / "new" / "n.csv", index=False, sep=";", decimal=","
+    )
+    settings = {"source": "table", "path": ".", "delimiter": ";", "decimal": ","}
+    lines = "\n".join(f'{key} = "{value}"' for key, value in settings.items())
+    silos = 'silos = ["a", "b"]'
+    (tmp_path / "e.toml").write_text(
+        f'rounds = 1\n[data]\n{lines}\n{silos}\n[model]\nname = "mlp"\n[method]\nname = "fedavg"\n'
+    )
+    sets = [word for each in ROUNDS_ONLY for word in ("--set", each)]
+    assert fedtl("run", tmp_path / "e.toml", "--out", tmp_path / "run", *sets).returncode == 0
+    assert fedtl("export", tmp_path / "run", "--silo", "a", "--out", tmp_path / "model").returncode == 0
+    for number, source in enumerate(([tmp_path / "run", "--silo", "a"], [tmp_path / "model"])):
+        done = fedtl(
+            "embed", *source, "--input", tmp_path / "new" / "n.csv", "--out", tmp_path / f"{number}.npz"
+        )
+        assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "0.npz") as one, np.load(tmp_path / "1.npz") as other:
+        assert np.array_equal(one["embedding"], other["embedding"])

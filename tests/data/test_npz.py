@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fedtl.data import bounded
 from fedtl.data.npz import read, silos
 from fedtl.data.settings import DataSettings
 from fedtl.errors import DataError
@@ -133,3 +134,13 @@ def test_other_formats_are_named(tmp_path):
     (tmp_path / "a.mat").touch()
     with pytest.raises(DataError, match=r"scipy\.io\.loadmat"):
         silos(settings(tmp_path))
+
+
+def test_a_small_file_that_unpacks_to_more_than_memory_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", train_x=np.zeros((40, 30_000)), train_y=np.arange(40) % 2)
+    read(settings(tmp_path), "a")
+    monkeypatch.setattr(bounded, "MAX_BYTES", 1 << 20)
+    with pytest.raises(DataError, match="unpacks to 9 MB"):
+        read(settings(tmp_path), "a")
+    np.savez(tmp_path / "a.npz", train_x=np.zeros((40, 30_000)), train_y=np.arange(40) % 2)
+    read(settings(tmp_path), "a")  # as large as it says

@@ -44,10 +44,11 @@ def federation(tmp_path_factory):
     its = Federation(tmp_path_factory.mktemp("federation"))
     try:
         for name in SITES:
-            home = its.add(name, data__limit=100, policy__minimum_silos=1, **SLOTS)
+            verdict = name != "blurred"  # that one trains privately later
+            home = its.add(name, data__limit=100, policy__minimum_silos=1, policy__verdict=verdict, **SLOTS)
             (home.path / "secret").write_bytes(address("secret", 0, name).to_bytes(8, "big"))
         its.add("faint")
-        its.approve(its.bundle(load_experiment("digits", SMALL)), *SITES)
+        its.approve(its.bundle(load_experiment("digits", [*SMALL, "request.verdict=true"])), *SITES)
         its.up(*SITES)
         its.run("faint", "--part", "node")  # it runs no round
         its.connected("faint")
@@ -91,19 +92,16 @@ def test_three_sites_compute_the_simulations_bits_and_a_fourth_without_an_approv
     refused = [f"round {number}: faint: has not approved this bundle (code 7)" for number in (1, 2)]
     assert result["left_out"] == {"faint": refused}
     assert all("approved bundles: 0" in line["reason"] for line in federation.record("faint"))
+    assert result["verdicts"].keys() == {"plain", "inverted"}
+    assert result["without_verdict"]["blurred"].endswith("(declined)")
     for name in SITES:
         lines = federation.record(name)
-        assert [line["what"] for line in lines] == [
-            "approved",
-            "received",
-            "began",
-            "sent",
-            "received",
-            "sent",
-        ]
+        words = ["approved", "received", "began", "sent", "received", "sent", "received"]
+        assert [line["what"] for line in lines] == [*words, "refused" if name == "blurred" else "verdict"]
+        assert lines[-1].get("verdict") == result["verdicts"].get(name)
         assert uncovered_lines(parse_lines(lines)) == []
         said = fedtl_command("silo", "verify", federation.folder / name).stderr
-        assert "chain of 6 lines" in said
+        assert "chain of 8 lines" in said
         assert "447,232 bytes" in said
 
 

@@ -192,6 +192,9 @@ def test_volumes(tmp_path, monkeypatch, capsys):
         ("linear", (5,)),
         ("convnet_gn", (1, 8, 8)),
         ("digitmodel", (3, 8, 8)),
+        ("resnet20", (3, 8, 8)),
+        ("gru", (2, 9)),
+        ("unet", (1, 9, 8)),
         ("resnet18", (3, 32, 32)),
         ("vit_tiny_patch16_224", (3, 32, 32)),
         ("torchvision/mobilenet_v3_small", (3, 32, 32)),
@@ -208,12 +211,18 @@ def test_the_code_of_a_network_gives_the_library_s_names(name, shape):
         plan=plan,
         nets=lambda: {"": net},
     )
-    names = {"nn": nn}
+    weights = {plan.library_name(key): plan.library_tensor(key, one) for key, one in net.state_dict().items()}
+    x = torch.randn(2, *shape)
+    with torch.no_grad():
+        wanted = net.eval()(x)
+    names = {"nn": nn, "torch": torch}
     lines = "\n    ".join(network_code(model).splitlines())
     exec(f"from collections import OrderedDict\ndef network():\n    {lines}", names)
     rebuilt = names["network"]()
     assert {key: value.shape for key, value in rebuilt.state_dict().items()} == named
-    assert rebuilt.eval()(torch.zeros(2, *shape)).shape == (2, 3)
+    rebuilt.load_state_dict(weights)
+    with torch.no_grad():
+        torch.testing.assert_close(rebuilt.eval()(x), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_series(tmp_path, monkeypatch, capsys):

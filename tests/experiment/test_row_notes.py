@@ -161,3 +161,22 @@ def test_columns_without_a_use_of_a_silo_with_accents_in_its_name(tmp_path):
     with temporary_store() as store:
         silos = data_report(experiment, store).silos
     assert {name: silo.ignored for name, silo in silos.items()} == {"a": ("w",), "Zurich_West": ("w",)}
+
+
+def test_a_horizon_after_all_times_is_noted(tmp_path):
+    rows = [f"{v},{time},{number % 2}" for number, (v, time) in enumerate(RNG.uniform(1, 9, (30, 2)))]
+    sets = ["data.task=survival", "data.label=time", "data.event=e", "data.horizons=[4, 12, 24]"]
+    experiment = tables(tmp_path, *sets, header="v,time,e", a=rows, b=["1.5,20,1", *rows])
+    assert (
+        [line for line in notes(experiment) if "horizon" in line]
+        == [
+            line
+            for line in notes(experiment)
+            if line.startswith("the horizon 12 lies after") and "a: 8" in line
+        ]
+        != []
+    )
+    (tmp_path / "a.csv").write_text("v,time,e\n" + "\n".join(["1.5,20,1", *rows]))
+    (line,) = (line for line in notes(experiment) if "horizon" in line)
+    assert "horizon 24" in line
+    assert "no silo" in line

@@ -11,12 +11,15 @@ from fedtl.audit.audit import refuse_unauditable
 from fedtl.data.parts import split_rows
 from fedtl.data.registry import DATA
 from fedtl.errors import ConfigError
+from fedtl.experiment.backbone import read_backbone
 from fedtl.experiment.compare import compare
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.resolve import method_of
-from fedtl.experiment.few_labels import label_notes, usable_methods
+from fedtl.experiment.embed import body_of, embed
+from fedtl.experiment.few_labels import check_all_unlabelled, label_notes, usable_methods
 from fedtl.experiment.label_free_choice import best_without_labels, nearest_to_mean
 from fedtl.experiment.pages import write_compare_page
+from fedtl.experiment.predict import SiloModel, export_model
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.label_free import made_with_labels, without_labels
 from fedtl.methods.registry import METHODS, SELF_SUPERVISED, SOURCE_FREE
@@ -242,3 +245,49 @@ def test_of_classes_too_the_method_nearest_to_the_mean_of_all():
     scores = {name: torch.tensor([[p, 1 - p]]).log() for name, p in (("a", 0.9), ("b", 0.6), ("c", 0.2))}
     assert nearest_to_mean(scores) == "b"  # the mean is 0.57
     assert nearest_to_mean({name: one + 3 for name, one in scores.items()}) == "b"
+
+
+NO_LABELS = ["data.silos=['plain', 'faint']", "data.unlabelled=['plain', 'faint']"]
+
+
+@pytest.mark.slow
+def test_silos_without_any_label_train_a_body_that_a_new_silo_gets_a_head_for(tmp_path, monkeypatch):
+    experiment = small("method.name=masked", "rounds=1", *NO_LABELS)
+    result, folder = do(tmp_path / "a", experiment), RunFolder(tmp_path / "a")
+    assert result["mean"] == {}
+    assert any("fedtl onboard makes one from few labels" in note for note in result["notes"])
+    flip_unused_labels(monkeypatch, experiment.data, 0)
+    assert same(tensors(tmp_path / "a"), tensors_of(do(tmp_path / "b", experiment), tmp_path / "b"))
+    model, x = SiloModel(folder, "plain"), np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
+    assert embed(body_of(model), x).vectors.shape == (20, model.plan.features)
+    with pytest.raises(ConfigError, match="head of its model"):
+        model.scores(x)
+    with pytest.raises(ConfigError, match="head of its model"):
+        export_model(model, tmp_path / "out")
+    backbone = read_backbone(tmp_path / "a")
+    moved = backbone.shared["body.features.0.weight"] - backbone.trainer.initial(10)["body.features.0.weight"]
+    assert moved.abs().max() > 0
+    assert "head.weight" not in backbone.shared
+    assert len(backbone.labels) == 10
+
+
+def tensors_of(result, path):
+    assert set(result["silos"]) == {"plain", "faint"}
+    return tensors(path)
+
+
+def test_silos_without_any_label_need_a_method_that_needs_none_and_known_classes(tmp_path):
+    for name in ("silobn", "fedtl", "entropy"):
+        with pytest.raises(ConfigError, match="train the body alone"):
+            do(tmp_path / name, small(f"method.name={name}", *NO_LABELS))
+    with pytest.raises(ConfigError, match="nothing to compare"):
+        compare(
+            small("compare.methods=['simclr', 'masked']", *NO_LABELS),
+            RunFolder.create(tmp_path / "c", small()),
+            1,
+            "cpu",
+        )
+    table = small("method.name=masked", *NO_LABELS)
+    data = table.data.model_copy(update={"source": "table", "path": "nowhere"})
+    with pytest.raises(ConfigError, match="data.classes"):
+        check_all_unlabelled(table.model_copy(update={"data": data}))

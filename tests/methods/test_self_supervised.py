@@ -256,9 +256,9 @@ def test_the_refusal_says_that_the_head_can_be_shared():
         method = method_of(experiment.method)
         if head == "own":
             with pytest.raises(ConfigError, match="method.head"):
-                check_unlabelled(experiment, method)
+                check_unlabelled(experiment, method, ["plain", "faint"])
         else:
-            check_unlabelled(experiment, method)
+            check_unlabelled(experiment, method, ["plain", "faint"])
 
 
 def test_a_module_can_stay_at_the_silo():

@@ -46,6 +46,7 @@ class Odd(nn.Module):
         self.far = nn.Conv2d(2, 6, 3, stride=2, padding=2, dilation=2, padding_mode="reflect")
         self.deep = nn.Conv2d(6, 6, 3, padding=1, groups=6)
         self.encoder = nn.TransformerEncoderLayer(6, 2, 12, batch_first=True)
+        self.late = nn.MultiheadAttention(6, 2)
         self.tied = nn.Linear(6, 6)
         self.tied_too = nn.Linear(6, 6)
         self.tied_too.weight = self.tied.weight
@@ -102,6 +103,10 @@ def product(state, path, scale):
     )
 
 
+def weight_of(path):
+    return f"{path}.{'in_proj_weight' if path.endswith('self_attn') else 'weight'}"
+
+
 @pytest.mark.parametrize("kind", ["ffa-lora", "lora"])
 def test_merged_weights_are_numpys_and_the_net_computes_the_same(odd, kind):
     own = moved(adapted(odd, (2, 9, 9), kind, rank=2, alpha=5.0).net(3))
@@ -109,16 +114,18 @@ def test_merged_weights_are_numpys_and_the_net_computes_the_same(odd, kind):
     assert plain.state_dict().keys() == odd.net(3).state_dict().keys()
     assert not any(isinstance(module, Adapter) for module in plain.modules())
     for path in places(adapted(odd, (2, 9, 9))):
-        wanted = state[f"body.{path}.weight"].numpy() + product(state, f"body.{path}", 5.0 / 2)
-        np.testing.assert_allclose(plain.state_dict()[f"body.{path}.weight"], wanted, rtol=1e-6, atol=1e-6)
+        name = f"body.{weight_of(path)}"
+        wanted = state[name].numpy() + product(state, f"body.{path}", 5.0 / 2)
+        np.testing.assert_allclose(plain.state_dict()[name], wanted, rtol=1e-6, atol=1e-6)
     for mode in (True, False):  # torch has a path of its own for evaluation without gradients
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             both = [torch.manual_seed(3) and net.train(mode)(x) for net in (own, plain)]
         torch.testing.assert_close(*both, rtol=1e-4, atol=1e-5)
     assert set(merged_into(own)) == {key for key in state if f".{CHILD}." in key}
     assert set(merged_into(own).values()) == {
-        f"body.{path}.weight" for path in places(adapted(odd, (2, 9, 9)))
+        f"body.{weight_of(path)}" for path in places(adapted(odd, (2, 9, 9)))
     }
+    assert type(plain.body.body.encoder.self_attn) is nn.MultiheadAttention
 
 
 def test_a_bottleneck_is_houlsbys_and_stays_in_the_net():
@@ -177,7 +184,7 @@ def test_attention_of_a_timm_model():
 
 
 def test_layers_that_cannot_have_an_adapter_are_left_out(odd):
-    chosen = ["far", "encoder.linear1", "encoder.linear2", "pair.first", "pair.second"]
+    chosen = ["far", "encoder.self_attn", "encoder.linear1", "encoder.linear2", "pair.first", "pair.second"]
     assert places(adapted(odd, (2, 9, 9))) == [f"body.{path}" for path in chosen]
 
 
@@ -185,7 +192,8 @@ def test_layers_that_cannot_have_an_adapter_are_left_out(odd):
     ("where", "words"),
     [
         ("nothing.*", "'nothing"),
-        ("attention", "NonDynamicallyQuantizableLinear"),
+        ("body.encoder.self_attn.out_proj", "NonDynamicallyQuantizableLinear"),
+        ("body.late", "batch_first"),
         ("body.deep", "6 groups"),
         ("body.tied", "its own alone"),
         ("body.raw", "without calling it"),
@@ -201,3 +209,47 @@ def test_a_model_without_layers_and_a_second_adapter_are_refused():
         adapted(model_spec("linear", (5,), 0), (5,))
     with pytest.raises(ModelError, match="already has"):
         adapted(adapted(model_spec("mlp", (5,), 0), (5,)), (5,), where=["features.1"])
+
+
+class Crossed(nn.Module):
+    """Attention whose queries, keys and values differ, with masks and its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x):
+        hidden, causal = x.sum(2) > 2, torch.ones(3, 3).triu(1).bool()
+        made, weights = self.attention(
+            x, 2 * x, x.flip(2), key_padding_mask=hidden, attn_mask=causal, average_attn_weights=False
+        )
+        return torch.cat([made.flatten(1), weights.flatten(1)], 1)
+
+
+def test_attention_with_other_keys_and_values_is_numpys():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(OrderedDict(body=Crossed(), last=nn.Linear(30, 2)))
+        spec, x = split_at_classifier(model, "last", (3, 4), 0), torch.randn(5, 3, 4) - 1
+    own = moved(adapted(spec, (3, 4), "lora", rank=2, where=["attention"]).net(2))
+    layer = own.body.body.attention
+    state = {key: one.double().numpy() for key, one in layer.state_dict().items()}
+    weight = state["in_proj_weight"] + state["adapter.up.weight"] @ state["adapter.down.weight"]
+    rows = x.double().numpy()
+    parts = zip(
+        (rows, 2 * rows, rows[..., ::-1]),
+        np.split(weight, 3),
+        np.split(state["in_proj_bias"], 3),
+        strict=True,
+    )
+    q, k, v = ((part @ w.T + b).reshape(5, 3, 2, 2).swapaxes(1, 2) for part, w, b in parts)
+    scores = q @ k.swapaxes(2, 3) / np.sqrt(2)
+    scores = np.where(np.triu(np.ones((3, 3), bool), 1) | (rows.sum(2) > 2)[:, None, None], -np.inf, scores)
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    wanted = (shares @ v).swapaxes(1, 2).reshape(5, 3, 4) @ state["out_proj.weight"].T + state[
+        "out_proj.bias"
+    ]
+    found = own.body.body(x).detach().numpy()
+    np.testing.assert_allclose(found[:, :12].reshape(5, 3, 4), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[:, 12:].reshape(5, 2, 3, 3), shares, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(merged(own).body.body(x).detach(), found, rtol=1e-4, atol=1e-5)

@@ -16,7 +16,7 @@ import torch
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import DataError, FedTLError, SiloFailed
-from fedtl.simulation import processes
+from fedtl.simulation import processes, scheduler
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
@@ -188,7 +188,8 @@ def test_few_results_are_held_back(tmp_path, monkeypatch):
     """The first silo takes long; meanwhile the others are not all done and kept."""
     handed = []
     hand = Processes.hand
-    monkeypatch.setattr(processes.Processes, "hand", lambda self, worker, index, silo: handed.append(index) or hand(self, worker, index, silo))  # fmt: skip
+    monkeypatch.setattr(scheduler, "MOST_AT_ONCE", 1)  # as for silos that are not small
+    monkeypatch.setattr(processes.Processes, "hand", lambda self, worker, group: handed.extend(group) or hand(self, worker, group))  # fmt: skip
     engine = Processes(make_context, 2, 1)
     with engine:
         results = engine.each(Add(torch.tensor([5.0]), tmp_path, (("s0", partial(slow, 1.5), 1),)), silos())

@@ -46,6 +46,15 @@ class Attention(nn.Module):
         return self.proj((q @ k.transpose(1, 2)).softmax(2) @ v).mean(1)
 
 
+def packed_attention():
+    """torch's own attention over 12 positions of 6 numbers; its projection is a weight that no layer holds."""
+    encoder = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True)
+    body = nn.Sequential(nn.Flatten(1, 2), encoder, nn.Flatten())
+    return split_at_classifier(
+        nn.Sequential(OrderedDict(body=body, last=nn.Linear(72, 1))), "last", (2, 6, 6), 0
+    )
+
+
 def attention():
     model = nn.Sequential(OrderedDict(body=Attention(), last=nn.Linear(4, 1)))
     return split_at_classifier(model, "last", (2, 6, 6), 0)
@@ -141,10 +150,11 @@ def test_a_private_round_trains_adapters_and_head_alone(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", [by_bookkeeping, by_hooks])
-def test_gradients_of_single_rows_are_autograds(kind, way):
+@pytest.mark.parametrize("packed", [False, True])
+def test_gradients_of_single_rows_are_autograds(kind, way, packed):
     """Of convolutions and of Linear layers on several positions; with matrices that are no longer 0."""
     torch.manual_seed(0)
-    spec = with_adapters(attention(), AdapterPlan(kind, 2), (2, 6, 6))
+    spec = with_adapters(packed_attention() if packed else attention(), AdapterPlan(kind, 2), (2, 6, 6))
     net = spec.net(3).double()
     for name, weight in net.named_parameters():
         weight.requires_grad_(name not in spec.frozen)

@@ -24,6 +24,7 @@ from fedtl.data.prepare import stored_name
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
 from fedtl.deployment.bundle_contents import check_bundle_contents
+from fedtl.deployment.coordinator.app_files import APP_FILES
 from fedtl.deployment.coordinator.pack import pack_app
 from fedtl.deployment.coordinator.study_files import BundleInfo
 from fedtl.deployment.flower_version import FLOWER_VERSION
@@ -50,7 +51,6 @@ from fedtl.methods.server import ServerStep
 
 MAX_WEIGHT = 10_000.0  # rows, where the experiment sets no limit
 MAX_NORM = 1000.0  # as max_update_norm of a new silo.toml
-APP_FILES = ("server/__init__.py", "server/app.py", "clients/__init__.py", "clients/app.py")
 
 
 @dataclass(frozen=True)
@@ -220,12 +220,8 @@ def _info(study: Study, agreement: Agreement, bundle: Bundle) -> BundleInfo:
 
 
 def _write_app(app: Path, name: str, agreement: Agreement) -> None:
-    source = Path(fedtl.__file__).parents[1]
-    if missing := [file for file in APP_FILES if not (source / file).is_file()]:
-        raise ConfigError(f"{source / missing[0]} is missing; build bundles from a checkout of fedtl")
-    for file in APP_FILES:
-        (app / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / file, app / file)
+    for file, text in APP_FILES.items():
+        write_bytes(app / file, text.encode())
     write_bytes(app / EXPERIMENTS_FOLDER / f"{name}.toml", agreement.dump().encode())
     write_bytes(app / "pyproject.toml", tomli_w.dumps(_project(name)).encode())
 

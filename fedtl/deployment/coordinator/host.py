@@ -10,7 +10,7 @@ from typing import Protocol
 from safetensors.torch import save_file
 
 from fedtl._util.files import write_bytes, write_file, write_json
-from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, log_before
 from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.errors import NotEnoughSilos
 from fedtl.federation.limits import outliers
@@ -23,6 +23,7 @@ from fedtl.privacy.taint import Label
 
 log = logging.getLogger(__name__)
 Progress = Callable[[Round], None]
+HOURS_WAIT_SECONDS = 900.0  # before sites are asked again that do not train at this time of the day
 MAX_VERDICT_SECONDS = 43200.0  # the longest that the coordinator waits for a verdict
 
 
@@ -49,7 +50,8 @@ def host_study(study: HostedStudy, connect: Connect, progress: Progress | None =
     """
     Run the remaining rounds, ask for the verdicts where the plan does, and write the result.
 
-    Raises NotEnoughSilos when a round got too few valid replies in each of ``tries`` attempts.
+    Raises NotEnoughSilos when a round got too few valid replies in each of ``tries`` attempts. An attempt does not count where there
+    would be enough with the sites that do not train at this time of the day.
     """
     with study.alone():
         plan = study.plan
@@ -68,6 +70,7 @@ def _run_rounds(
     study: HostedStudy, plan: StudyPlan, federation: ConnectedSilos, progress: Progress | None
 ) -> ServerState:
     state, tries_left = study.state(), plan.tries
+    known = {name for line in study.log.lines() for name in line.silos}
     while state.round < plan.config.rounds:
         started = time.monotonic()
         try:
@@ -76,14 +79,23 @@ def _run_rounds(
                 line = history_line(finished, time.monotonic() - started)
                 for warning in outliers(line.weights, line.norms, plan.config.limits):
                     log.warning("round %d: %s", line.round, warning)
+                if state.round and not known.issuperset(
+                    line.silos
+                ):  # for the withdrawal of a site that comes late
+                    log_before(study, line.round).save(state)
+                known |= set(line.silos)
                 study.log.append(line)
                 study.log.save(finished.after)
                 state, tries_left, started = finished.after, plan.tries, time.monotonic()
                 if progress:
                     progress(finished)
         except NotEnoughSilos as error:
-            tries_left -= 1
             reason = f"{error}{_discarded(plan, error)}"
+            if error.later:
+                log.info("%s; trying the round again in %g min", reason, HOURS_WAIT_SECONDS / 60)
+                time.sleep(HOURS_WAIT_SECONDS)
+                continue
+            tries_left -= 1
             log.warning("%s%s", reason, "; trying the round again" if tries_left else "")
             if tries_left < 1:
                 write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)

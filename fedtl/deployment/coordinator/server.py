@@ -17,7 +17,14 @@ from fedtl.deployment.coordinator.figures import server_metrics
 from fedtl.deployment.coordinator.settings import TEMPLATE, ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.studies import certificate_lines, resume_studies
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE
-from fedtl.deployment.coordinator.watch import EventWatch, GateWatch, StudyWatch, gate_text, watch_all
+from fedtl.deployment.coordinator.watch import (
+    EventWatch,
+    GateWatch,
+    QueueWatch,
+    StudyWatch,
+    gate_text,
+    watch_all,
+)
 from fedtl.deployment.event_log import event_log
 from fedtl.deployment.flower_commands import find_command, flower_environment
 from fedtl.deployment.metrics import serve_metrics
@@ -111,7 +118,7 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
         log.info("%s", line)
     watches: list[Callable[[], None]] = [GateWatch(folder, write_configuration(folder))]
     if "link" in parts:
-        watches += [StudyWatch(folder), EventWatch(folder)]
+        watches += [StudyWatch(folder), QueueWatch(folder), EventWatch(folder)]
     os.umask(0o077)  # otherwise every user could read Flower's database
     commands = server_commands(folder, parts)
     environment = flower_environment(folder, **{SERVER_FOLDER_VARIABLE: str(folder)})

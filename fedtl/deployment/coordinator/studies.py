@@ -11,13 +11,13 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from fedtl._util.files import append_durably, write_bytes
+from fedtl._util.files import append_durably, lock_folder, write_bytes
 from fedtl.deployment.certificates import days_left, validity
 from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.bundle import Bundle
 from fedtl.deployment.coordinator.settings import ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.sites import check_name, register_sites
-from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.deployment.coordinator.study import QUEUED_FILE, STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.deployment.running import free_space
@@ -29,13 +29,14 @@ from fedtl.federation.limits import outliers
 class StudyStatus:
     """
     ``round``: the last one that is finished. ``stopped``: why, or None. ``replied``, ``left_out`` and ``outliers``: in that
-    round. ``verdicts``: by site, whether joining helped it, or why it did not say; empty where the plan does not ask.
+    round. ``queued``: it waits for another study to end. ``verdicts``: by site, whether joining helped it, or why it did not say; empty where the plan does not ask.
     """
 
     round: int
     rounds: int
     done: bool
     at_work: bool
+    queued: bool
     stopped: str | None
     replied: Sequence[str]
     left_out: Mapping[str, str]
@@ -68,9 +69,30 @@ def resume_studies(folder: Path) -> None:
 
 
 def studies_to_resume(folder: Path) -> list[HostedStudy]:
-    """Return the studies that were started and are neither done nor stopped."""
+    """Return the studies that were started and are neither done, stopped nor queued."""
     studies = [HostedStudy(runs.parent) for runs in sorted((folder / "studies").glob("*/runs.jsonl"))]
-    return [study for study in studies if not study.done and not (study.path / STOPPED_FILE).exists()]
+    ended = (STOPPED_FILE, QUEUED_FILE)
+    return [one for one in studies if not one.done and not any((one.path / file).exists() for file in ended)]
+
+
+def start_next(folder: Path) -> HostedStudy | None:
+    """Start the study that has waited longest where no other one runs, and return it. One that cannot be started is stopped."""
+    if not _queued(folder):
+        return None
+    with lock_folder(folder / "studies"):
+        waiting = _queued(folder)
+        if not waiting or studies_to_resume(folder):
+            return None
+        study = waiting[0]
+        _try_to_submit(folder, study)
+        (study.path / QUEUED_FILE).unlink()
+        return study
+
+
+def _queued(folder: Path) -> list[HostedStudy]:
+    """Return the studies that wait for another one to end, in the order in which they were queued."""
+    studies = [HostedStudy(path.parent) for path in sorted((folder / "studies").glob(f"*/{QUEUED_FILE}"))]
+    return sorted(studies, key=lambda study: study.queued_since or 0.0)
 
 
 def resume_study(folder: Path, study: HostedStudy) -> None:
@@ -78,14 +100,21 @@ def resume_study(folder: Path, study: HostedStudy) -> None:
     # End the crashed run, so that no site waits for the rest of one of its messages.
     with suppress(ConfigError):
         _end_last_run(folder, study)
+    _try_to_submit(folder, study)
+
+
+def _try_to_submit(folder: Path, study: HostedStudy) -> None:
     try:
         _submit(folder, Bundle(folder / "bundles" / study.plan.bundle_name), study)
     except (ConfigError, OSError) as error:  # the other studies can still be resumed
         write_bytes(study.path / STOPPED_FILE, f"{error}\n".encode(), private=True)
 
 
-def start_study(folder: Path, bundle_name: str, study_name: str) -> HostedStudy:
-    """Start a study, or resume it after its last finished round. Raises ConfigError."""
+def start_study(folder: Path, bundle_name: str, study_name: str, now: bool = False) -> HostedStudy:
+    """
+    Start a study, or resume it after its last finished round. While another study runs it is queued, unless ``now``. Raises
+    ConfigError.
+    """
     settings, bundle = load_server_settings(folder), Bundle(folder / "bundles" / bundle_name)
     if not bundle.file.is_file():
         names = sorted(path.name for path in (folder / "bundles").glob("*"))
@@ -106,7 +135,14 @@ def start_study(folder: Path, bundle_name: str, study_name: str) -> HostedStudy:
     if not SuperLink(folder).healthy:
         raise ConfigError(f"no SuperLink runs for {folder}; start it: fedtl server run {folder}")
     register_sites(folder)
-    _submit(folder, bundle, study)
+    with lock_folder(folder / "studies"):
+        if studies_to_resume(folder) and not now:
+            _check_bundle(bundle, study)
+            write_bytes(study.path / QUEUED_FILE, f"{time.time()}\n".encode(), private=True)
+            (study.path / STOPPED_FILE).unlink(missing_ok=True)
+        else:
+            _submit(folder, bundle, study)
+            (study.path / QUEUED_FILE).unlink(missing_ok=True)
     return study
 
 
@@ -128,10 +164,7 @@ def _plan(bundle: Bundle, study_name: str, settings: ServerSettings) -> StudyPla
 
 def _submit(folder: Path, bundle: Bundle, study: HostedStudy) -> None:
     """Start a new Flower run of a study. Its ServerApp waits until an earlier one has ended. Raises ConfigError."""
-    if bundle.hash != study.plan.bundle:
-        raise ConfigError(
-            f"bundle {bundle.name!r} was built again after study {study.path.name!r} began; choose another --study NAME"
-        )
+    _check_bundle(bundle, study)
     (study.path / STOPPED_FILE).unlink(missing_ok=True)
     config = {"study": study.path.name, "experiment": bundle.name}
     run = SuperLink(folder).start_run(bundle.file.read_bytes(), config)
@@ -141,13 +174,22 @@ def _submit(folder: Path, bundle: Bundle, study: HostedStudy) -> None:
     )  # the line before it may be incomplete
 
 
+def _check_bundle(bundle: Bundle, study: HostedStudy) -> None:
+    if bundle.hash != study.plan.bundle:
+        raise ConfigError(
+            f"bundle {bundle.name!r} was built again after study {study.path.name!r} began; choose another --study NAME"
+        )
+
+
 def stop_study(folder: Path, study_name: str) -> None:
     """Stop a study; ``start_study`` resumes it. Raises ConfigError."""
     study = HostedStudy(folder / "studies" / study_name)
     if not (study.path / "plan.json").is_file():
         raise ConfigError(f"there is no study {study_name!r} in {folder / 'studies'}")
     write_bytes(study.path / STOPPED_FILE, b"by the coordinator\n", private=True)
-    _end_last_run(folder, study)
+    if study.queued_since is None:
+        _end_last_run(folder, study)
+    (study.path / QUEUED_FILE).unlink(missing_ok=True)
 
 
 def _end_last_run(folder: Path, study: HostedStudy) -> None:
@@ -197,6 +239,7 @@ def _study_status(study: HostedStudy) -> StudyStatus:
         rounds=study.plan.config.rounds,
         done=study.done,
         at_work=is_at_work(study),
+        queued=study.queued_since is not None,
         stopped=stopped.read_text().strip() if stopped.is_file() else None,
         replied=sorted(last.silos) if last else [],
         left_out=last.left_out if last else {},

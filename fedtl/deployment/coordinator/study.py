@@ -3,7 +3,9 @@ The folder of a study at the coordinator. It holds tensors by name, and neither 
 
     plan.json            rounds, seed, minimum, server step, roles       start.safetensors      the first shared tensors
     history.jsonl        a line for each round                           checkpoint/state.pt    after the last round
+    before/ROUND/        the state before a round after the first in which an update of a site counted for the first time
     shared.safetensors   and result.json: when the study is done         stopped                why it was stopped
+    queued               since when it waits for another study to end    runs.jsonl             its runs in Flower
 """
 
 import json
@@ -21,6 +23,7 @@ from fedtl.federation.rounds import ServerState
 from fedtl.models.state import State
 
 STOPPED_FILE = "stopped"  # says why a study was stopped; it is not resumed while the file is there
+QUEUED_FILE = "queued"  # the time since which a study waits until the studies before it have ended
 SERVER_FOLDER_VARIABLE = "FEDTL_SERVER"  # the environment variable that tells a ServerApp its folder
 
 
@@ -66,6 +69,12 @@ class HostedStudy:
         return dict(sorted({**result.get("without_verdict", {}), **result.get("verdicts", {})}.items()))
 
     @property
+    def queued_since(self) -> float | None:
+        """The time since which the study waits for another one to end; None where it does not wait."""
+        path = self.path / QUEUED_FILE
+        return float(path.read_text()) if path.is_file() else None
+
+    @property
     def log(self) -> RoundLog:
         """The history and the checkpoint."""
         return RoundLog(self.path, private=True)
@@ -78,3 +87,8 @@ class HostedStudy:
     def alone(self) -> AbstractContextManager[None]:
         """Return a lock that one process holds at a time. Waits until a process of a crashed server has ended."""
         return lock_folder(self.path)
+
+
+def log_before(study: HostedStudy, number: int) -> RoundLog:
+    """Return the checkpoint of the state before round ``number``, where a site's update counted for the first time in that round."""
+    return RoundLog(study.path / "before" / str(number), private=True)

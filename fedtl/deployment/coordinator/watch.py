@@ -19,7 +19,12 @@ from fedtl.deployment.coordinator.follow import LEFT_OUT, ROUND, STOPPED, WARNIN
 from fedtl.deployment.coordinator.nginx import nginx_configuration
 from fedtl.deployment.coordinator.reply_size import reply_size
 from fedtl.deployment.coordinator.settings import load_server_settings
-from fedtl.deployment.coordinator.studies import is_at_work, resume_study, studies_to_resume
+from fedtl.deployment.coordinator.studies import (
+    is_at_work,
+    resume_study,
+    start_next,
+    studies_to_resume,
+)
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.event_log import log_event
 from fedtl.errors import FedTLError
@@ -68,6 +73,17 @@ class StudyWatch:
         at.append(done)
         log.warning("study %s: its ServerApp has ended; it is resumed after round %d", name, done)
         resume_study(self.folder, study)
+
+
+@dataclass(frozen=True)
+class QueueWatch:
+    """Starts the study that has waited longest where no other one runs."""
+
+    folder: Path
+
+    def __call__(self) -> None:
+        if study := start_next(self.folder):
+            log.info("study %s, which waited for another one to end, is started", study.path.name)
 
 
 def gate_text(folder: Path) -> str:

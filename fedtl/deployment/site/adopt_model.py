@@ -37,7 +37,7 @@ from fedtl.privacy.taint import Label
 from fedtl.results.metrics import Measured
 from fedtl.training import threads
 from fedtl.training.at_home import FinalModel, Member, Watch
-from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard, with_ridge_head
+from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard, has_no_head, no_head, with_ridge_head
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
 
@@ -158,10 +158,10 @@ def _fitted(study: Study, silo: Silo, task: Task, prepared: Prepared, labels: Ma
     state = trainer.adapt(received, data.inputs, data.width)
     if any(isinstance(step, RidgeHead) for step in trainer.method.finish):
         state = with_ridge_head(trainer, silo, task, received, state)
-    elif trainer.method.head_is_local:
+    elif trainer.method.head_is_local and data.has_labels:
         state = trainer.train(silo, state, Phase(HEAD, HEAD_EPOCHS), task)
-    in_use = measure(
-        trainer.scores(state, prepared.evaluation_set.test.x, data), prepared.evaluation_set.test.y, data.task
-    )
+    test = prepared.evaluation_set.test
+    scores = trainer.scores(state, test.x, data)
+    in_use = no_head(data) if has_no_head(trainer, silo) else measure(scores, test.y, data.task)
     fitted = taint.labels_after(labels, trainer.loop.movable(FITTED_ROLES), private=False)
     return _Model(FinalModel((Member(Candidate.TUNED, 1.0, state),)), fitted, {"in use": in_use, **others})

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from fedtl.deployment.plan import Agreement, load_agreement
 from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.hours import check_hours
 from fedtl.deployment.site.paid import check_ledger_complete, check_reply_paid
 from fedtl.deployment.site.signing import ApprovalInForce
 from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy
@@ -95,6 +96,8 @@ def _answer(home: Home, agreement: Agreement, task: Task) -> Update:
     approval = ApprovalInForce.of(plan)
     check_task(task, plan.terms)
     approval.check_use(task)
+    if not approval.has_answered(task):
+        check_hours(home.settings.hours)
     rows = load_rows(plan)
     study = build_study(plan, rows.data.classes)
     silo = make_silo(plan, study, rows)

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedtl.deployment.plan import Agreement
 from fedtl.deployment.site.answer_round import answer_task
 from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.hours import check_hours
 from fedtl.deployment.site.joining import OwnModelOnce, joining_of
 from fedtl.deployment.site.signing import ApprovalInForce
 from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy, sends_verdict
@@ -50,11 +51,13 @@ def _answer(home: Home, agreement: Agreement, question: Task) -> SiloVerdict:
         )
     check_task(replace(question, round=question.rounds), plan.terms)
     approval.check_verdict_use(question)
+    before = approval.verdict(question.study)
+    if before is None:
+        check_hours(home.settings.hours)
     rows = load_rows(plan)
     study = build_study(plan, rows.data.classes)
     silo = make_silo(plan, study, rows)
     terms = approval.terms(plan, rows.data, silo.guarantee)
-    before = approval.verdict(question.study)
     verdict = before or _verdict(home, study, silo, rows, question)
     home.record.verdict_sent(question, terms, verdict, again=before is not None)
     return SiloVerdict(plan.name, verdict)

@@ -39,6 +39,7 @@ def check_readiness(home: Home) -> list[ReadinessCheck]:
         "connection": _connection,
         "clock": _clock,
         "disk": _disk,
+        "hours": lambda home: home.settings.hours or "it trains at all hours",
         "encryption": _encryption,
         "approvals": _approvals,
         "ledger": _ledger,

@@ -7,6 +7,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from fedtl._util.settings import Settings
 from fedtl.data.settings import RowSettings
+from fedtl.deployment.site.hours import Hours
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.settings_file import read_toml, validate
 
@@ -104,7 +105,8 @@ class PolicySettings(Settings):
 class HomeSettings(Settings):
     """
     The whole file. Paths are relative to its folder. ``heartbeat``: seconds between two heartbeats. The server treats a
-    site as disconnected, and accepts its key again, after two missed heartbeats. Flower accepts 10 to 1800.
+    site as disconnected, and accepts its key again, after two missed heartbeats. Flower accepts 10 to 1800. ``hours``: of the day in
+    which the site trains, such as "20:00-06:00", by this machine's clock; "" means always.
     """
 
     name: str = Field(pattern=NAME)
@@ -114,6 +116,7 @@ class HomeSettings(Settings):
     threads: int = Field(1, ge=1)
     heartbeat: int = Field(30, ge=10, le=1800)
     port: int = Field(9094, ge=1, le=65535)
+    hours: str = ""
     weights: str = ""
     key_file: str = ""
     data: SiteDataSettings = SiteDataSettings()
@@ -124,6 +127,13 @@ class HomeSettings(Settings):
     def old_keys(self) -> str:
         """A note on the keys that the file has under the names of fedtl 0.1.0; "" where it has none."""
         return self._old_keys
+
+    @field_validator("hours")
+    @classmethod
+    def _hours(cls, value: str) -> str:
+        if value:
+            Hours.parse(value)
+        return value
 
     @field_validator("server")
     @classmethod

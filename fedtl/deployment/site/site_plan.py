@@ -20,7 +20,7 @@ from fedtl.experiment.data_schema import DataSchema, SiloSchema
 from fedtl.experiment.study import Study, build
 from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, make_manifest
 from fedtl.methods.base import own_labels
-from fedtl.methods.label_free import made_with_labels, trains_without_labels
+from fedtl.methods.label_free import made_with_labels, trains_body_alone, trains_without_labels
 from fedtl.methods.wire import Encoding
 from fedtl.simulation.shared_store import SharedStore
 
@@ -170,7 +170,7 @@ def _check_without_labels(plan: SitePlan) -> None:
             Code.PLAN,
             f"{unused} and [policy.privacy]: the accounting covers labelled rows only; remove one of them",
         )
-    if made_with_labels(method):
+    if made_with_labels(method) and not trains_body_alone(method):
         raise Denied(Code.PLAN, f"{unused}, and method {name!r} trains on labels what stays at a site")
     if not trains_without_labels(method):
         raise Denied(

@@ -56,7 +56,11 @@ def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
     unused = plan.home.settings.data.unlabelled
     _check_missing_labels(plan, raw)
     classes = prepare.declared_classes(settings) if unused else prepare.silo_classes(raw, settings)
-    trained = frozenset() if unused else different_labels(raw.train.y)
+    if unused and settings.predicted.has_classes and not (classes or plan.agreement.classes):
+        raise DataError(
+            f"{plan.name}: no label is used, so the classes are not known; list them in data.classes of silo.toml"
+        )
+    trained = frozenset(classes) if unused else different_labels(raw.train.y)
     if not own_labels(plan.dry_study.method) and settings.task == "classification":
         classes = tuple(plan.agreement.classes) or classes
         trained = frozenset(classes)

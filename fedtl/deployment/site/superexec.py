@@ -32,7 +32,7 @@ KNOWN_HASH = "8fca14d06c1531f0895952719e9194a3f62e9cd0de4148a6d2cdd5cdaf051f39" 
 LIBRARIES = (
     *("flwr.supernode.cli", "flwr.clientapp", "flwr.supercore.cli", "pydantic", "safetensors.torch"),
     *("torch", "torch._dynamo"),  # torch.optim imports the second when it is first used
-    *("fedtl.federation.flower", "fedtl.deployment.site.answer_round"),
+    *("fedtl.federation.flower", "fedtl.deployment.site.client_app"),
 )
 PRIVACY_LIBRARIES = ("opacus", "dp_accounting.pld", "fedtl.privacy.per_sample.hooks")
 SOURCE_LIBRARIES = {"table": ("pandas",)}

@@ -10,6 +10,7 @@ device = "auto"               # auto | cpu | cuda; "cuda" is an error where ther
 threads = 1
 heartbeat = 30                # seconds; after a crash the server refuses this site's key for two heartbeats
 port = 9094                   # on 127.0.0.1, between the processes of this site
+hours = ""                    # of the day in which this site trains, by this machine's clock, such as "20:00-06:00"; "" means always
 weights = ""                  # the file of initial weights, for a plan that starts from one
 key_file = ""                 # 32 bytes that encrypt state/ (head -c 32 /dev/urandom > FILE; chmod 600 FILE)
 

@@ -6,8 +6,17 @@ from fedtl.experiment.config.schema import Experiment
 KNOWN = ("classification", "regression")  # those whose ``LearningTask.everywhere`` is true
 
 
+def check_in_memory(experiment: Experiment, what: str) -> None:
+    """Raise ConfigError where ``what``, a command, needs all rows in memory, and images are streamed."""
+    if experiment.data.stream:
+        raise ConfigError(
+            f"{what} needs all rows in memory, and data.stream = true; set it to false, with a part of the files"
+        )
+
+
 def check_every_task(experiment: Experiment, what: str) -> None:
-    """Raise ConfigError where ``what``, a command, cannot be used with the task."""
+    """Raise ConfigError where ``what``, a command, cannot be used with the task, or with streamed images."""
+    check_in_memory(experiment, what)
     if experiment.data.task not in KNOWN:
         raise ConfigError(
             f'{what} works with classification and regression only, and data.task = "{experiment.data.task}"'

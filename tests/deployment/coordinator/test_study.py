@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from fedtl._util.files import write_json
+from fedtl.deployment.coordinator import host
 from fedtl.deployment.coordinator.host import host_study
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.federation.limits import UpdateLimits
+from fedtl.federation.policy import MEANING, Code
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, SiloVerdict, Update
 from fedtl.methods.server import ServerStep
@@ -207,3 +209,20 @@ def test_a_server_that_ends_before_the_verdicts_asks_again(tmp_path):
     silos.ask_verdicts, silos.asked = answers, []
     go(its, silos)
     assert (silos.asked, its.verdicts["a"]) == ([], "gains")
+
+
+def test_a_round_waits_for_sites_that_do_not_train_at_this_hour(tmp_path, monkeypatch):
+    """No try is used up, however often; a refusal for another reason still uses one."""
+    its, silos, waits = study(tmp_path, minimum_silos=2), Silos(), []
+    monkeypatch.setattr(host.time, "sleep", waits.append)
+    ask = silos.ask
+
+    def at_night(task, names):
+        replies = ask(task, names)
+        resting = Refusal("b", task.round, f"b: {MEANING[Code.HOURS]} ({Code.HOURS})")
+        return [replies[0], resting] if len(waits) < 7 else replies
+
+    silos.ask = at_night
+    go(its, silos)
+    assert waits == [host.HOURS_WAIT_SECONDS] * 7
+    assert silos.asked == [1] * 8 + [2, 3, 4]

@@ -17,6 +17,9 @@ from fedtl.deployment.site.site_rows import load_rows
 from fedtl.deployment.site.status import site_status
 from fedtl.errors import DataError, Denied
 from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.embed import body_of, embed
+from fedtl.experiment.predict import SiloModel
+from fedtl.experiment.run_folder import RunFolder
 from fedtl.federation.policy import Code
 from fedtl.messages import Update
 from tests.deployment.site.sites import PRIVATE, SETTINGS, Site, same
@@ -194,3 +197,23 @@ def test_a_plan_does_not_make_a_site_use_rows_without_a_label(tmp_path, monkeypa
     agreement = site.plan.agreement.model_copy(update={"dp_ready": True})
     with pytest.raises(Denied, match="labelled rows only"):
         check_policy(SitePlan(type(site.home).open(site.home.path), agreement))
+
+
+@pytest.mark.slow
+def test_sites_without_any_label_train_a_body_together_and_adopt_it_without_a_head(tmp_path):
+    silos = ["blurred", "faint", "inverted", "plain", "rotated", "textured"]
+    plan = ["method.name=masked", f"data.unlabelled={silos}", *ROUNDS_ONLY]
+    made = build_bundle(tmp_path / "b", "x", load_experiment("digits", [*SETTINGS, *plan]))
+    site = site_of(tmp_path / "s", plan=plan, policy__methods=["masked"])
+    update = site.ask(site.task())
+    assert isinstance(update, Update), site.lines()[-1]
+    assert not any(name.startswith("head") for name in update.delta)
+    save_file(site.shared, tmp_path / "shared.safetensors")
+    for study in ("s", "another"):  # a site that trained, and one that did not
+        adopted = adopt_model(
+            site.home, made.file, tmp_path / "shared.safetensors", study, tmp_path / f"m-{study}"
+        )
+        assert adopted.test["in use"].figures == {}
+        model = SiloModel(RunFolder(tmp_path / f"m-{study}"), "plain")
+        assert model.headless
+        assert embed(body_of(model), np.zeros((4, 8, 8), np.uint8)).vectors.shape == (4, model.plan.features)

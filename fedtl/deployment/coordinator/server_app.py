@@ -1,0 +1,33 @@
+"""The ServerApp of the coordinator. It runs the rounds of a study over Flower's grid, from the last finished round on."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedtl.deployment.coordinator.admitted import node_ids
+from fedtl.deployment.coordinator.host import host_study
+from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE, HostedStudy
+from fedtl.deployment.coordinator.study_files import StudyPlan
+from fedtl.federation.flower import FlowerFederation
+
+
+def server_app() -> ServerApp:
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        folder = Path(os.environ[SERVER_FOLDER_VARIABLE])
+        study = HostedStudy(folder / "studies" / Path(str(context.run_config["study"])).name)
+
+        def connect(plan: StudyPlan, former: Iterable[str]) -> FlowerFederation:
+            minimum = plan.config.minimum_silos
+            return FlowerFederation(
+                grid, lambda: node_ids(folder), minimum, plan.deadline, former, plan.grace
+            )
+
+        host_study(study, connect)
+
+    return app

@@ -1,0 +1,116 @@
+"""A study that is started while another one runs waits, and starts when that one has ended."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fedtl._util.files import write_json
+from fedtl.deployment.coordinator import studies
+from fedtl.deployment.coordinator.follow import study_end
+from fedtl.deployment.coordinator.server import create_server
+from fedtl.deployment.coordinator.studies import server_status, start_study, stop_study, studies_to_resume
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.deployment.coordinator.study_files import BundleInfo
+from fedtl.deployment.coordinator.superlink import SuperLink
+from fedtl.deployment.coordinator.watch import QueueWatch
+from fedtl.errors import ConfigError
+from fedtl.federation.rounds import FederationConfig
+from fedtl.methods.server import ServerStep
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """
+    A coordinator with bundle "b" and a SuperLink that counts: ``begun`` are the studies for which Flower runs were started. ``end``
+    ends one as its ServerApp would.
+    """
+    folder = tmp_path / "srv"
+    create_server(folder, "localhost", "127.0.0.1:1", 1)
+    bundle = folder / "bundles" / "b"
+    bundle.mkdir(parents=True)
+    (bundle / "b.fab").write_bytes(b"bundle")
+    info = BundleInfo(FederationConfig("", 0, 3, ServerStep()), {}, studies.Bundle(bundle).hash, "p", False)
+    write_json(bundle / "server.json", info.to_json())
+    begun, stopped = [], []
+
+    def start_run(link, content, config):
+        begun.append(config["study"])
+        return len(begun)
+
+    monkeypatch.setattr(SuperLink, "healthy", True)
+    monkeypatch.setattr(SuperLink, "start_run", start_run)
+    monkeypatch.setattr(SuperLink, "stop_run", lambda link, run: stopped.append(run))
+    monkeypatch.setattr(studies, "register_sites", lambda folder: None)
+    monkeypatch.setattr(studies, "load_file", lambda path: {"w": torch.zeros(1)})
+    watch = QueueWatch(folder)
+    return SimpleNamespace(
+        folder=folder,
+        begun=begun,
+        stopped=stopped,
+        start=lambda name, **words: start_study(folder, "b", name, **words),
+        end=lambda name: (folder / "studies" / name / "result.json").write_text("{}"),
+        watch=lambda: (watch(), list(begun))[1],
+    )
+
+
+def test_studies_start_one_after_the_other_in_the_order_of_their_start(server):
+    assert server.watch() == []
+    assert server.start("z").queued_since is None
+    for name in ("y", "x"):
+        assert server.start(name).queued_since is not None
+    assert server.watch() == ["z"]
+    assert [study.path.name for study in studies_to_resume(server.folder)] == ["z"]
+    status = server_status(server.folder).studies
+    assert {name: one.queued for name, one in status.items()} == {"x": True, "y": True, "z": False}
+    server.end("z")
+    assert server.watch() == server.watch() == ["z", "y"]
+    (server.folder / "studies" / "y" / STOPPED_FILE).write_text("too few\n")
+    assert server.watch() == ["z", "y", "x"]
+    assert not server_status(server.folder).studies["x"].queued
+
+
+def test_a_study_that_is_stopped_in_the_queue_is_not_started_and_can_be_queued_again(server):
+    first = server.start("first")
+    server.start("second")
+    stop_study(server.folder, "second")
+    assert server.stopped == []
+    second = HostedStudy(server.folder / "studies" / "second")
+    assert study_end("second", second).text == "by the coordinator"
+    server.start("second")
+    assert study_end("second", second) is None
+    server.end(first.path.name)
+    assert server.watch() == ["first", "second"]
+
+
+def test_a_study_may_be_started_beside_another_one(server):
+    server.start("first")
+    server.start("second", now=True)
+    assert server.begun == ["first", "second"]
+    server.start("third")
+    server.start("third", now=True)
+    assert server.begun[2:] == ["third"]
+    server.end("first")
+    server.end("second")
+    server.end("third")
+    assert server.watch() == ["first", "second", "third"]
+
+
+def test_a_queued_study_whose_bundle_was_built_again_is_stopped_and_the_next_one_starts(server):
+    server.start("first")
+    server.start("second")
+    server.start("third")
+    path = server.folder / "studies" / "second" / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "bundle": "other"}))
+    server.end("first")
+    assert server.watch() == ["first"]
+    assert "was built again" in server_status(server.folder).studies["second"].stopped
+    assert server.watch() == ["first", "third"]
+
+
+def test_a_study_that_runs_is_not_queued_twice(server, monkeypatch):
+    server.start("first")
+    monkeypatch.setattr(studies, "is_at_work", lambda study: True)
+    with pytest.raises(ConfigError, match="is running"):
+        server.start("first")

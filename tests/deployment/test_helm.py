@@ -1,0 +1,133 @@
+"""The Helm chart gives the manifests of deploy/kubernetes. With helm it is linted and rendered by helm itself as well."""
+
+import copy
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.deployment.go_templates import Chart
+from tests.deployment.test_deploy import manifests
+
+CHART = Path(__file__).parents[2] / "deploy" / "helm" / "fedtl"
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+FACTS = yaml.safe_load((CHART / "Chart.yaml").read_text())
+NEEDS_HELM = pytest.mark.skipif(not shutil.which("helm"), reason="helm is not installed")
+
+
+def values(**changes):
+    """The chart's own, with ``site__enabled`` and so on changed."""
+    made = copy.deepcopy(VALUES)
+    for key, value in changes.items():
+        *above, last = key.split("__")
+        inner = made
+        for one in above:
+            inner = inner[one]
+        assert last in inner
+        inner[last] = value
+    return made
+
+
+def rendered(release, **changes):
+    facts = {"Name": FACTS["name"], "Version": FACTS["version"], "AppVersion": FACTS["appVersion"]}
+    files = {path.name: path.read_text() for path in (CHART / "templates").iterdir()}
+    texts = Chart(files, values(**changes), release, facts).text
+    made = [yaml.safe_load_all(text) for name, text in sorted(texts.items()) if name.endswith(".yaml")]
+    return [one for documents in made for one in documents if one]
+
+
+def by_helm(release, tmp_path, **changes):
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values(**changes)))
+    words = ["helm", "template", release, CHART, "-f", tmp_path / "values.yaml"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+
+def bare(manifest, whose):
+    """A manifest without what the chart adds or names after the release."""
+    one = copy.deepcopy(manifest)
+    for key in ("namespace", "labels", "annotations"):
+        one["metadata"].pop(key, None)
+    if one["kind"] == "NetworkPolicy":
+        one["metadata"]["name"] = one["metadata"]["name"].removeprefix(f"{whose}-")
+        one["spec"]["podSelector"] = {}
+    if one["kind"] == "StatefulSet":
+        for container in one["spec"]["template"]["spec"]["containers"]:
+            container.pop("imagePullPolicy", None)
+    return one
+
+
+def of_release(manifest, whose):
+    """A manifest of release "r", as if the release had no name."""
+    return yaml.safe_load(yaml.safe_dump(bare(manifest, f"r-{whose}")).replace("r-", ""))
+
+
+@pytest.mark.parametrize("whose", ["server", "site"])
+def test_the_chart_gives_the_plain_manifests(whose):
+    """Names, labels and the namespace aside; each policy selects the Pods of its release instead of a namespace."""
+    made = {one["kind"]: one for one in rendered("r", **{f"{whose}__enabled": True})}
+    plain = {one["kind"]: one for one in manifests(whose) if one["kind"] != "Namespace"}
+    assert made.keys() == plain.keys()
+    for kind, one in plain.items():
+        assert of_release(made[kind], whose) == bare(one, whose), kind
+    labels = made["StatefulSet"]["spec"]["template"]["metadata"]["labels"]
+    assert made["StatefulSet"]["spec"]["selector"]["matchLabels"] == labels
+    assert made["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+    if whose == "server":
+        assert made["Service"]["spec"]["selector"] == labels
+        assert made["Service"]["metadata"]["name"] == made["StatefulSet"]["spec"]["serviceName"]
+
+
+@pytest.mark.parametrize("whose", ["server", "site"])
+def test_every_container_is_locked_down_and_has_a_memory_limit(whose):
+    (one,) = [one for one in rendered("r", **{f"{whose}__enabled": True}) if one["kind"] == "StatefulSet"]
+    pod = one["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        rights = container["securityContext"]
+        assert (rights["readOnlyRootFilesystem"], rights["allowPrivilegeEscalation"]) == (True, False)
+        assert rights["capabilities"] == {"drop": ["ALL"]}
+        assert "memory" in container["resources"]["limits"]
+        assert container["image"] == f"fedtl:{FACTS['appVersion']}"
+
+
+def test_the_manifests_of_the_chart_fit_kubernetes_schema():
+    validate = pytest.importorskip("kubernetes_validate").validate
+    more = {"image__pullSecrets": [{"name": "registry"}], "image__tag": "0.1.0-cuda", "port": 9443}
+    more |= {
+        "server__fromAddresses": ["198.51.100.0/24"],
+        "server__service": {"type": "ClusterIP", "annotations": {"a": "b"}},
+    }
+    more |= {
+        "site__nodeSelector": {"gpu": "yes"},
+        "site__tolerations": [{"key": "gpu", "operator": "Exists"}],
+    }
+    more |= {"site__storage": {"size": "1Ti", "className": "fast"}}
+    made = rendered("r", server__enabled=True, site__enabled=True, **more)
+    for one in made:
+        validate(one, "1.33", strict=True)
+    assert len({(one["kind"], one["metadata"]["name"]) for one in made}) == len(made) == 7
+    policies = [one["spec"] for one in made if one["kind"] == "NetworkPolicy"]
+    assert policies[0]["ingress"][0]["from"] == [{"ipBlock": {"cidr": "198.51.100.0/24"}}]
+    assert policies[1]["egress"][0]["ports"] == [{"protocol": "TCP", "port": 9443}]
+    assert "ingress" not in policies[1]
+    site = made[-2]["spec"]["template"]["spec"]
+    assert (site["nodeSelector"], site["imagePullSecrets"]) == ({"gpu": "yes"}, [{"name": "registry"}])
+
+
+def test_nothing_is_installed_unless_it_is_switched_on():
+    assert rendered("r") == []
+
+
+@NEEDS_HELM
+@pytest.mark.parametrize("whose", ["server", "site"])
+def test_helm_lints_the_chart_and_renders_the_same(whose, tmp_path):
+    enabled = {f"{whose}__enabled": True}
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values(**enabled)))
+    words = ["helm", "lint", "--strict", CHART, "-f", tmp_path / "values.yaml"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert by_helm("r", tmp_path, **enabled) == rendered("r", **enabled)
