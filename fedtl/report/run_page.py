@@ -1,6 +1,6 @@
 """The HTML page of one run, from its result.json, history.jsonl and experiment.toml. Computes no figure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from fedtl.report import interpolation_plots, plots
 from fedtl.report.answer_tables import confusion_grids
@@ -15,12 +15,12 @@ from fedtl.report.figures import (
     missing_in_run,
     silo_count_note,
 )
-from fedtl.report.html import Grid, plot, render, row
+from fedtl.report.html import Grid, Plot, plot, render, row
 from fedtl.report.page_notes import STATISTICS, origin_note, run_guarantee
 from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
 from fedtl.report.silo_cards import run_cards
 from fedtl.results.metrics import Measured
-from fedtl.results.page_facts import Features, RunFacts
+from fedtl.results.page_facts import Features, RunFacts, SiloAnswers
 from fedtl.results.run import HistoryLine, RunResult
 
 
@@ -35,18 +35,7 @@ def run_page(
     Return the page. ``result``: result.json. ``history``: the lines of history.jsonl. ``facts``: of the folder of a run.
     ``features``: of its test rows, where they are asked for.
     """
-    drawn = []
-    if any(figures for line in history for figures in line.silos.values()):  # a private run may have none
-        drawn.append(plot("Validation by round", plots.learning_curves(history, bool(result.privacy))))
-    if result.mean:
-        drawn.append(plot("Test result of each silo", plots.silo_bars(result)))
-    if curves := {name: silo.interpolated for name, silo in result.silos.items() if silo.interpolated}:
-        drawn.append(plot("Loss between two models", interpolation_plots.interpolation_curves(curves)))
     answers = facts.answers if facts else {}
-    if answers:
-        drawn.append(plot("Are the probabilities true?", calibration(answers)))
-    if features:
-        drawn.append(plot("Features of test rows before and after training", feature_maps(features)))
     return render(
         "page.html.j2",
         title=f"{result.method} on {result.model}, {counted(result.rounds, 'round')}, seed {result.seed}",
@@ -60,7 +49,7 @@ def run_page(
         details=None,
         trials=None,
         refitted=_refitted_grid(result),
-        plots=drawn,
+        plots=list(_plots(result, history, answers, features)),
         target=_target_grid(result),
         late=_late_grid(result),
         notes=[
@@ -77,6 +66,24 @@ def run_page(
         experiment=experiment_toml,
         version=result.fedtl,
     )
+
+
+def _plots(
+    result: RunResult,
+    history: Sequence[HistoryLine],
+    answers: Mapping[str, SiloAnswers],
+    features: Features | None,
+) -> Iterator[Plot]:
+    if any(figures for line in history for figures in line.silos.values()):  # a private run may have none
+        yield plot("Validation by round", plots.learning_curves(history, bool(result.privacy)))
+    if result.mean:
+        yield plot("Test result of each silo", plots.silo_bars(result))
+    if curves := {name: silo.interpolated for name, silo in result.silos.items() if silo.interpolated}:
+        yield plot("Loss between two models", interpolation_plots.interpolation_curves(curves))
+    if answers:
+        yield plot("Are the probabilities true?", calibration(answers))
+    if features:
+        yield plot("Features of test rows before and after training", feature_maps(features))
 
 
 def _statistics_grid(features: Features) -> Grid:
