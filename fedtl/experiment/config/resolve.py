@@ -214,8 +214,8 @@ def server_of(settings: MethodSettings) -> Server:
         raise ConfigError(f"method.server.share = {shorten(share)}: must be a number")
     if isinstance(soup, bool) or not isinstance(soup, int):
         raise ConfigError(f"method.server.soup = {shorten(soup)}: must be a whole number of rounds")
-    own = _trusted(table, name)
-    step = ServerStep(name, 0.1 if share is None else share, table, soup, **own)
+    trusted = _trusted(table, name)
+    step = ServerStep(name, 0.1 if share is None else share, table, soup, **trusted)
     if name in OPTIMIZERS:
         _try_optimizer(name, table)
     return step
@@ -223,7 +223,7 @@ def server_of(settings: MethodSettings) -> Server:
 
 def _trusted(table: dict[str, Any], name: str) -> dict[str, Any]:
     """Take the settings of the server step "trusted" out of ``table``. Raises ConfigError."""
-    own = {key: table.pop(key) for key in ("trusted", "pace") if key in table}
+    own: dict[str, Any] = {key: table.pop(key) for key in ("trusted", "pace") if key in table}
     if own and name != "trusted":
         raise ConfigError(
             f'method.server.{next(iter(own))} is a setting of "trusted", not of {name!r}; remove it'
