@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from fedtl.tasks.base import LearningTask
 
 FILES, NOISE = "inputs", "noise"  # entries of data.public: "inputs:PATH" and "noise:N"
+PREPARED = "prepared"  # "prepared:PATH": a safetensors file with inputs "x" as a net takes them
+ELSEWHERE = f"{PREPARED}:-"  # of a plan: such a file, which the coordinator has, or a site by its silo.toml
 SCALES = ("silo", "none", "dp")  # any other data.scale is the path of a file of constants
 
 
@@ -201,7 +203,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     validation labels are not used. ``label_fraction``: the share of these labels that the other silos keep, of all or by silo.
     ``wrong_labels``: by silo, the share of these labels that the simulation replaces by another class.
     ``public``: inputs that every silo and the server may see, for distillation: the name of a silo, which then does not train;
-    "inputs:PATH", a file or folder as for fedtl predict; or "noise:N", N random inputs. Labels of these rows are not used.
+    "inputs:PATH", a file or folder as for fedtl predict; "prepared:PATH", a file that fedtl server bundle wrote; or "noise:N", N random
+    inputs. Labels of these rows are not used.
     ``event``: of the tasks "survival" and "cox", the column that says whether the label is the time of an event (1) or of
     censoring (0). ``horizons``: of "survival", the times at which the probability of no event is predicted, in the unit of the label.
     ``mask_values``: of "segmentation", what a mask holds for each of ``classes``; []: 0, 1, ... ``mask_void``: what it holds where the

@@ -7,7 +7,7 @@ import re
 
 import yaml
 
-TAG = re.compile(r"(\s*)\{\{(-?)\s*(.*?)\s*(-?)\}\}(\s*)", re.DOTALL)
+TAG = re.compile(r"\{\{(-?)\s*(.*?)\s*(-?)\}\}", re.DOTALL)
 TOKEN = re.compile(r'"[^"]*"|\(|\)|\||[^\s()|]+')
 
 
@@ -123,11 +123,11 @@ def _tokens(text):
     """Texts and actions, with the whitespace that Go trims removed."""
     at, trim = 0, False
     for tag in TAG.finditer(text):
-        before, left, action, right, _after = tag.groups()
-        plain = text[at : tag.start()] + ("" if left else before)
-        yield "text", plain.lstrip() if trim else plain
-        yield "action", action
-        at, trim = tag.start(5), bool(right)
+        plain = text[at : tag.start()]
+        plain = plain.lstrip() if trim else plain
+        yield "text", plain.rstrip() if tag[1] else plain
+        yield "action", tag[2]
+        at, trim = tag.end(), bool(tag[3])
     yield "text", text[at:].lstrip() if trim else text[at:]
 
 

@@ -127,7 +127,7 @@ ABOUT = {
     "method.cut": "how many first stages of the body are shared; not set: as the method says",
     "method.trim": "the share of a batch's rows with the largest losses that does not count",
     "method.terms": 'further loss terms, such as [{ name = "coral" }]; fedtl methods lists them',
-    "method.server": '{ name = "mean" }, "median", "trimmed" (share), or an optimiser such as "adam" with its settings; soup = N last rounds',
+    "method.server": 'name: "mean", "median", "trimmed" (share), "trusted" (trusted, pace), an optimiser with its settings; soup = N last rounds',
     "method.tune.what": 'what each silo tunes after the last round: "all", "head" or "norm"',
     "method.tune.epochs": "at most so many epochs of it; 0: no tuning",
     "method.tune.lr": 'its first learning rate; "auto": half of train.lr',

@@ -1,7 +1,10 @@
 """The gate: nginx, as ``fedtl server init`` configures it, in front of a server that answers every call."""
 
 import http.server
+import os
 import shutil
+import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -10,6 +13,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -175,6 +179,31 @@ def test_few_large_bodies_of_a_site_pass_at_once(gate):
         assert sorted(call.result()[0] for call in calls) == [200] * 4 + [503] * 2
 
 
+@contextmanager
+def begun(gate, count, size, body=b"", key=""):
+    """Connections, on each of which a push-object of ``size`` bytes has begun, with no more than ``body`` of it."""
+    port = int(load_server_settings(gate.folder).listen.rpartition(":")[2])
+    context = ssl.create_default_context(cafile=str(gate.folder / "tls" / "ca.crt"))
+    head = f"POST /v1/fleet/push-object HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n"
+    with ExitStack() as stack:
+        connections = []
+        for _ in range(count):
+            plain = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+            one = stack.enter_context(context.wrap_socket(plain, server_hostname="localhost"))
+            one.sendall(f"{head}Flwr-Public-Key: {key}\r\n\r\n".encode() + body)
+            connections.append(one)
+        yield connections
+
+
+@pytest.mark.parametrize(("size", "status"), [(15_000_000, b"413"), (4_000_000, b"401")])
+def test_of_large_posts_without_a_key_no_body_is_read(gate, size, status):
+    """Each of 24 is answered before a byte of its body was sent, so none is held in memory; also where plans allow such a body."""
+    before = len(Behind.seen)
+    with begun(gate, 24, size) as connections:
+        assert [one.recv(12) for one in connections] == [b"HTTP/1.1 " + status] * 24
+    assert len(Behind.seen) == before
+
+
 def test_a_site_waits_until_it_is_admitted(gate):
     """The gate reads its configuration again, and the site, which may have asked before, goes on."""
     late, slept, noted = gate.homes["late"], [], []
@@ -213,3 +242,26 @@ def test_a_site_waits_until_the_gate_answers(tmp_path):
     wait_until_admitted(home, noted.append, sleep)
     assert len(slept) == 2
     assert [text.endswith("; waiting") for text in noted] == [True]
+
+
+@pytest.mark.slow
+def test_slow_bodies_are_cut_off_and_hold_up_nobody_else(gate):
+    """With a timeout of 2 s instead of 15: four begin a body and send no more of it. A fifth is told to come again."""
+    path, pid = gate.folder / "gate" / "nginx.conf", int((gate.folder / "gate" / "nginx.pid").read_text())
+    text = path.read_text()
+    assert text.count("client_body_timeout 15s;") == 1
+    key, before = header(gate.homes["clinic"]), len(Behind.seen)
+    try:
+        path.write_text(text.replace("client_body_timeout 15s;", "client_body_timeout 2s;"))
+        os.kill(pid, signal.SIGHUP)
+        time.sleep(0.5)  # until new connections get the new settings
+        with begun(gate, 4, 100_000, b"x" * 1000, key) as slow:
+            assert gate.call("/v1/fleet/push-object", b"x")[0] == 503
+            assert gate.call("/v1/fleet/send-node-heartbeat", b"x")[0] == 200
+            said = [one.recv(1000) for one in slow]
+        assert all(reply == b"" or b" 408 " in reply for reply in said)
+        assert gate.call("/v1/fleet/push-object", b"x")[0] == 200
+        assert Behind.seen[before:].count("/v1/fleet/push-object") == 1  # no slow one was forwarded
+    finally:
+        path.write_text(text)
+        os.kill(pid, signal.SIGHUP)
