@@ -14,6 +14,8 @@ from fedtl.experiment.study import Study
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
 
+LEDGER = "ledger.sqlite"  # of a silo, in its folder of a run
+
 
 def with_guarantees(study: Study, folder: RunFolder) -> Study:
     """Return the study with the guarantee of each silo that trains; unchanged without ``[privacy]``. Raises ConfigError."""
@@ -39,7 +41,7 @@ def silo_guarantee(
     settings = privacy_of(experiment, name)
     if settings.statistics == "auto":
         settings = settings.model_copy(update={"statistics": "public"})
-    ledger = LedgerLocation(folder / "ledger.sqlite", name, study.secret(name))
+    ledger = LedgerLocation(folder / LEDGER, name, study.secret(name))
     guarantee = plan_guarantee(
         settings, study.trainer, data or study.data(name), experiment.rounds, experiment.seed, ledger
     )

@@ -16,11 +16,14 @@ import fedtl
 from fedtl.errors import FedTLError
 from fedtl.experiment.config.resolve import silo_model
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.guarantees import LEDGER
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.run_trainer import run_trainer
 from fedtl.experiment.scores import read_answers
 from fedtl.experiment.summary import LOCAL
 from fedtl.models.state import size_in_bytes
+from fedtl.privacy.ledger_lines import RoundCharged
+from fedtl.privacy.ledger_reading import read_ledgers
 from fedtl.results.comparison import Comparison
 from fedtl.results.page_facts import (
     CalibrationBin,
@@ -46,7 +49,9 @@ def run_facts(folder: RunFolder, experiment: Experiment, result: RunResult) -> R
         answers = {
             name: own for name in result.silos if (own := _silo_answers(folder, experiment, name)) is not None
         }
-    return RunFacts(_origin("run"), _sent_by_role(folder, next(iter(result.silos), "")), answers)
+    return RunFacts(
+        _origin("run"), _sent_by_role(folder, next(iter(result.silos), "")), answers, _costs(folder, result)
+    )
 
 
 def comparison_facts(
@@ -86,6 +91,18 @@ def _sent_by_role(folder: RunFolder, silo: str) -> dict[str, int]:
             sent[str(trainer.partition.roles[name])] += size_in_bytes({name: tensor})
     counted = result.bytes_up == sent.total() * len(result.silos) * len(folder.history())
     return dict(sent) if counted else {}
+
+
+def _costs(folder: RunFolder, result: RunResult) -> dict[str, dict[int, float]]:
+    """Return by silo and round the epsilon that its rounds have cost so far. Raises LedgerDamaged."""
+    costs: dict[str, dict[int, float]] = {}
+    for silo in result.silos:
+        if not (path := folder.silo(silo) / LEDGER).is_file():
+            continue
+        for lines in read_ledgers(path).values():
+            entries = [line.entry for line in lines]
+            costs[silo] = {one.round: one.epsilon for one in entries if isinstance(one, RoundCharged)}
+    return costs
 
 
 def _has_answers(experiment: Experiment) -> bool:

@@ -63,6 +63,24 @@ def learning_curves(history: Sequence[HistoryLine], private: bool = False) -> st
     return to_svg(figure, "curves")
 
 
+def epsilon_by_round(costs: Mapping[str, Mapping[int, float]]) -> str:
+    """What the rounds of each silo have cost so far: a line for each silo, or one grey line for each of many."""
+    figure, axes = new_figure(3.2)
+    keys: dict[str, Artist] = {}
+    many = len(costs) > MAX_NAMED_SILOS
+    for at, (name, own) in enumerate(costs.items()):
+        colour, marker = ("#9a9a9a", "") if many else (PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)])
+        (line,) = axes.step(
+            list(own), list(own.values()), where="post", color=colour, marker=marker, ms=4, lw=1.3, alpha=0.8
+        )
+        keys[f"each of {len(costs)} silos" if many else name] = line
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    label_axes(axes, "What the rounds have cost so far, as the ledgers record", "round", "epsilon")
+    draw_legend(axes, keys)
+    return to_svg(figure, "epsilon")
+
+
 def silo_bars(result: RunResult) -> str:
     """Test result of each silo's own model, with the number at the bar."""
     metric = result.metric

@@ -1,6 +1,6 @@
 """The HTML page of one run, from its result.json, history.jsonl and experiment.toml. Computes no figure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from fedtl.report import interpolation_plots, plots
 from fedtl.report.answer_tables import confusion_grids
@@ -20,7 +20,7 @@ from fedtl.report.page_notes import STATISTICS, origin_note, run_guarantee
 from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
 from fedtl.report.silo_cards import run_cards
 from fedtl.results.metrics import Measured
-from fedtl.results.page_facts import Features, RunFacts, SiloAnswers
+from fedtl.results.page_facts import Features, RunFacts
 from fedtl.results.run import HistoryLine, RunResult
 
 
@@ -49,7 +49,7 @@ def run_page(
         details=None,
         trials=None,
         refitted=_refitted_grid(result),
-        plots=list(_plots(result, history, answers, features)),
+        plots=list(_plots(result, history, facts, features)),
         target=_target_grid(result),
         late=_late_grid(result),
         notes=[
@@ -71,7 +71,7 @@ def run_page(
 def _plots(
     result: RunResult,
     history: Sequence[HistoryLine],
-    answers: Mapping[str, SiloAnswers],
+    facts: RunFacts | None,
     features: Features | None,
 ) -> Iterator[Plot]:
     if any(figures for line in history for figures in line.silos.values()):  # a private run may have none
@@ -80,8 +80,10 @@ def _plots(
         yield plot("Test result of each silo", plots.silo_bars(result))
     if curves := {name: silo.interpolated for name, silo in result.silos.items() if silo.interpolated}:
         yield plot("Loss between two models", interpolation_plots.interpolation_curves(curves))
-    if answers:
-        yield plot("Are the probabilities true?", calibration(answers))
+    if facts and facts.answers:
+        yield plot("Are the probabilities true?", calibration(facts.answers))
+    if facts and facts.epsilon:
+        yield plot("Epsilon by round", plots.epsilon_by_round(facts.epsilon))
     if features:
         yield plot("Features of test rows before and after training", feature_maps(features))
 

@@ -55,11 +55,13 @@ class Origin:
 class RunFacts:
     """
     Of a run. ``sent``: the bytes that leave a silo in each round, by role. ``answers``: by silo, of models that choose one class.
+    ``epsilon``: of a private run, by silo and round, what its rounds have cost so far, as its ledger records.
     """
 
     origin: Origin
     sent: Mapping[str, int]
     answers: Mapping[str, SiloAnswers] = field(default_factory=dict)
+    epsilon: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

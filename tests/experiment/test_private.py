@@ -17,6 +17,7 @@ from fedtl.errors import BudgetExhausted, ConfigError, Refused, RoundLost, SiloF
 from fedtl.experiment.config.load import load_experiment, parse_settings, read_experiment
 from fedtl.experiment.config.privacy_checks import doubtful, unsound
 from fedtl.experiment.config.schema import PrivacySettings
+from fedtl.experiment.page_facts import run_facts
 from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
 from fedtl.experiment.privacy_report import privacy_warnings, spent_privacy
 from fedtl.experiment.run import run
@@ -399,12 +400,16 @@ def test_a_head_that_saw_the_rows_without_noise_breaks_it_too():
 
 def test_a_private_run_says_what_it_cost(tmp_path):
     experiment = load_experiment("digits", SMALL)
-    result = to_plain(run(experiment, RunFolder.create(tmp_path, experiment)))
+    done = run(experiment, RunFolder.create(tmp_path, experiment))
+    costs = run_facts(RunFolder.open(tmp_path), experiment, done).epsilon  # by round, for the page
+    result = to_plain(done)
     private = result["privacy"]
     assert private["private"] is True
     for name, its in private["silos"].items():
         assert 7.5 < its["epsilon"] <= 8.0 < its["epsilon_replace_one"]
         assert its["delta"] == 1e-5
+        assert list(costs[name]) == [1, 2]
+        assert 0 < costs[name][1] < costs[name][2] == pytest.approx(its["epsilon_charged"])
         assert (its["unit"], its["adjacency"]) == ("record", private["adjacency"])
         assert (tmp_path / "silos" / name / "ledger.sqlite").stat().st_mode & 0o777 == 0o600
         own = json.loads((tmp_path / "silos" / name / "validation.json").read_text())

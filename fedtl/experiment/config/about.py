@@ -64,7 +64,7 @@ ABOUT = {
     "data.min_rows": "silos with fewer rows, before the split, are left out; not with [privacy]",
     "data.min_labels": "silos with fewer different labels are left out, such as 2 for those of one class; not with [privacy]",
     "data.query": 'of source "sql": a SELECT with ORDER BY; ":silo" in it stands for the name of a silo',
-    "data.stream": "read images for each batch, for sets larger than memory; not with [privacy]",
+    "data.stream": "read images for each batch, for sets larger than memory",
     "data.late": "silos that join after the last round",
     "data.shots": "labelled rows a class of a late silo",
     "data.late_head": 'how a late silo fits its head: "trained" or "ridge" (closed form)',

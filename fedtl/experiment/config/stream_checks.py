@@ -36,8 +36,6 @@ def stream_contradictions(experiment: Experiment) -> Iterator[str]:
     """Yield a line for each setting outside of ``[data]`` that contradicts it."""
     if not experiment.data.stream:
         return
-    if experiment.privacy is not None:
-        yield f"{KEY} and [privacy]: the ledger compares hashes of all rows; remove data.stream"
     if experiment.engine.stack > 1:
         yield f"{KEY} and engine.stack = {experiment.engine.stack}: {WHOLE}; set engine.stack = 1"
     if experiment.model.pretrain_on:
