@@ -132,6 +132,13 @@ def export(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="of training MODEL; default: as many as in the run")
     ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SILO",
+            help="of a simulation: MODEL also learns what the model of this silo gives; can be repeated; all: of every silo",
+        ),
+    ] = None,
 ) -> None:
     """
     Export the model of one silo as an ordinary PyTorch model.
@@ -139,26 +146,30 @@ def export(
     RUN is the folder of a run.
     The new folder holds the weights (safetensors), the names of the labels, how inputs are prepared, a script that predicts without fedtl if its network can be rebuilt from torch, timm or torchvision alone, and an ONNX file if the model can be exported to ONNX.
 
-    With --distil, one net of another kind is trained on the silo's own rows to give what its model, or its mix of models, gives. The test results of both are printed.
+    With --distil, one net of another kind is trained on the silo's own rows to give what its model, or its mix of models, gives. The test results of both are printed. With --teacher it learns the mean of several silos' models.
 
     Example: fedtl export runs/first --silo clinic --out clinic-model
     """
     from fedtl.errors import ConfigError
     from fedtl.experiment.config.load import overriding
-    from fedtl.experiment.distil import distilled, lines, student_settings
+    from fedtl.experiment.distil import distilled, lines, other_teachers, student_settings
     from fedtl.experiment.predict import SiloModel, check_new_folder
     from fedtl.experiment.predict import export_model as export_model
     from fedtl.experiment.run_folder import RunFolder
 
     check_new_folder(out)
-    model, about = SiloModel(RunFolder.open(run), silo), None
+    folder = RunFolder.open(run)
+    model, about = SiloModel(folder, silo), None
     if distil:
-        made = distilled(model, student_settings(model, distil, overriding(set_ or [])), epochs)
+        others = other_teachers(folder, silo, teacher) if teacher else ()
+        made = distilled(model, student_settings(model, distil, overriding(set_ or [])), epochs, others)
         model, about = made.model, {"distilled": made.about()}
         for line in lines(made):
             print_line(line)
-    elif set_ or epochs:
-        raise ConfigError("--set and --epochs are of the net that --distil trains; add --distil MODEL")
+    elif set_ or epochs or teacher:
+        raise ConfigError(
+            "--set, --epochs and --teacher are of the net that --distil trains; add --distil MODEL"
+        )
     for line in export_model(model, out, about):
         print_line(line)
 
@@ -195,16 +206,23 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="with SECOND: the new page; default: RUN-SECOND.html")
     ] = None,
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features", help="of a run: also plot the features of test rows; reads the rows again"
+        ),
+    ] = False,
 ) -> None:
     """
     Write report.html again, from the other files in the folder of a run, a comparison or a transferability.
 
     With SECOND, both are folders of comparisons, and a page of its own shows them side by side: gains, means, and the settings that differ.
+    With --features, the page of a run also shows the features of test rows before and after training, by silo and by class, and how far each silo's normalisation statistics are from the mean.
 
     Example: fedtl report runs/first
     """
     from fedtl.errors import ConfigError
-    from fedtl.experiment.pages import write_page, write_pair_page
+    from fedtl.experiment.pages import write_page, write_pair_page, write_run_page
     from fedtl.experiment.run_folder import RunFolder
 
     if second is not None:
@@ -215,4 +233,5 @@ def report(
         raise ConfigError(
             "--out is for the page of two comparisons; report.html of one is written into its folder"
         )
-    print_report_path(write_page(RunFolder.open(run)), quiet=False)
+    folder = RunFolder.open(run)
+    print_report_path(write_run_page(folder, True) if features else write_page(folder), quiet=False)

@@ -143,6 +143,13 @@ def known_inputs(
     return x[:, [made.index(name) for name in columns]], unread
 
 
+def as_frame(rows: Sequence[Sequence[object]], names: Sequence[str], by_cell: bool) -> "pd.DataFrame":
+    """Return rows of cells as a table. ``by_cell``: each cell keeps its type, whatever the others of its column are."""
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=names, dtype=object if by_cell else None)
+
+
 def column_of(frame: "pd.DataFrame", name: str, where: str, key: str) -> "pd.Series":
     """Return the column; ``key`` is the setting that names it. Raises DataError."""
     if name not in frame.columns:

@@ -1,7 +1,7 @@
 """The table of data sources."""
 
 from fedtl._util.registry import Registry
-from fedtl.data import digits, huggingface, images, memory, npz, table, torchvision_sets
+from fedtl.data import digits, huggingface, images, memory, npz, sql, table, torchvision_sets
 from fedtl.data.source import Source, learns_nothing
 
 DATA: Registry[Source] = Registry(
@@ -23,6 +23,7 @@ DATA: Registry[Source] = Registry(
             learns=huggingface.learns,
             missing_values=True,
         ),
+        "sql": Source(sql.silos, sql.read, sql.ABOUT, missing_values=True),
         "memory": Source(memory.silos, memory.read, memory.ABOUT, needs_path=False, learns=memory.learns),
     },
 )

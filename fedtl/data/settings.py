@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from fedtl.tasks.base import LearningTask
 
 FILES, NOISE = "inputs", "noise"  # entries of data.public: "inputs:PATH" and "noise:N"
+PREPARED = "prepared"  # "prepared:PATH": a safetensors file with inputs "x" as a net takes them
+ELSEWHERE = f"{PREPARED}:-"  # of a plan: such a file, which the coordinator has, or a site by its silo.toml
 SCALES = ("silo", "none", "dp")  # any other data.scale is the path of a file of constants
 
 
@@ -189,7 +191,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     ``[data]`` of an experiment: every key with its default. ``path`` is absolute once an experiment is loaded.
 
     ``silos``: those that take part; []: all but ``silos_except``. ``min_rows`` and ``min_labels``: silos with fewer rows, or fewer
-    different labels, before validation and test rows are split off, are left out. ``stream``: image files are read for each batch, and are
+    different labels, before validation and test rows are split off, are left out. ``query``: of source "sql", the rows that are read. ``stream``: image files are read for each batch, and are
     never in memory together. ``late``: those that join after the last round,
     with ``shots`` rows; ``late_head``: how the head of such a silo is fitted, where heads stay at home: "trained", with one in closed form beside
     it, or "ridge": in closed form only.
@@ -201,7 +203,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     validation labels are not used. ``label_fraction``: the share of these labels that the other silos keep, of all or by silo.
     ``wrong_labels``: by silo, the share of these labels that the simulation replaces by another class.
     ``public``: inputs that every silo and the server may see, for distillation: the name of a silo, which then does not train;
-    "inputs:PATH", a file or folder as for fedtl predict; or "noise:N", N random inputs. Labels of these rows are not used.
+    "inputs:PATH", a file or folder as for fedtl predict; "prepared:PATH", a file that fedtl server bundle wrote; or "noise:N", N random
+    inputs. Labels of these rows are not used.
     ``event``: of the tasks "survival" and "cox", the column that says whether the label is the time of an event (1) or of
     censoring (0). ``horizons``: of "survival", the times at which the probability of no event is predicted, in the unit of the label.
     ``mask_values``: of "segmentation", what a mask holds for each of ``classes``; []: 0, 1, ... ``mask_void``: what it holds where the
@@ -213,6 +216,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     silos_except: list[str] = []
     min_rows: int = Field(0, ge=0)
     min_labels: int = Field(1, ge=1)
+    query: str = ""
     stream: bool = False
     late: list[str] = []
     shots: int = Field(20, ge=1)

@@ -26,10 +26,12 @@ BLOCK = 64  # rows that are in memory at once, beyond a batch
 class StreamedImages:
     """
     Rows as a source stores them, in the place of an array: it has the shape and type of one, and ``[a:b]`` reads these rows.
-    ``paths``: of all images. ``rows``: which of them, and in which order. ``first``: the first of all images [1, ...].
+    ``paths``: of all images, and ``stamps`` [N, 2] their sizes and times of change, by which a file is recognised. ``rows``: which of
+    them, and in which order. ``first``: the first of all images [1, ...].
     """
 
     paths: tuple[Path, ...]
+    stamps: Array = field(repr=False)
     rows: Array
     settings: DataSettings
     first: Array = field(repr=False)
@@ -42,7 +44,8 @@ class StreamedImages:
             raise DataError(
                 f"{paths[0]} holds {first.dtype}, whose scale is learned from all rows, but data.stream = true; set data.pixel_range"
             )
-        return cls(tuple(paths), np.arange(len(paths)), settings, first)
+        stamps = np.array([_stamp(path) for path in paths], np.int64)
+        return cls(tuple(paths), stamps, np.arange(len(paths)), settings, first)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,12 +67,18 @@ class StreamedImages:
         return replace(self, rows=self.rows[rows])
 
     def __getitem__(self, rows: slice | Array) -> Array:
-        """Read these rows. Raises DataError where a file cannot be read, holds several images, or another type than the first."""
-        return np.concatenate(
-            [self.first[:0], *(self._read(self.paths[number]) for number in self.rows[rows])]
-        )
+        """
+        Read these rows. Raises DataError where a file cannot be read, changed since the run began, or holds several images or another
+        type than the first.
+        """
+        return np.concatenate([self.first[:0], *map(self._read, self.rows[rows])])
 
-    def _read(self, path: Path) -> Array:
+    def _read(self, number: int) -> Array:
+        path = self.paths[number]
+        if _stamp(path) != tuple(self.stamps[number]):
+            raise DataError(
+                f"{path} changed after it was first read; run again, with files that stay as they are"
+            )
         image = load_images([path], self.settings).x
         if len(image) != 1:
             raise DataError(
@@ -81,6 +90,14 @@ class StreamedImages:
                 "data.pixel_bits = 8 or data.pixel_range"
             )
         return image
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return stat.st_size, stat.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -101,6 +118,10 @@ class StreamedInputs:
     @property
     def dtype(self) -> torch.dtype:
         return self._first.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._first.ndim
 
     @property
     def device(self) -> torch.device:

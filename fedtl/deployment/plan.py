@@ -16,7 +16,7 @@ from pydantic import Field
 from fedtl._util.settings import Settings
 from fedtl.data import table
 from fedtl.data.columns import columns_of_inputs
-from fedtl.data.settings import AGREED, DataSettings, Name
+from fedtl.data.settings import AGREED, ELSEWHERE, NOISE, DataSettings, Name
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.known_tasks import check_every_task
 from fedtl.experiment.config.schema import Experiment
@@ -31,7 +31,7 @@ EXPERIMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")  # also the name of the Fl
 class Agreement(Settings):
     """
     ``shape``: of one input, after resizing. ``classes``: the labels of a shared head; empty where each site has a head of
-    its own. ``base``: the SHA-256 of the file of initial weights, "" without one. ``dp_ready``: every normalisation layer
+    its own. ``base``: the SHA-256 of the file of initial weights, "" without one. ``public``: that of the file of public inputs, "" without one. ``dp_ready``: every normalisation layer
     of the model works with differential privacy; always true for an experiment with ``[privacy]``.
     """
 
@@ -39,6 +39,7 @@ class Agreement(Settings):
     shape: list[int] = Field(min_length=1, max_length=4)
     classes: list[Name] = Field([], max_length=100_000)
     base: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    public: str = Field("", pattern=r"^([0-9a-f]{64})?$")
     dp_ready: bool = False
 
     @property
@@ -65,7 +66,12 @@ def with_column_names(
 
 
 def make_agreement(
-    experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], base: str, dp_ready: bool
+    experiment: Experiment,
+    shape: tuple[int, ...],
+    classes: tuple[str, ...],
+    base: str,
+    dp_ready: bool,
+    public: str = "",
 ) -> Agreement:
     """
     Return the agreement on an experiment, without its data, engine and silos, which concern the coordinator alone. Raises
@@ -80,7 +86,9 @@ def make_agreement(
         raise ConfigError(
             "request.verdict and [privacy]: a verdict follows from a site's test rows without noise; remove one of them"
         )
-    data = DataSettings(**{key: getattr(experiment.data, key) for key in AGREED})
+    data = DataSettings(
+        **{key: getattr(experiment.data, key) for key in AGREED}, public=_agreed_public(experiment)
+    )
     from fedtl.experiment.pixels import (
         with_pixels,  # here, because it needs torch, and idle processes of a site do not
     )
@@ -105,8 +113,15 @@ def make_agreement(
         shape=list(shape),
         classes=list(classes),
         base=base,
+        public=public,
         dp_ready=dp_ready or experiment.privacy is not None,
     )
+
+
+def _agreed_public(experiment: Experiment) -> list[str]:
+    """Return ``data.public`` of a plan: random inputs as they are said, since each site can make them, and others as a file elsewhere."""
+    entries = experiment.data.public
+    return entries if all(entry.startswith(f"{NOISE}:") for entry in entries) else [ELSEWHERE]
 
 
 def agreement_file(folder: Path, run_config: Mapping[str, Any]) -> Path:

@@ -185,6 +185,10 @@ def _check_silo_counts(experiment: Experiment, names: list[str]) -> None:
         raise ConfigError("no silo trains: all are in data.late or model.pretrain_on; remove one there")
     if no_silo_has_labels(experiment, training):
         check_all_unlabelled(experiment)
+    if absent := sorted(set(experiment.method.server.get("trusted", ())) - set(training)):
+        raise ConfigError(
+            f"method.server.trusted: silo {absent[0]!r} does not train; there are {', '.join(training[:12])}"
+        )
     if isinstance(experiment.silos_per_round, int) and experiment.silos_per_round > len(training):
         raise ConfigError(
             f"silos_per_round = {experiment.silos_per_round}, but only {len(training)} silos train; lower it"

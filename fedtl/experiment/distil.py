@@ -1,9 +1,14 @@
-"""Compress a silo's final model, or its mix of models, into one net: what ``fedtl export --distil`` does."""
+"""
+Compress a silo's final model, or its mix of models, or in a simulation those of several silos, into one net: what ``fedtl export
+--distil`` does.
+"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import Tensor
 
 from fedtl._util.randomness import address
 from fedtl.data.dataset import SiloDataset
@@ -14,10 +19,12 @@ from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.config.resolve import model_arguments, model_of, training_of
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.predict import SiloModel
+from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import study_data
 from fedtl.experiment.study_data import RowStores
 from fedtl.methods.base import Method
 from fedtl.methods.candidate import Candidate
+from fedtl.methods.choose import mixed_scores
 from fedtl.models.state import first_not_finite
 from fedtl.results.metrics import Measured
 from fedtl.simulation.shared_store import temporary_store
@@ -74,12 +81,46 @@ def student_settings(model: SiloModel, name: str, settings: Mapping[str, Any]) -
     return chosen
 
 
-def distilled(model: SiloModel, chosen: ModelSettings, epochs: int | None = None) -> Distilled:
+def other_teachers(folder: RunFolder, silo: str, names: Sequence[str]) -> tuple[SiloModel, ...]:
     """
-    Train a net of the ``chosen`` kind on the silo's own training rows, on their labels and on what the silo's model gives, and
-    measure both on its test rows, which decide nothing. ``epochs`` None: as many as the rounds and tuning of the run had. Raises
-    ConfigError, DataError or ModelError.
+    Return the models of further silos of a simulated run, which together with the one of ``silo`` teach one net; "all": of all.
+    Raises ConfigError.
     """
+    known = sorted(folder.result().silos)
+    wanted = known if list(names) == ["all"] else list(dict.fromkeys(names))
+    if unknown := sorted(set(wanted) - set(known)):
+        raise ConfigError(f"--teacher: silo {unknown[0]!r} is not in the run; it has {', '.join(known)}")
+    return tuple(SiloModel(folder, name) for name in wanted if name != silo)
+
+
+def _check_teachers(model: SiloModel, others: Sequence[SiloModel]) -> None:
+    for one in (model, *others):
+        one.check_head()
+    if others and model.experiment.privacy is not None:
+        raise ConfigError(
+            "--teacher: in a private run the models of other silos are theirs alone; leave it out"
+        )
+    if unlike := [one.silo for one in others if one.classes != model.classes]:
+        raise ConfigError(
+            f"--teacher: {unlike[0]} has other labels than {model.silo}; name silos with the same labels"
+        )
+
+
+def _taught(models: Sequence[SiloModel], x: Tensor) -> Tensor:
+    """Return what the models give together, each with the same weight, for prepared inputs [N, ...]."""
+    parts = [one.final.scores(one.trainer, x, one.data) for one in models]
+    return mixed_scores(parts, (1 / len(parts),) * len(parts), models[0].task)
+
+
+def distilled(
+    model: SiloModel, chosen: ModelSettings, epochs: int | None = None, others: Sequence[SiloModel] = ()
+) -> Distilled:
+    """
+    Train a net of the ``chosen`` kind on the silo's own training rows, on their labels and on what the silo's model gives, or on the
+    mean of what it and those of ``others`` give (Hinton et al., 2014), and measure teachers and net on its test rows, which decide
+    nothing. ``epochs`` None: as many as the rounds and tuning of the run had. Raises ConfigError, DataError or ModelError.
+    """
+    _check_teachers(model, others)
     experiment = model.experiment
     check_every_task(experiment, "--distil")
     data, test_rows = _rows(model)
@@ -88,7 +129,8 @@ def distilled(model: SiloModel, chosen: ModelSettings, epochs: int | None = None
     trainer = Trainer(spec, Method(shared=frozenset()), training)
     if epochs is None:
         epochs = experiment.rounds * experiment.train.epochs + experiment.method.tune.epochs
-    teacher = scores_in_loss(model.final.scores(model.trainer, data.train.x, data), data)
+    models = (model, *others)
+    teacher = scores_in_loss(_taught(models, data.train.x), data)
     secret = address("secret", experiment.seed, model.silo).to_bytes(8, "big")
     state = student(trainer, Silo(model.silo, data, {}, secret), teacher, Lesson(epochs), experiment.seed)
     if broken := first_not_finite(state):
@@ -99,9 +141,9 @@ def distilled(model: SiloModel, chosen: ModelSettings, epochs: int | None = None
     x, y = test_rows.test.x, test_rows.test.y
     return Distilled(
         new,
-        measure(model.final.scores(model.trainer, x, data), y, data.task),
+        measure(_taught(models, x), y, data.task),
         measure(new.final.scores(trainer, x, data), y, data.task),
-        (_count(model), _count(new)),
+        (sum(map(_count, models)), _count(new)),
         len(y),
     )
 

@@ -46,7 +46,7 @@ def run_facts(folder: RunFolder, experiment: Experiment, result: RunResult) -> R
         answers = {
             name: own for name in result.silos if (own := _silo_answers(folder, experiment, name)) is not None
         }
-    return RunFacts(_origin("run"), _sent_by_role(folder, next(iter(result.silos))), answers)
+    return RunFacts(_origin("run"), _sent_by_role(folder, next(iter(result.silos), "")), answers)
 
 
 def comparison_facts(
@@ -73,7 +73,7 @@ def _sent_by_role(folder: RunFolder, silo: str) -> dict[str, int]:
     were left out or joined late, and where the model cannot be built again.
     """
     experiment, result = folder.experiment(), folder.result()
-    if experiment.method.is_absent or not (folder.silo(silo) / "inputs.json").is_file():
+    if experiment.method.is_absent or not silo or not (folder.silo(silo) / "inputs.json").is_file():
         return {}
     _, classes, shape = folder.inputs(silo)
     try:

@@ -8,6 +8,7 @@ from fedtl._util.files import write_file
 from fedtl.errors import ConfigError
 from fedtl.experiment.columns import run_folders
 from fedtl.experiment.curves import learning_curves
+from fedtl.experiment.feature_maps import features
 from fedtl.experiment.page_facts import comparison_facts, run_facts
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.report.compare_page import compare_page
@@ -18,11 +19,15 @@ from fedtl.report.transfer_page import transfer_page
 PAGE = "report.html"
 
 
-def write_run_page(folder: RunFolder) -> Path:
-    """Write report.html of a run and return its path. Raises ConfigError where the run did not end."""
+def write_run_page(folder: RunFolder, with_features: bool = False) -> Path:
+    """
+    Write report.html of a run and return its path. ``with_features``: also show the features of test rows, which takes the rows and the
+    models. Raises ConfigError where the run did not end.
+    """
     result = folder.result()
     facts = run_facts(folder, folder.experiment(), result)
-    return _write(folder, run_page(result, folder.history(), _settings(folder), facts))
+    maps = features(folder) if with_features else None
+    return _write(folder, run_page(result, folder.history(), _settings(folder), facts, maps))
 
 
 def write_compare_page(folder: RunFolder) -> Path:

@@ -7,8 +7,11 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from fedtl.data import origins
 from fedtl.data.dataset import SiloDataset
+from fedtl.data.source import Array
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import PrivacySettings
 from fedtl.experiment.released_layers import released_layers
@@ -90,10 +93,15 @@ def plan_guarantee(
 def row_hashes(data: SiloDataset, key: bytes) -> RowSet:
     """Return keyed hashes of training and validation rows. Without the key a reader cannot test which rows they are."""
     parts = [
-        Part(rows.x.numpy(), rows.y.numpy(), None if rows.units is None else rows.units.numpy())
+        Part(_array(rows.x), rows.y.numpy(), None if rows.units is None else rows.units.numpy())
         for rows in (data.train, data.val)
     ]
     return row_set(parts, key)
+
+
+def _array(x: Tensor) -> Array:
+    """Return the inputs as an array; streamed images as they are: they are read a few at a time."""
+    return x.numpy() if isinstance(x, Tensor) else x
 
 
 def _protected_units(settings: PrivacySettings, data: SiloDataset, name: str) -> ProtectedUnits:

@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fedtl._util.files import write_file
 from fedtl._util.randomness import numpy_generator
 from fedtl.data import prepare
 from fedtl.data.input_files import read_inputs
 from fedtl.data.preprocess import Inputs, fit_inputs
-from fedtl.data.settings import NOISE
+from fedtl.data.settings import ELSEWHERE, NOISE, PREPARED
 from fedtl.data.splits import at_random
 from fedtl.data.synthetic import noise
 from fedtl.errors import ConfigError, DataError
@@ -27,6 +30,8 @@ def public_inputs(experiment: Experiment, schema: DataSchema) -> Tensor | None:
     Return the inputs [N, ...] of all entries of ``data.public`` in order, as a silo's are prepared; None without entries. Of an
     entry at most ``data.limit`` are used. Where the scale is learned, each entry has constants of its own. Raises ConfigError or DataError.
     """
+    if ELSEWHERE in experiment.data.public:
+        return None
     parts = [_inputs_of(experiment, schema, entry) for entry in experiment.data.public]
     for entry, part in zip(experiment.data.public, parts, strict=True):
         if part.shape[1:] != schema.shape:
@@ -43,6 +48,8 @@ def _inputs_of(experiment: Experiment, schema: DataSchema, entry: str) -> Tensor
     kind, _, rest = entry.partition(":")
     if kind == NOISE and rest:
         return noise(int(rest), schema.shape)
+    if kind == PREPARED and rest:
+        return _read_prepared(Path(rest))
     settings, columns = experiment.data, next(iter(schema.silos.values())).columns
     if rest:
         known = Inputs.unscaled(settings, columns)
@@ -55,6 +62,28 @@ def _inputs_of(experiment: Experiment, schema: DataSchema, entry: str) -> Tensor
         x = x[drawn]
     unlabelled = settings.model_copy(update={"task": "classification"})  # there are no labels to scale
     return torch.from_numpy(fit_inputs(x, x[:0], columns, unlabelled, entry).apply(x))
+
+
+def _read_prepared(path: Path) -> Tensor:
+    """Return the inputs in a file that ``write_prepared`` wrote. Raises DataError."""
+    try:
+        x = load_file(path)["x"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise DataError(f"data.public: {path} is not a file of prepared inputs: {error}") from error
+    if (
+        x.dtype not in (torch.uint8, torch.float32)
+        or x.dim() < 2
+        or (x.is_floating_point() and not x.isfinite().all())
+    ):
+        raise DataError(
+            f"data.public: {path} has inputs of {x.dtype} and shape {list(x.shape)}, or not finite ones"
+        )
+    return x
+
+
+def write_prepared(path: Path, x: Tensor) -> None:
+    """Write inputs [N, ...] as a net takes them."""
+    write_file(path, lambda file: save_file({"x": x.contiguous()}, file))
 
 
 def public_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:

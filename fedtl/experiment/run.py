@@ -10,6 +10,7 @@ from typing import Any
 from fedtl.data import origins
 from fedtl.data.dataset import SiloDataset, pool
 from fedtl.errors import SiloFailed
+from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.final_models import save_frozen
@@ -20,6 +21,7 @@ from fedtl.experiment.provenance import silo_provenance
 from fedtl.experiment.result import Totals, run_result, save_outcome
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.run_rounds import Progress, do_rounds, resumed, task_after
+from fedtl.experiment.server_step import server_notes
 from fedtl.experiment.study import (
     Study,
     build,
@@ -184,6 +186,8 @@ def trained(
         if reached.best is not None:
             reached.best.restore(members)
             study = replace(study, notes=(*study.notes, reached.note))
+        learned = tuple(server_notes(server_of(study.experiment.method), reached.server.memory))
+        study = replace(study, notes=(*study.notes, *learned))
         shared, totals = _final_shared(study, members, reached.final), reached.totals
         provenance = taint.combined_labels(silo_provenance(study, name) for name in study.training)
         folder.save_tensors("shared.safetensors", shared, provenance)

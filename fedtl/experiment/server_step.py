@@ -1,14 +1,25 @@
 """The server's step of a study."""
 
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 
 from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.study import Study
-from fedtl.methods.base import Server
+from fedtl.methods.base import Memory, Server
 from fedtl.methods.feddf import DistilOnServer, PublicModel
+from fedtl.methods.server import ServerStep
 from fedtl.training.batches import to_inputs
 from fedtl.training.nets import new_net
+
+
+def server_notes(server: Server, memory: Memory) -> Iterator[str]:
+    """Yield a note on the weights that the server learned for silos."""
+    if isinstance(server, ServerStep) and server.trusted and memory:
+        weights = ", ".join(f"{silo} {weight:.2f}" for silo, weight in sorted(memory.items()))
+        yield (
+            f"method.server: by how far their updates agree with those of {', '.join(server.trusted)}, silos count by {weights} in the end"
+        )
 
 
 def server_step(study: Study) -> Server:

@@ -7,7 +7,7 @@ summaries) always move by their plain mean.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +18,11 @@ from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.messages import Update
 from fedtl.methods.base import Memory
 from fedtl.methods.optimizers import OPTIMIZERS
+from fedtl.methods.source_weights import source_weights, weighed
 from fedtl.models.roles import Role
 from fedtl.models.state import State, add_scaled, weighted_mean
 
-MEANS = ("mean", "median", "trimmed")
+MEANS = ("mean", "median", "trimmed", "trusted")
 AVERAGED = frozenset(
     {Role.STATS, Role.EXTRA, Role.SUMMARY}
 )  # no weights, so they always move by their plain mean
@@ -31,8 +32,8 @@ AVERAGED = frozenset(
 class ServerStep:
     """
     The server's aggregation. ``name``: "mean" (weighted by the updates' weights), "median" or "trimmed" (coordinate-wise
-    and unweighted, Yin et al., 2018; ``share`` is cut at each end, of few silos one), or a torch optimiser with its arguments in
-    ``settings``. ``soup``: the final model is the mean of the shared tensors after so many last rounds
+    and unweighted, Yin et al., 2018; ``share`` is cut at each end, of few silos one), "trusted" (each silo also by how far its updates
+    agree with those of the silos ``trusted``, at a ``pace``: ``source_weights``), or a torch optimiser with its arguments in ``settings``. ``soup``: the final model is the mean of the shared tensors after so many last rounds
     (``federation.soup``). Raises ConfigError.
     """
 
@@ -40,14 +41,23 @@ class ServerStep:
     share: float = 0.1
     settings: Mapping[str, Any] = field(default_factory=dict)
     soup: int = 1
+    trusted: Sequence[str] = ()
+    pace: float = 0.1
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "trusted", tuple(self.trusted))  # JSON has lists
         if self.name not in (*MEANS, *OPTIMIZERS):
             raise ConfigError(
                 f"method.server.name = {self.name!r} is not one of {', '.join((*MEANS, *OPTIMIZERS))}"
             )
         if not 0 <= self.share < 0.5:
             raise ConfigError(f"method.server.share = {self.share} must be at least 0 and below 0.5")
+        if (self.name == "trusted") != bool(self.trusted):
+            raise ConfigError(
+                'method.server.trusted lists the silos whose labels are trusted, for name = "trusted" alone; set both or neither'
+            )
+        if not 0 < self.pace <= 1:
+            raise ConfigError(f"method.server.pace = {self.pace} must be above 0 and at most 1")
         if self.soup < 1:
             raise ConfigError(f"method.server.soup = {self.soup} must be at least 1, the last round alone")
         known = set(inspect.signature(OPTIMIZERS[self.name]).parameters) if self.name in OPTIMIZERS else set()
@@ -61,6 +71,10 @@ class ServerStep:
         Return the next shared tensors and the state of the server's optimiser. ``updates`` are sorted by silo, because
         their order decides the rounding. A mean holds one update at a time; median and trimmed hold all of them.
         """
+        if self.name == "trusted":
+            updates, memory = self._weighed(list(updates), roles, memory)
+            if not updates:
+                return shared, memory
         direction = self._combine(updates, roles)
         if self.name in MEANS or not direction:
             return add_scaled(shared, direction), memory
@@ -75,6 +89,14 @@ class ServerStep:
         optimizer.step()
         moved |= {name: weight.detach() for name, weight in weights.items()}
         return {name: moved[name] for name in sorted(moved)}, optimizer.state_dict()
+
+    def _weighed(
+        self, updates: list[Update], roles: Mapping[str, Role], memory: Memory
+    ) -> tuple[list[Update], Memory]:
+        """Return the updates by the weights of their silos, and these weights as the memory."""
+        compared = [name for name, role in roles.items() if role not in AVERAGED]
+        weights = source_weights(updates, memory, self.trusted, self.pace, compared)
+        return weighed(updates, weights), weights
 
     def _combine(self, updates: Iterable[Update], roles: Mapping[str, Role]) -> State:
         if self.name not in ("median", "trimmed"):

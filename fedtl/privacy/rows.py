@@ -34,7 +34,7 @@ MAX_HASH = (1 << 64) - 1
 MIN_SAMPLE = 60  # rows; with fewer, 0 shared rows would not rule out a share of 5 % (at 95 %)
 MAX_SHARED = 0.05  # the share of rows that may also be in another dataset
 MIN_DISTINCT = 0.9  # the share of different rows that must still differ without the order of their values
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE, NUMBERS_AT_ONCE = 1024, 1 << 23
 
 
 @dataclass(frozen=True)
@@ -215,17 +215,19 @@ def _canonical(x: Array) -> Iterator[bytes]:
     Yield each row's numbers in one form for all types: bytes if all are integers from 0 to 255, float32 otherwise. Each row
     is converted by itself, so that other rows change nothing.
     """
-    flat = x.reshape(len(x), math.prod(x.shape[1:]))
-    for start in range(0, len(flat), ROWS_AT_ONCE):
-        block = flat[start : start + ROWS_AT_ONCE]
+    numbers = math.prod(x.shape[1:])
+    at_once = min(ROWS_AT_ONCE, max(1, NUMBERS_AT_ONCE // max(1, numbers)))
+    for start in range(0, len(x), at_once):
+        block = np.asarray(x[start : start + at_once])  # streamed images are read here
+        block = block.reshape(len(block), numbers)
         if block.dtype == np.uint8:
             yield from (b"b" + row.tobytes() for row in block)
             continue
         with np.errstate(over="ignore"):
-            numbers = block.astype("<f4") + np.float32(0.0)  # -0.0 is 0.0
-        numbers[np.isnan(numbers)] = np.nan
-        whole = ((numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers))).all(1)
-        for row, small in zip(numbers, whole, strict=True):
+            values = block.astype("<f4") + np.float32(0.0)  # -0.0 is 0.0
+        values[np.isnan(values)] = np.nan
+        whole = ((values >= 0) & (values <= 255) & (values == np.floor(values))).all(1)
+        for row, small in zip(values, whole, strict=True):
             yield b"b" + row.astype(np.uint8).tobytes() if small else b"f" + row.tobytes()
 
 

@@ -1,10 +1,11 @@
 """The HTML page of one run, from its result.json, history.jsonl and experiment.toml. Computes no figure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from fedtl.report import interpolation_plots, plots
 from fedtl.report.answer_tables import confusion_grids
 from fedtl.report.calibration_plots import calibration
+from fedtl.report.feature_plots import feature_maps
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
@@ -14,29 +15,27 @@ from fedtl.report.figures import (
     missing_in_run,
     silo_count_note,
 )
-from fedtl.report.html import Grid, plot, render, row
+from fedtl.report.html import Grid, Plot, plot, render, row
 from fedtl.report.page_notes import STATISTICS, origin_note, run_guarantee
 from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
 from fedtl.report.silo_cards import run_cards
 from fedtl.results.metrics import Measured
-from fedtl.results.page_facts import RunFacts
+from fedtl.results.page_facts import Features, RunFacts, SiloAnswers
 from fedtl.results.run import HistoryLine, RunResult
 
 
 def run_page(
-    result: RunResult, history: Sequence[HistoryLine], experiment_toml: str, facts: RunFacts | None = None
+    result: RunResult,
+    history: Sequence[HistoryLine],
+    experiment_toml: str,
+    facts: RunFacts | None = None,
+    features: Features | None = None,
 ) -> str:
-    """Return the page. ``result``: result.json. ``history``: the lines of history.jsonl. ``facts``: of the folder of a run."""
-    drawn = []
-    if any(figures for line in history for figures in line.silos.values()):  # a private run may have none
-        drawn.append(plot("Validation by round", plots.learning_curves(history, bool(result.privacy))))
-    if result.mean:
-        drawn.append(plot("Test result of each silo", plots.silo_bars(result)))
-    if curves := {name: silo.interpolated for name, silo in result.silos.items() if silo.interpolated}:
-        drawn.append(plot("Loss between two models", interpolation_plots.interpolation_curves(curves)))
+    """
+    Return the page. ``result``: result.json. ``history``: the lines of history.jsonl. ``facts``: of the folder of a run.
+    ``features``: of its test rows, where they are asked for.
+    """
     answers = facts.answers if facts else {}
-    if answers:
-        drawn.append(plot("Are the probabilities true?", calibration(answers)))
     return render(
         "page.html.j2",
         title=f"{result.method} on {result.model}, {counted(result.rounds, 'round')}, seed {result.seed}",
@@ -45,11 +44,12 @@ def run_page(
         main=_main_grid(result),
         cards=run_cards(result, facts) if facts else [],
         confusions=confusion_grids(answers),
+        statistics=_statistics_grid(features) if features else None,
         overall=None,
         details=None,
         trials=None,
         refitted=_refitted_grid(result),
-        plots=drawn,
+        plots=list(_plots(result, history, answers, features)),
         target=_target_grid(result),
         late=_late_grid(result),
         notes=[
@@ -66,6 +66,33 @@ def run_page(
         experiment=experiment_toml,
         version=result.fedtl,
     )
+
+
+def _plots(
+    result: RunResult,
+    history: Sequence[HistoryLine],
+    answers: Mapping[str, SiloAnswers],
+    features: Features | None,
+) -> Iterator[Plot]:
+    if any(figures for line in history for figures in line.silos.values()):  # a private run may have none
+        yield plot("Validation by round", plots.learning_curves(history, bool(result.privacy)))
+    if result.mean:
+        yield plot("Test result of each silo", plots.silo_bars(result))
+    if curves := {name: silo.interpolated for name, silo in result.silos.items() if silo.interpolated}:
+        yield plot("Loss between two models", interpolation_plots.interpolation_curves(curves))
+    if answers:
+        yield plot("Are the probabilities true?", calibration(answers))
+    if features:
+        yield plot("Features of test rows before and after training", feature_maps(features))
+
+
+def _statistics_grid(features: Features) -> Grid:
+    """How far the normalisation statistics of each silo's model are from the mean over silos, the farthest first."""
+    far = sorted(features.statistics.items(), key=lambda item: -item[1])
+    caption = (
+        "How far each silo's normalisation statistics are from the mean over silos, in standard deviations"
+    )
+    return Grid(caption, ["silo", "distance"], [row(name, f"{distance:.2f}") for name, distance in far])
 
 
 def _answer(result: RunResult) -> str:

@@ -62,7 +62,7 @@ def _trained(result: RunResult, facts: RunFacts, name: str, silo: SiloResult) ->
     if silo.statistics_distance is not None:
         lines.append(
             (
-                "statistics moved by",
+                "statistics off by",
                 f"{silo.statistics_distance:.2f} standard deviations",
             )
         )
@@ -75,7 +75,7 @@ def _trained(result: RunResult, facts: RunFacts, name: str, silo: SiloResult) ->
 
 
 def _rows(train: int, val: int, test: int) -> str:
-    return f"{train} train, {val} validate, {test} test"
+    return f"{train} train, {val} val, {test} test"
 
 
 def _sent(sent: Mapping[str, int]) -> list[tuple[str, str]]:

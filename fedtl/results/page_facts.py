@@ -74,3 +74,37 @@ class ComparisonFacts:
     rows: Mapping[str, RowCounts]
     sent: Mapping[str, Mapping[str, int]]
     recall: Mapping[str, Mapping[str, ClassRecall]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FeaturePoint:
+    """One test row in the plane of the two directions in which features vary most."""
+
+    silo: str
+    label: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """
+    Features of test rows of all silos by one kind of model. ``explained``: the share of the variance of the features in each of the two
+    directions.
+    """
+
+    points: tuple[FeaturePoint, ...]
+    explained: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Features:
+    """
+    Features ``before`` training, by the initial model (None where it was pretrained in the run and no file has it), and ``after``, by each
+    silo's final model. ``statistics``: by silo, how far its
+    normalisation statistics are from the mean over silos, in standard deviations; {} for a model without any.
+    """
+
+    before: FeatureMap | None
+    after: FeatureMap
+    statistics: Mapping[str, float] = field(default_factory=dict)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from fedtl.data.registry import DATA
 from fedtl.errors import ConfigError, DataError, ModelError
-from fedtl.experiment.distil import Distilled, distilled, lines, student_settings
+from fedtl.experiment.config.schema import PrivacySettings
+from fedtl.experiment.distil import Distilled, distilled, lines, other_teachers, student_settings
 from fedtl.experiment.epochs import epochs_at_silo
 from fedtl.experiment.predict import SiloModel, export_model
 from fedtl.experiment.run import run
@@ -121,6 +122,47 @@ def test_what_is_refused(finished, monkeypatch):
     monkeypatch.setitem(DATA.own, "digits", replace(source, read=read))
     with pytest.raises(DataError, match="plain"):
         distilled(model, student_settings(model, "mlp", {}), 1)
+
+
+@pytest.mark.slow
+def test_several_silos_teach_one_net(finished, made):
+    model, _ = made
+    (other,) = other_teachers(finished, "plain", ["all"])
+    together = distilled(model, student_settings(model, "mlp", {"width": 24}), 40, [other])
+    tests, raw = (
+        finished.tensors("silos/plain/test.safetensors"),
+        DATA["digits"].read(finished.experiment().data, "plain"),
+    )
+    x = raw.train.x[tests["ids"].numpy()]
+    mean = (model.scores(x).softmax(1) + other.scores(x).softmax(1)) / 2
+    wanted = float((mean.argmax(1) == tests["y"]).double().mean())
+    assert together.teacher.figures["accuracy"] == pytest.approx(wanted)
+    assert together.weights[0] == sum(
+        one.numel() for each in (model, other) for net in each.nets().values() for one in net.parameters()
+    )
+    x = (
+        raw.train.x
+    )  # the student is nearer to the mean of both than one that learned from its own silo's model
+    target = (model.scores(x).double().softmax(1) + other.scores(x).double().softmax(1)) / 2
+
+    def apart(one):
+        return float((target * (target.log() - one.scores(x).double().log_softmax(1))).sum(1).mean())
+
+    assert apart(together.model) < apart(made[1].model)
+
+
+def test_who_cannot_teach_is_refused(finished, made, monkeypatch):
+    model, _ = made
+    with pytest.raises(ConfigError, match="'nobody'"):
+        other_teachers(finished, "plain", ["nobody"])
+    (other,) = other_teachers(finished, "plain", ["faint"])
+    monkeypatch.setattr(other, "classes", ("a", "b"))
+    with pytest.raises(ConfigError, match="other labels"):
+        distilled(model, student_settings(model, "mlp", {}), 1, [other])
+    private = model.experiment.model_copy(update={"privacy": PrivacySettings(epsilon=1.0)})
+    monkeypatch.setattr(model, "experiment", private)
+    with pytest.raises(ConfigError, match="private run"):
+        distilled(model, student_settings(model, "mlp", {}), 1, [other])
 
 
 def test_generations_are_counted_as_epochs():

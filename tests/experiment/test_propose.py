@@ -236,6 +236,12 @@ def test_the_command_says_why_and_never_overwrites(data, tmp_path):
     assert path.read_bytes() == before
 
 
+def test_what_is_learned_from_rows_is_not_proposed_for_a_private_study(data):
+    folders.a_csv_each(data)
+    with pytest.raises(UserError, match="without noise"):
+        propose(data, ["privacy.epsilon=3"])
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [

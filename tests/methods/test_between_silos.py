@@ -149,6 +149,16 @@ def test_sinkhorn_has_the_marginals_and_almost_the_cost_of_the_linear_program(ro
     assert exact.fun - 1e-6 <= float((plan * cost).sum()) <= exact.fun + 0.01 * np.log(4 * rows) + 1e-6
 
 
+@pytest.mark.slow
+def test_sinkhorn_is_that_of_pot():
+    ot = pytest.importorskip("ot")
+    cost, columns = normal(6, 4).abs(), torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    wanted = ot.sinkhorn(
+        np.full(6, 1 / 6), columns.numpy(), cost.numpy(), 0.1, numItermax=5000, stopThr=1e-13
+    )
+    np.testing.assert_allclose(sinkhorn(cost, columns, 0.1, 2000), wanted, rtol=1e-6, atol=1e-9)
+
+
 def test_jdot_is_the_cost_of_the_linear_program_on_prototypes_and_predictions():
     term = JointTransport(0.5, labels=0.3, entropy=1e-3, iterations=3000)
     features, y = normal(20, 6), labels(20, 0).clamp_max(1)  # the third class is nobody's

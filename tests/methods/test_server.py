@@ -6,6 +6,7 @@ import torch
 from scipy.stats import trim_mean
 
 from fedtl.errors import ConfigError, NotEnoughSilos
+from fedtl.experiment.config.load import load_experiment
 from fedtl.messages import Update
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.server import ServerStep
@@ -172,7 +173,7 @@ def test_without_shared_tensors_nothing_changes(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "avg"}, "method.server.name = 'avg' is not one of mean, median, trimmed, sgd"),
+        ({"name": "avg"}, "trimmed, trusted, sgd"),
         ({"name": "trimmed", "share": 0.5}, "method.server.share = 0.5 must be at least 0 and below 0.5"),
         ({"name": "trimmed", "share": -0.1}, "method.server.share"),
         (
@@ -195,3 +196,61 @@ def test_tensors_that_are_no_weights_change_by_their_plain_mean(name, role):
     moved, _ = ServerStep(name)(shared, updates, {**ROLES, "head.b": role}, {})
     wanted = shared["head.b"].numpy() + plain_mean(updates, "head.b")
     np.testing.assert_allclose(moved["head.b"], wanted, atol=1e-5)
+
+
+def cosine(a, b):
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def test_silos_count_by_how_far_they_agree_with_trusted_ones():
+    """Two rounds by hand, with numpy."""
+    step, trusted = ServerStep("trusted", trusted=["s1", "s3"], pace=0.4), ("s1", "s3")
+    weights, memory = {f"s{i}": 1.0 if f"s{i}" in trusted else 0.5 for i in range(5)}, {}
+    for seed in (0, 1):
+        shared, updates = scene(seed=seed)
+        flat = {
+            one.silo: np.concatenate(
+                [one.delta[name].double().numpy().ravel() for name in ("body.w", "head.b")]
+            )
+            for one in updates
+        }
+        sizes = {one.silo: one.weight for one in updates}
+        target = sum(sizes[name] * flat[name] for name in trusted)
+        for name in flat.keys() - set(trusted):
+            weights[name] = float(np.clip(weights[name] + 0.4 * cosine(target, flat[name]), 0, 1))
+        after, memory = step(shared, updates, ROLES, memory)
+        assert memory == pytest.approx(weights)
+        for name in shared:
+            mean = np.average(
+                stacked(updates, name), axis=0, weights=[sizes[one] * weights[one] for one in sorted(sizes)]
+            )
+            np.testing.assert_allclose(after[name], shared[name].numpy() + mean, rtol=1e-5, atol=1e-6)
+
+
+def test_a_silo_that_works_against_the_trusted_ones_ends_with_weight_0():
+    step, memory = ServerStep("trusted", trusted=["s0"], pace=0.2), {}
+    shared, (one, *_) = scene()
+    against = Update("s1", 1, {name: -tensor for name, tensor in one.delta.items()}, 10.0)
+    for _ in range(3):
+        after, memory = step(shared, [one, against], ROLES, memory)
+    assert memory == {"s0": 1.0, "s1": 0.0}
+    for name in shared:
+        np.testing.assert_allclose(after[name], shared[name] + one.delta[name], rtol=1e-6)
+    # Nobody trusted answers: the weights stay; nobody counts: the model stays.
+    after, memory = step(shared, [against], ROLES, memory)
+    assert memory == {"s0": 1.0, "s1": 0.0}
+    assert all(torch.equal(after[name], shared[name]) for name in shared)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        (["method.server.name=trusted"], "server.trusted"),
+        (["method.server.trusted=['plain']"], "server.trusted"),
+        (["method.server.name=trusted", "method.server.trusted=plain"], "list of silos"),
+        (["method.server.name=trusted", "method.server.trusted=['plain']", "method.server.pace=0"], "pace"),
+    ],
+)
+def test_settings_of_trusted_silos(settings, word):
+    with pytest.raises(ConfigError, match=word):
+        load_experiment("digits", settings)

@@ -7,16 +7,19 @@ import subprocess
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fedtl._util.records import from_plain
 from fedtl.data.preprocess import Inputs
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.config.load import load_experiment, parse_experiment
+from fedtl.experiment.feature_maps import features
 from fedtl.experiment.page_facts import comparison_facts, run_facts
 from fedtl.experiment.pages import write_pair_page
+from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.report.answer_tables import recall_grid
 from fedtl.report.compare_page import compare_page
@@ -139,14 +142,14 @@ def test_scores_that_are_not_finite_and_a_missing_file_leave_the_silo_out(folder
 
 @pytest.mark.slow
 def test_pages_with_cards_are_self_contained():
-    run, compared = a_run_page(HOSTILE), a_comparison_page(HOSTILE)
-    for page in (run, compared):
+    trained, compared = a_run_page(HOSTILE), a_comparison_page(HOSTILE)
+    for page in (trained, compared):
         text = assert_self_contained(page)
         assert page.count('class="card ') == len(HOSTILE)
         assert "1,234,567 bytes (body, norm)" in text
         assert ORIGIN.repeat in text
         assert len(page) < 1_000_000
-    assert re.search(r'<td class="shade-3">(\d+)</td>', run)[1] == "4"  # of 6 rows
+    assert re.search(r'<td class="shade-3">(\d+)</td>', trained)[1] == "4"  # of 6 rows
     assert "50 → 70 of 30" in assert_self_contained(compared)
 
 
@@ -238,3 +241,58 @@ def test_in_a_browser_nothing_overflows_at_three_widths_and_the_console_is_silen
     for name, width, beyond, wide in found:
         assert beyond <= 0, (name, width)
         assert not (width == 1100 and wide), (name, wide)
+
+
+@pytest.mark.slow
+def test_features_of_a_run_before_and_after_and_how_far_statistics_are_from_their_mean(tmp_path):
+    """Two silos whose classes lie far apart: the first direction of the final features tells the classes apart."""
+    rows = {}
+    for name, shift in (("north", 0.0), ("south", 5.0)):
+        y = np.arange(60) % 2
+        rows[name] = RNG.normal(size=(60, 3)) + 6 * y[:, None] + shift, np.where(y, "ill", "well")
+    settings = {
+        "rounds": 2,
+        "model": {"name": "mlp"},
+        "method": {"name": "fedbn", "tune": {"epochs": 0}, "choose": {"candidates": ["tuned"]}},
+    }
+    for name, (x, y) in rows.items():
+        table = pd.DataFrame(x, columns=["a", "b", "c"]).assign(label=y)
+        (tmp_path / "data").mkdir(exist_ok=True)
+        table.to_csv(tmp_path / "data" / f"{name}.csv", index=False)
+    settings["data"] = {"source": "table", "path": str(tmp_path / "data")}
+    experiment = parse_experiment(settings)
+    made = RunFolder.create(tmp_path / "run", experiment)
+    run(experiment, made, "cpu")
+    found = features(made)
+    assert found == features(made)  # the same points each time
+    after = found.after.points
+    assert len(after) == len(found.before.points) == sum(silo.test for silo in made.result().silos.values())
+    for silo in rows:
+        means = [
+            np.mean([point.x for point in after if (point.silo, point.label) == (silo, label)])
+            for label in ("ill", "well")
+        ]
+        spread = np.std([point.x for point in after if point.silo == silo and point.label == "ill"])
+        assert abs(means[0] - means[1]) > 2 * spread
+    states = [load_file(made.path / "silos" / silo / "local.safetensors") for silo in rows]
+    layers = [name for name in states[0] if name.endswith("running_mean")]
+    squares = []
+    for name in layers:  # the distance of two normals, by channel, in numpy
+        pair = [
+            (state[name].double().numpy(), np.sqrt(state[name[:-4] + "var"].double().numpy() + 1e-5))
+            for state in states
+        ]
+        mean, std = (
+            np.mean([one[0] for one in pair], 0),
+            np.sqrt(np.mean([one[1] ** 2 - 1e-5 for one in pair], 0) + 1e-5),
+        )
+        squares.append(((mean - pair[0][0]) / std) ** 2 + (pair[0][1] / std - 1) ** 2)
+    assert found.statistics["north"] == pytest.approx(np.sqrt(np.concatenate(squares).mean()), rel=1e-6)
+    page = run_page(made.result(), made.history(), TOML, features=found)
+    assert "before training, by silo" in assert_self_contained(page)
+    assert run_facts(made, experiment, made.result()).sent.keys() == {"body", "head"}
+    (made.path / "experiment.toml").write_text(
+        (made.path / "experiment.toml").read_text() + "[privacy]\nepsilon = 3\n"
+    )
+    with pytest.raises(ConfigError):
+        features(made)

@@ -206,6 +206,7 @@ def of_blobs(folder, **others):
     )
 
 
+@pytest.mark.slow
 def test_a_run_predicts_masks(blobs, tmp_path):
     plan = of_blobs(blobs)
     folder = RunFolder.create(tmp_path / "run", plan)

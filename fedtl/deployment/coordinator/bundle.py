@@ -44,9 +44,12 @@ from fedtl.experiment.config.resolve import limits_of, method_of, server_of
 from fedtl.experiment.config.schema import Experiment, UpdateSettings
 from fedtl.experiment.config.settings_file import validate
 from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
+from fedtl.experiment.public_inputs import write_prepared
 from fedtl.experiment.study import Study, build
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.base import own_labels
+from fedtl.methods.feddf import DistilOnServer
+from fedtl.methods.fedmd import MeanAnswers
 from fedtl.methods.server import ServerStep
 
 MAX_WEIGHT = 10_000.0  # rows, where the experiment sets no limit
@@ -66,6 +69,15 @@ class Bundle:
     @property
     def file(self) -> Path:
         return self.folder / f"{self.name}.fab"
+
+    @property
+    def public(self) -> Path:
+        """Inputs that the coordinator and, with some methods, every site may see (``data.public``); for sites to be sent."""
+        return self.folder / "public.safetensors"
+
+    @property
+    def public_hash(self) -> str:
+        return sha256(self.public.read_bytes()).hexdigest()
 
     @property
     def hash(self) -> str:
@@ -93,7 +105,7 @@ def build_bundle(
         raise ConfigError(
             f"--name {name!r}: use small letters, digits and hyphens, at most 40, and a letter first"
         )
-    study = _study(experiment, shape, classes, dp_ready)
+    study = plan_study(experiment, shape, classes, dp_ready)
     partition = study.trainer.partition
     if not any(map(partition.leaves, partition.roles)) or study.method.pool:
         raise ConfigError(
@@ -106,10 +118,11 @@ def build_bundle(
         experiment, stored_name(experiment.data, silo), schema.shape, schema.columns
     )
     experiment = experiment.model_copy(update={"updates": _limited(experiment)})
-    agreement = make_agreement(experiment, study.schema.shape, labels, base, dp_ready)
     bundle = Bundle(folder.absolute() / name)
     if bundle.folder.exists():
         shutil.rmtree(bundle.folder)
+    public = _write_public(bundle, study)
+    agreement = make_agreement(experiment, study.schema.shape, labels, base, dp_ready, public)
     _write_app(bundle.folder / "app", name, agreement)
     write_bytes(bundle.file, pack_app(bundle.folder / "app"))
     shared, _ = study.trainer.partition.split(study.trainer.initial(len(study.schema.union) or 1))
@@ -118,7 +131,18 @@ def build_bundle(
     return bundle
 
 
-def _study(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], dp_ready: bool) -> Study:
+def _write_public(bundle: Bundle, study: Study) -> str:
+    """Write the public inputs that the plan needs beside the bundle, and return the hash of the file; "" where it needs none."""
+    if study.trainer.public is None:
+        return ""
+    write_prepared(bundle.public, study.trainer.public)
+    return bundle.public_hash
+
+
+def plan_study(
+    experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], dp_ready: bool
+) -> Study:
+    """Return the model and the method of a plan. ``shape`` (): the schema is that of the experiment's rows. Raises ConfigError."""
     check_every_task(experiment, "a deployment")
     if experiment.data.class_weights != "none" or experiment.data.focal:
         raise ConfigError(
@@ -195,7 +219,7 @@ def _base_hash(experiment: Experiment) -> str:
 def _info(study: Study, agreement: Agreement, bundle: Bundle) -> BundleInfo:
     experiment = agreement.experiment
     step = server_of(experiment.method)
-    if not isinstance(step, ServerStep):
+    if not isinstance(step, ServerStep | DistilOnServer | MeanAnswers):
         raise ConfigError(
             f"method {experiment.method.name!r} has a server step of its own, which a bundle cannot hold; use another method"
         )

@@ -15,7 +15,7 @@ from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.errors import NotEnoughSilos
 from fedtl.federation.limits import outliers
 from fedtl.federation.round_log import history_line
-from fedtl.federation.rounds import Federation, Round, ServerState, run_rounds
+from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerState, run_rounds
 from fedtl.messages import Refusal, SiloVerdict, Task, verdict_question
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata
@@ -41,23 +41,32 @@ class ConnectedSilos(Federation, Protocol):
         ...
 
 
+Configure = Callable[[HostedStudy, StudyPlan], FederationConfig]
 Connect = Callable[
     [StudyPlan, Iterable[str]], ConnectedSilos
 ]  # from the plan and the sites of the last round
 
 
-def host_study(study: HostedStudy, connect: Connect, progress: Progress | None = None) -> StudyResult:
+def as_planned(study: HostedStudy, plan: StudyPlan) -> FederationConfig:
+    """Return how the rounds are run, as the plan says."""
+    return plan.config
+
+
+def host_study(
+    study: HostedStudy, connect: Connect, progress: Progress | None = None, configure: Configure = as_planned
+) -> StudyResult:
     """
     Run the remaining rounds, ask for the verdicts where the plan does, and write the result.
 
-    Raises NotEnoughSilos when a round got too few valid replies in each of ``tries`` attempts. An attempt does not count where there
-    would be enough with the sites that do not train at this time of the day.
+    ``configure``: returns how the rounds are run; a method that distils needs more than its plan (``distil.with_public_model``). Raises
+    NotEnoughSilos when a round got too few valid replies in each of ``tries`` attempts. An attempt does not count where there would be
+    enough with the sites that do not train at this time of the day.
     """
     with study.alone():
         plan = study.plan
         lines = study.log.lines()
         federation = connect(plan, lines[-1].silos if lines else ())
-        state = _run_rounds(study, plan, federation, progress)
+        state = _run_rounds(study, plan, federation, configure(study, plan), progress)
         _write_shared(study.path / "shared.safetensors", plan, state.shared)
         result = StudyResult.of(plan.config.study, study.log.lines())
         if plan.verdict:
@@ -67,14 +76,18 @@ def host_study(study: HostedStudy, connect: Connect, progress: Progress | None =
 
 
 def _run_rounds(
-    study: HostedStudy, plan: StudyPlan, federation: ConnectedSilos, progress: Progress | None
+    study: HostedStudy,
+    plan: StudyPlan,
+    federation: ConnectedSilos,
+    config: FederationConfig,
+    progress: Progress | None,
 ) -> ServerState:
     state, tries_left = study.state(), plan.tries
     known = {name for line in study.log.lines() for name in line.silos}
     while state.round < plan.config.rounds:
         started = time.monotonic()
         try:
-            for finished in run_rounds(federation, plan.config, state, plan.roles):
+            for finished in run_rounds(federation, config, state, plan.roles):
                 finished = replace(finished, left_out={**federation.away(), **finished.left_out})
                 line = history_line(finished, time.monotonic() - started)
                 for warning in outliers(line.weights, line.norms, plan.config.limits):

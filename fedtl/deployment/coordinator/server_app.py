@@ -12,6 +12,17 @@ from fedtl.deployment.coordinator.host import host_study
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.federation.flower import FlowerFederation
+from fedtl.federation.rounds import FederationConfig
+from fedtl.methods.feddf import DistilOnServer
+
+
+def configure(study: HostedStudy, plan: StudyPlan) -> FederationConfig:
+    """Return how the rounds are run. With feddf the coordinator runs the plan's model on public inputs, and needs the libraries for it."""
+    if not isinstance(plan.config.server, DistilOnServer):
+        return plan.config
+    from fedtl.deployment.coordinator.distil import with_public_model
+
+    return with_public_model(study, plan)
 
 
 def server_app() -> ServerApp:
@@ -28,6 +39,6 @@ def server_app() -> ServerApp:
                 grid, lambda: node_ids(folder), minimum, plan.deadline, former, plan.grace
             )
 
-        host_study(study, connect)
+        host_study(study, connect, configure=configure)
 
     return app

@@ -7,6 +7,9 @@ from typing import Any
 from fedtl.federation.limits import NO_LIMITS, UpdateLimits
 from fedtl.federation.round_log import left_out_reasons
 from fedtl.federation.rounds import FederationConfig
+from fedtl.methods.base import Server
+from fedtl.methods.feddf import DistilOnServer
+from fedtl.methods.fedmd import MeanAnswers
 from fedtl.methods.server import ServerStep
 from fedtl.methods.wire import Wire
 from fedtl.models.roles import Role
@@ -132,12 +135,21 @@ def _config(study: str, content: Mapping[str, Any]) -> FederationConfig:
         study,
         content["seed"],
         content["rounds"],
-        ServerStep(**content["server"]),
+        _server(content["server"]),
         content["silos_per_round"],
         content["minimum_silos"],
         Wire(**content.get("wire", {})),
         UpdateLimits(**content.get("limits", {})),
     )
+
+
+def _server(table: Mapping[str, Any]) -> Server:
+    """Return the server's step: a plain one, or that of feddf or fedmd, which its settings tell."""
+    if "weighting" in table:
+        return MeanAnswers(**table)
+    if "steps" in table:
+        return DistilOnServer(**{key: value for key, value in table.items() if key != "public"})
+    return ServerStep(**table)
 
 
 def _config_table(config: FederationConfig) -> dict[str, Any]:

@@ -104,9 +104,10 @@ class PolicySettings(Settings):
 
 class HomeSettings(Settings):
     """
-    The whole file. Paths are relative to its folder. ``heartbeat``: seconds between two heartbeats. The server treats a
-    site as disconnected, and accepts its key again, after two missed heartbeats. Flower accepts 10 to 1800. ``hours``: of the day in
-    which the site trains, such as "20:00-06:00", by this machine's clock; "" means always.
+    The whole file. Paths are relative to its folder. ``weights`` and ``public``: the files of initial weights and of public inputs that
+    a plan names by their hashes. ``heartbeat``: seconds between two heartbeats. The server treats a site as disconnected, and accepts
+    its key again, after two missed heartbeats. Flower accepts 10 to 1800. ``hours``: of the day in which the site trains, such as
+    "20:00-06:00", by this machine's clock; "" means always.
     """
 
     name: str = Field(pattern=NAME)
@@ -118,6 +119,7 @@ class HomeSettings(Settings):
     port: int = Field(9094, ge=1, le=65535)
     hours: str = ""
     weights: str = ""
+    public: str = ""
     key_file: str = ""
     data: SiteDataSettings = SiteDataSettings()
     policy: PolicySettings = PolicySettings()

@@ -2,6 +2,7 @@
 
 from hashlib import file_digest
 
+from fedtl.data.settings import ELSEWHERE, PREPARED
 from fedtl.deployment.plan import Agreement
 from fedtl.deployment.site.data_settings import settings_to_train
 from fedtl.deployment.site.home import Home
@@ -11,6 +12,7 @@ from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, PrivacySettings
 from fedtl.federation.policy import Code
 from fedtl.methods.base import own_labels
+from fedtl.methods.public import silos_read
 
 # Makes every normalisation layer work with differential privacy. Nothing is trained under these settings.
 DP_READY = PrivacySettings(epsilon=1.0)
@@ -25,6 +27,7 @@ def site_experiment(home: Home, agreement: Agreement, privacy: PrivacySettings |
     data = settings_to_train(home, agreement.experiment.data, _classes(home, agreement))
     table["data"] = data.model_dump(exclude_none=True)
     table["model"]["weights"] = _weights(home, agreement)
+    table["data"]["public"] = _public(home, agreement)
     table["engine"] = {"name": "serial", "threads": home.settings.threads}
     if settings := privacy or (DP_READY if agreement.dp_ready else None):
         table["privacy"] = settings.model_dump(exclude_none=True)
@@ -39,22 +42,40 @@ def _classes(home: Home, agreement: Agreement) -> list[str]:
     return home.settings.data.classes or common.data.classes
 
 
+def _public(home: Home, agreement: Agreement) -> list[str]:
+    """
+    Return ``data.public``: the site's file where the method reads public inputs at every site, as the plan says otherwise. Raises Denied
+    for another file.
+    """
+    entries = agreement.experiment.data.public
+    if entries != [ELSEWHERE] or not silos_read(method_of(agreement.experiment.method)):
+        return entries
+    return [
+        f"{PREPARED}:{_agreed_file(home, 'public', home.settings.public, agreement.public, 'trains on public inputs')}"
+    ]
+
+
 def _weights(home: Home, agreement: Agreement) -> str:
     """Return the path of the agreed file of initial weights, "" without one. Raises Denied for another file."""
     if not agreement.base:
         return ""
-    path = home.at(home.settings.weights)
-    if not home.settings.weights or not path.is_file():
+    return _agreed_file(
+        home, "weights", home.settings.weights, agreement.base, "starts from a file of weights"
+    )
+
+
+def _agreed_file(home: Home, key: str, setting: str, agreed: str, what: str) -> str:
+    """Return the path of a file that a plan names by its hash. Raises Denied for another file."""
+    path = home.at(setting)
+    if not setting or not path.is_file():
         raise Denied(
-            Code.PLAN,
-            f"the plan starts from a file of weights with hash {agreement.base[:12]}; set weights in silo.toml to that file",
+            Code.PLAN, f"the plan {what} with hash {agreed[:12]}; set {key} in silo.toml to that file"
         )
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
-    if digest != agreement.base:
+    if digest != agreed:
         raise Denied(
             Code.PLAN,
-            f"weights: {path} has hash {digest[:12]}; the plan starts from {agreement.base[:12]}; set weights in silo.toml to "
-            "that file",
+            f"{key}: {path} has hash {digest[:12]}; the plan {what} with hash {agreed[:12]}; set {key} in silo.toml to that file",
         )
     return str(path)

@@ -12,6 +12,7 @@ heartbeat = 30                # seconds; after a crash the server refuses this s
 port = 9094                   # on 127.0.0.1, between the processes of this site
 hours = ""                    # of the day in which this site trains, by this machine's clock, such as "20:00-06:00"; "" means always
 weights = ""                  # the file of initial weights, for a plan that starts from one
+public = ""                   # the file of public inputs, for a plan whose method distils on some at every site (fedmd)
 key_file = ""                 # 32 bytes that encrypt state/ (head -c 32 /dev/urandom > FILE; chmod 600 FILE)
 
 [data]

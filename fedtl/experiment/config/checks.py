@@ -21,6 +21,7 @@ from fedtl.experiment.config.schema import ENSEMBLE, Experiment, WireSettings, i
 from fedtl.experiment.config.sequence_checks import sequence_mistakes
 from fedtl.experiment.config.set_checks import set_contradictions
 from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
+from fedtl.experiment.config.sql_checks import sql_mistakes
 from fedtl.experiment.config.stream_checks import stream_contradictions, stream_mistakes
 from fedtl.experiment.config.table_checks import rule_contradictions, table_contradictions
 from fedtl.experiment.config.task_checks import label_mistakes, task_contradictions
@@ -236,6 +237,7 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
     yield from deal_mistakes(data)
     yield from sequence_mistakes(data)
     yield from stream_mistakes(data)
+    yield from sql_mistakes(data)
     if data.split_column and data.target_domain:
         yield "data.split_column and data.target_domain both divide the rows; remove one of them"
     if len(data.classes) == 1 and data.predicted.exclusive:

@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from fedtl.data.settings import NOISE, SCALES
+from fedtl.data.settings import ELSEWHERE, NOISE, SCALES
 from fedtl.errors import ConfigError, ModelError
 from fedtl.experiment.config.checks import check_experiment
 from fedtl.experiment.config.messages import shorten
@@ -153,7 +153,9 @@ def _make_absolute(table: Table, base: Path) -> None:
 
 def _absolute_source(entry: Any, base: Path, at: str) -> Any:
     source, _, path = entry.partition(":") if isinstance(entry, str) else ("", "", "")
-    return f"{source}:{_absolute(path, base, at)}" if path and source != NOISE else entry
+    return (
+        f"{source}:{_absolute(path, base, at)}" if path and source != NOISE and entry != ELSEWHERE else entry
+    )
 
 
 def _packaged(weights: str) -> str:

@@ -3,7 +3,7 @@
 import os.path
 from collections.abc import Iterator
 
-from fedtl.data.settings import FILES, NOISE
+from fedtl.data.settings import ELSEWHERE, FILES, NOISE, PREPARED
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
@@ -31,9 +31,11 @@ def public_contradictions(experiment: Experiment) -> Iterator[str]:
 
 def _of_entry(entry: str) -> Iterator[str]:
     kind, colon, rest = entry.partition(":")
-    if colon and kind not in (FILES, NOISE):
-        yield f'data.public: {entry!r} must be the name of a silo, "{FILES}:PATH" or "{NOISE}:N"'
-    elif kind == FILES and colon and not (rest and os.path.exists(rest)):
+    if entry == ELSEWHERE:
+        return
+    if colon and kind not in (FILES, NOISE, PREPARED):
+        yield f'data.public: {entry!r} must be the name of a silo, "{FILES}:PATH", "{PREPARED}:PATH" or "{NOISE}:N"'
+    elif kind in (FILES, PREPARED) and colon and not (rest and os.path.exists(rest)):
         yield f"data.public: {rest or '(empty path)'} does not exist"
     elif kind == NOISE and colon and not (rest.isascii() and rest.isdigit() and 0 < int(rest) <= MAX_NOISE):
         yield f"data.public: {entry!r} must have a number of inputs from 1 to {MAX_NOISE:,} after {NOISE}:"

@@ -214,10 +214,26 @@ def server_of(settings: MethodSettings) -> Server:
         raise ConfigError(f"method.server.share = {shorten(share)}: must be a number")
     if isinstance(soup, bool) or not isinstance(soup, int):
         raise ConfigError(f"method.server.soup = {shorten(soup)}: must be a whole number of rounds")
-    step = ServerStep(name, 0.1 if share is None else share, table, soup)
+    trusted = _trusted(table, name)
+    step = ServerStep(name, 0.1 if share is None else share, table, soup, **trusted)
     if name in OPTIMIZERS:
         _try_optimizer(name, table)
     return step
+
+
+def _trusted(table: dict[str, Any], name: str) -> dict[str, Any]:
+    """Take the settings of the server step "trusted" out of ``table``. Raises ConfigError."""
+    own: dict[str, Any] = {key: table.pop(key) for key in ("trusted", "pace") if key in table}
+    if own and name != "trusted":
+        raise ConfigError(
+            f'method.server.{next(iter(own))} is a setting of "trusted", not of {name!r}; remove it'
+        )
+    silos, pace = own.get("trusted", []), own.get("pace", 0.1)
+    if not isinstance(silos, list) or not all(isinstance(one, str) for one in silos):
+        raise ConfigError(f"method.server.trusted = {shorten(silos)}: must be a list of silos")
+    if isinstance(pace, bool) or not isinstance(pace, int | float):
+        raise ConfigError(f"method.server.pace = {shorten(pace)}: must be a number")
+    return own
 
 
 def _own_server(settings: MethodSettings) -> Server | None:

@@ -27,16 +27,15 @@ def stream_mistakes(data: DataSettings) -> Iterator[str]:
     for key in ("deal", "unlabelled", "late", "public", "target_domain"):
         if getattr(data, key):
             yield f"{KEY} and data.{key}: {WHOLE}; remove one of them"
-    if data.label_fraction != 1.0:
-        yield f"{KEY} and data.label_fraction: {WHOLE}; remove one of them"
+    if data.label_fraction != 1.0 or data.missing_labels == "inputs":
+        key = "label_fraction" if data.label_fraction != 1.0 else "missing_labels"
+        yield f"{KEY} and data.{key}: {WHOLE}; remove one of them"
 
 
 def stream_contradictions(experiment: Experiment) -> Iterator[str]:
     """Yield a line for each setting outside of ``[data]`` that contradicts it."""
     if not experiment.data.stream:
         return
-    if experiment.privacy is not None:
-        yield f"{KEY} and [privacy]: the ledger compares hashes of all rows; remove data.stream"
     if experiment.engine.stack > 1:
         yield f"{KEY} and engine.stack = {experiment.engine.stack}: {WHOLE}; set engine.stack = 1"
     if experiment.model.pretrain_on:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fedtl.data.frame import COLUMNS_WITH_A_USE
 from fedtl.data.settings import KINDS, NAMES_COLUMNS, DataSettings
 
-TABLES = ("table", "memory", "huggingface")  # sources with columns by name
+TABLES = ("table", "sql", "memory", "huggingface")  # sources with columns by name
 ONE_LABEL = ("classification", "regression")
 OF_FILES = ("delimiter", "decimal", "encoding", "sheet")
 

@@ -41,6 +41,11 @@ def propose(data: Path, changes: Sequence[str] = ()) -> Proposal:
     set_data = given.get("data", {})
     if set_data.keys() & {"source", "path"}:
         raise ConfigError("--set data.source and data.path: name the data with --data")
+    if given.keys() & {"privacy", "silo"}:
+        raise ConfigError(
+            "--set privacy: what fedtl new proposes is learned from all rows, without noise, and so breaks a guarantee; write [privacy] into a "
+            "file whose columns, categories, labels and sizes are declared from what is public"
+        )
     layout = look_at(data)
     guesses = [_source(layout), *_data_guesses(layout, set_data)]
     proposed = merge_settings(nested(guesses), given)
@@ -105,7 +110,9 @@ def _data_guesses(layout: Layout, given: Mapping[str, Any]) -> Iterator[Guess]:
 def _as_set(guess: Guess, given: Mapping[str, Any]) -> Guess:
     """Return a guess without the settings that a person has set."""
     own = {path: value for path, value in guess.settings.items() if not _is_set(path, given)}
-    if guess.settings and not own:
+    if (
+        guess.settings and not own and "as set" not in guess.why
+    ):  # a guess that follows what was set keeps its words
         return Guess(guess.topic, "as set", ", ".join(guess.settings))
     return replace(guess, settings=own)
 

@@ -9,6 +9,7 @@ from fedtl.experiment.config.annotate import inline, toml_key
 from fedtl.experiment.propose.guess import Guess
 
 MAX_LINES = 30
+LEARNED = "Learned from all rows: a study with [privacy] declares these settings from what is public instead."
 WIDTH = 44  # characters of a setting, from which on the reason stands above it
 MAX_COMMENT = 90  # characters; the command prints the whole reason
 SECTIONS = ("data", "model", "train", "method", "compare")
@@ -22,6 +23,7 @@ def commented_toml(table: Mapping[str, Any], guesses: Sequence[Guess], title: st
     reasons = {path: _reason(guess) for guess in guesses for path in list(guess.settings)[:1]}
     lines = [
         f"# {title}",
+        f"# {LEARNED}",
         *_lines({key: value for key, value in table.items() if not isinstance(value, Mapping)}, "", reasons),
     ]
     ordered = sorted((key for key, value in table.items() if isinstance(value, Mapping)), key=_place)

@@ -39,7 +39,7 @@ if sys.orig_argv[-1:] and any(word.endswith("flwr-serverapp") for word in sys.or
         yield "an older round", replace(task, round=2), None
         yield "more than the budget", replace(task, study="second"), None
 
-    def host_study(study, connect, progress=None):
+    def host_study(study, connect, progress=None, configure=None):
         config, records = study.plan.config, flower.task_to_records
         alone = replace(study.plan, config=replace(config, minimum_silos=1), deadline=240.0)
         over = connect(alone, ())

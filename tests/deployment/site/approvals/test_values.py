@@ -140,7 +140,17 @@ def test_every_setting_is_signed_or_listed_as_harmless():
     lists = {"methods", "models", "wire"}  # which of them the plan uses is signed
     assert set(PolicySettings.model_fields) - lists - policy <= set(SignedTerms.model_fields)
     assert RENAMED_KEYS["policy"].keys() <= set(SignedTerms.model_fields)
-    harmless = {"certificate", "device", "threads", "heartbeat", "port", "weights", "key_file", "hours"}
+    harmless = {
+        "certificate",
+        "device",
+        "threads",
+        "heartbeat",
+        "port",
+        "weights",
+        "public",
+        "key_file",
+        "hours",
+    }
     assert set(HomeSettings.model_fields) == harmless | {"name", "server", "data", "policy"}
 
 

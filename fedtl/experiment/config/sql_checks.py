@@ -1,0 +1,35 @@
+"""Settings of source "sql" that contradict each other."""
+
+import os.path
+from collections.abc import Iterator
+
+from fedtl.data.settings import DataSettings
+from fedtl.data.sql import SILO
+
+
+def sql_mistakes(data: DataSettings) -> Iterator[str]:
+    """Yield a line for each of them."""
+    if data.source != "sql":
+        if data.query:
+            yield f'data.query is a setting of source "sql", not of {data.source!r}'
+        return
+    query = data.query.strip()
+    if not query:
+        yield 'data.query is empty; source "sql" needs one, such as "SELECT * FROM visits ORDER BY id"'
+        return
+    if "order by" not in " ".join(query.casefold().split()):
+        yield "data.query has no ORDER BY, so a database may give the rows in any order, and the split would change; add one"
+    by_name, folder = bool(SILO.search(query)), os.path.isdir(data.path)
+    if by_name and data.silo_column:
+        yield "data.query has the parameter :silo, and data.silo_column names a column; remove one of them"
+    if by_name and not folder and not data.silos:
+        yield "data.query has the parameter :silo; list its values in data.silos"
+    if folder and (by_name or data.silo_column):
+        yield f"data.path: {data.path} is a folder with one file for each silo, so remove :silo from data.query, and data.silo_column"
+    if not (by_name or folder or data.silo_column or data.deal):
+        yield "data.query finds the rows of which silo? Set data.silo_column, write WHERE hospital = :silo, or set data.deal"
+    if data.by_record:
+        yield (
+            '[privacy], data.by_record and source "sql": a query can compute a cell from other rows, which no check sees; save the rows as '
+            "a CSV or Parquet file"
+        )

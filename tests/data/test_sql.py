@@ -1,0 +1,150 @@
+"""Rows of SQLite: the same as those of a CSV file, by a column, a parameter or a file a silo; and queries that do more than read."""
+
+import sqlite3
+from contextlib import closing
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedtl.data import sql
+from fedtl.data.prepare import read_silo, silo_names
+from fedtl.errors import ConfigError, DataError
+from fedtl.experiment.config.load import parse_experiment
+
+ALL = "SELECT * FROM visits ORDER BY id"
+BY_NAME = "SELECT id, age, sex, ill FROM visits WHERE hospital = :silo ORDER BY id"
+RNG = np.random.default_rng(0)
+ROWS = pd.DataFrame(
+    {
+        "id": np.arange(40),
+        "hospital": ["north", "south"] * 20,
+        "age": np.where(np.arange(40) % 9 == 4, np.nan, RNG.normal(60, 9, 40).round(2)),
+        "sex": RNG.choice(["f", "m"], 40),
+        "ill": RNG.integers(0, 2, 40),
+    }
+)
+
+
+def database(path, rows=ROWS):
+    with closing(sqlite3.connect(path)) as connection:
+        rows.to_sql("visits", connection, index=False)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path):
+    return database(tmp_path / "hospitals.db")
+
+
+def data_of(path, query=ALL, **others):
+    data = {
+        "source": "sql",
+        "path": str(path),
+        "query": query,
+        "label": "ill",
+        "drop": ["id"],
+        "categories": {"sex": ["f", "m"]},
+    }
+    return parse_experiment({"data": {**data, **others}, "model": {"name": "mlp"}}).data
+
+
+def same(one, other):
+    assert one.columns == other.columns
+    np.testing.assert_array_equal(one.train.x, other.train.x)
+    np.testing.assert_array_equal(one.train.y, other.train.y)
+
+
+def test_the_rows_are_those_of_a_csv_file(file, tmp_path):
+    ROWS.to_csv(tmp_path / "hospitals.csv", index=False)
+    by_column = data_of(file, silo_column="hospital")
+    table = by_column.model_copy(update={"source": "table", "path": str(tmp_path / "hospitals.csv")})
+    assert silo_names(by_column) == silo_names(table) == ["north", "south"]
+    by_name = data_of(file, BY_NAME, silos=["south", "north"])
+    assert silo_names(by_name) == ["north", "south"]
+    for silo in ("north", "south"):
+        same(read_silo(by_column, silo), read_silo(table, silo))
+        same(read_silo(by_name, silo), read_silo(table, silo))
+    (tmp_path / "each").mkdir()
+    for silo, own in ROWS.drop(columns="hospital").groupby(ROWS.hospital):
+        database(tmp_path / "each" / f"{silo}.sqlite", own)
+    each = data_of(tmp_path / "each")
+    assert silo_names(each) == ["north", "south"]
+    same(read_silo(each, "south"), read_silo(table, "south"))
+
+
+def test_a_name_is_a_value_and_no_part_of_the_query(file):
+    odd = data_of(file, BY_NAME, silos=["x' OR '1'='1"])
+    with pytest.raises(DataError, match="finds no row"):
+        sql.read(odd, odd.silos[0])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "DELETE FROM visits",
+        "UPDATE visits SET ill = 1",
+        "DROP TABLE visits",
+        "CREATE TABLE further (a)",
+        "ATTACH DATABASE 'file:{0}/other.db?mode=rwc' AS other",
+        "PRAGMA writable_schema = 1",
+        "SELECT load_extension('{0}/evil.so')",
+        "VACUUM INTO '{0}/copy.db'",
+        "SELECT 1; DELETE FROM visits",
+    ],
+)
+def test_a_query_can_only_read(file, tmp_path, query):
+    before, text = file.read_bytes(), query.format(tmp_path)
+    settings = data_of(file, silo_column="hospital").model_copy(update={"query": text})
+    with pytest.raises(DataError, match=r"data\.query on"):
+        sql.silos(settings)
+    assert file.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["hospitals.db"]
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("SELECT * FROM nowhere ORDER BY id", "no such table"),
+        ("SELECT *, age FROM visits ORDER BY id", "two columns 'age'"),
+        ("SELECT hospital, ill, x'00ff' AS scan FROM visits ORDER BY id", "'scan' holds binary"),
+    ],
+)
+def test_a_query_that_gives_no_table_says_why(file, query, words):
+    with pytest.raises(DataError, match=words):
+        sql.silos(data_of(file, query, silo_column="hospital"))
+
+
+def test_a_query_that_finds_too_much_is_refused(file, monkeypatch):
+    monkeypatch.setattr(sql, "MAX_CELLS", 100)
+    sql._found.cache_clear()
+    with pytest.raises(DataError, match="more than 100 values"):
+        sql.silos(data_of(file, silo_column="hospital"))
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / "a.db").write_text("no database at all")
+    with pytest.raises(DataError, match="not a database"):
+        sql.silos(data_of(tmp_path / "a.db", silo_column="hospital"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"query": ""}, "data.query is empty"),
+        ({"query": "SELECT * FROM visits"}, "no ORDER BY"),
+        ({}, "of which silo"),
+        ({"query": BY_NAME}, "list its values"),
+        ({"query": BY_NAME, "silo_column": "hospital"}, "parameter :silo"),
+        ({"silo_column": "hospital", "by_record": True}, "from other rows"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(file, settings, words):
+    with pytest.raises(ConfigError, match=words):
+        data_of(file, **settings)
+
+
+def test_privacy_is_refused(file):
+    data = {"source": "sql", "path": str(file), "query": ALL, "silo_column": "hospital", "label": "ill"}
+    with pytest.raises(ConfigError, match="from other rows"):
+        parse_experiment({"data": data, "model": {"name": "mlp"}, "privacy": {"epsilon": 3.0}})
