@@ -121,11 +121,11 @@ def _with_verdicts(
 ) -> StudyResult:
     """
     Ask every site whose updates counted whether joining helped it, and add the answers. A site trains a model alone before it answers,
-    for as many rounds as the study has, and each of these took less than the deadline.
+    for as many rounds as the study has, so it may take twice as long as all these rounds did.
     """
     config = plan.config
     question = verdict_question(config.study, config.rounds, config.seed, shared)
-    seconds = min(config.rounds * plan.deadline, MAX_VERDICT_SECONDS)
+    seconds = min(max(plan.deadline, 2 * result.seconds), MAX_VERDICT_SECONDS)
     answers = {
         answer.silo: answer for answer in federation.ask_verdicts(question, sorted(result.silos), seconds)
     }

@@ -62,10 +62,16 @@ class HostedStudy:
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """By site, whether joining helped it, or why it did not say; empty before the result, and where the plan does not ask."""
+        """By site, whether joining helped it, or why it did not say; empty before the result, and where the plan does not ask. Raises ConfigError."""
         if not self.done:
             return {}
-        result = json.loads((self.path / "result.json").read_text())
+        path = self.path / "result.json"
+        try:
+            result = json.loads(path.read_text())
+        except ValueError as error:
+            raise ConfigError(
+                f"{path} is not the result of a study: {error}; restore it from a backup"
+            ) from error
         return dict(sorted({**result.get("without_verdict", {}), **result.get("verdicts", {})}.items()))
 
     @property

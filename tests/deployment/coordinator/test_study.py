@@ -192,7 +192,8 @@ def test_the_verdicts_stand_in_the_result_where_the_plan_asks(tmp_path):
     write_json(its.path / "plan.json", asking.to_json())
     assert its.verdicts == {}
     go(its, silos)
-    assert (silos.question.round, silos.question.rounds, silos.seconds) == (5, 4, 4.0)
+    assert (silos.question.round, silos.question.rounds) == (5, 4)
+    assert silos.seconds == 1.0  # the deadline, because the rounds took less
     assert all(torch.equal(silos.question.shared[name], shared(its)[name]) for name in START)
     content = json.loads((its.path / "result.json").read_text())
     assert (content["verdicts"], content["without_verdict"]) == ({"a": "gains"}, {"b": "b: refused"})
