@@ -2,7 +2,7 @@
 
 from hashlib import file_digest
 
-from fedtl.data.settings import ELSEWHERE, PREPARED
+from fedtl.data.settings import ELSEWHERE, NOISE, PREPARED
 from fedtl.deployment.plan import Agreement
 from fedtl.deployment.site.data_settings import settings_to_train
 from fedtl.deployment.site.home import Home
@@ -16,6 +16,7 @@ from fedtl.methods.public import silos_read
 
 # Makes every normalisation layer work with differential privacy. Nothing is trained under these settings.
 DP_READY = PrivacySettings(epsilon=1.0)
+MAX_SHOWN = 80  # characters of what a plan says
 
 
 def site_experiment(home: Home, agreement: Agreement, privacy: PrivacySettings | None) -> Experiment:
@@ -44,15 +45,20 @@ def _classes(home: Home, agreement: Agreement) -> list[str]:
 
 def _public(home: Home, agreement: Agreement) -> list[str]:
     """
-    Return ``data.public``: the site's file where the method reads public inputs at every site, as the plan says otherwise. Raises Denied
-    for another file.
+    Return ``data.public``: the site's own file where the method reads public inputs at every site, named by its hash in the plan, or
+    noise. Raises Denied for another file, and for a plan that names rows or files itself: these could be the site's own.
     """
     entries = agreement.experiment.data.public
+    if entries != [ELSEWHERE] and not all(entry.startswith(f"{NOISE}:") for entry in entries):
+        raise Denied(
+            Code.PLAN,
+            f"the plan reads data.public = {', '.join(entries)[:MAX_SHOWN]} at this site; only noise, and a file that the plan names by its "
+            "hash, may be read",
+        )
     if entries != [ELSEWHERE] or not silos_read(method_of(agreement.experiment.method)):
         return entries
-    return [
-        f"{PREPARED}:{_agreed_file(home, 'public', home.settings.public, agreement.public, 'trains on public inputs')}"
-    ]
+    path = _agreed_file(home, "public", home.settings.public, agreement.public, "trains on public inputs")
+    return [f"{PREPARED}:{path}"]
 
 
 def _weights(home: Home, agreement: Agreement) -> str:

@@ -121,3 +121,27 @@ def test_scores_do_not_leave_a_site_that_requires_privacy(tmp_path):
     ready = SitePlan(its.home, its.agreement.model_copy(update={"dp_ready": True}))
     with pytest.raises((ConfigError, Denied), match="fedmd"):
         check_policy(ready)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fedmd", "feddf"])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        ["plain"],
+        ["inputs:/tmp/x.npz"],
+        ["prepared:/tmp/x"],
+        ["prepared:-x"],
+        ["noise:9", "plain"],
+        ["prepared:-"] * 2,
+    ],
+)
+def test_a_plan_does_not_choose_what_a_site_reads_as_public(feddf, tmp_path, entries, method):
+    """The site's own rows, or a file of the site, would leave as scores on "public" inputs."""
+    its = at_site(tmp_path, feddf[2], method)
+    common = its.agreement.experiment
+    data = common.data.model_copy(update={"public": entries})
+    chosen = load_experiment("digits", [*SETTINGS, *(FEDMD if method == "fedmd" else FEDDF)]).method
+    changed = common.model_copy(update={"data": data, "method": chosen})
+    with pytest.raises(Denied, match="data.public"):
+        check_policy(SitePlan(its.home, its.agreement.model_copy(update={"experiment": changed})))
