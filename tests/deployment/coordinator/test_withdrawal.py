@@ -88,6 +88,7 @@ def test_a_withdrawal_can_be_repeated_and_an_unknown_site_is_refused(server):
         withdraw_site(server, "other")
 
 
+@pytest.mark.slow
 def test_the_command_prints_how_to_train_on(server):
     (server / "server.toml").write_text('host = "h"\n')
     hosted(server, "first", 3)

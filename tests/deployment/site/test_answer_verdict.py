@@ -21,6 +21,7 @@ from tests.deployment.site.sites import PRIVATE, SETTINGS, Site
 from tests.experiments import ROUNDS_ONLY
 from tests.real_processes import Federation
 
+pytestmark = pytest.mark.slow
 ASKS = ["request.verdict=true", *ROUNDS_ONLY]
 
 
@@ -51,7 +52,6 @@ def quick(monkeypatch):
     monkeypatch.setattr("fedtl.deployment.site.answer_verdict._verdict", lambda *_: Verdict.LOSES)
 
 
-@pytest.mark.slow
 def test_the_verdict_is_that_of_adopt_and_recorded_before_it_leaves(site, tmp_path):
     answer = ask(site, question(site))
     line = site.lines()[-1]

@@ -43,6 +43,7 @@ def at(monkeypatch, clock):
     monkeypatch.setattr(hours, "datetime", Clock)
 
 
+@pytest.mark.slow
 def test_outside_its_hours_a_site_repeats_a_reply_and_starts_no_training(tmp_path, monkeypatch):
     private = {"policy__privacy": PRIVATE, "policy__metrics": [], "policy__share_row_count": False}
     site = Site(tmp_path, dp_ready=True, hours="20:00-06:00", **private)
