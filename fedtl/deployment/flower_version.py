@@ -11,7 +11,7 @@ from types import ModuleType
 
 from fedtl.errors import ConfigError, FedTLError
 
-FLOWER_VERSION = "1.41.0"
+FLOWER_VERSION = "1.42.0"
 
 
 def check_flower(module: ModuleType, known_hash: str) -> None:

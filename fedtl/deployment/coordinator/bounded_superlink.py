@@ -2,7 +2,7 @@
 The coordinator's SuperLink: Flower's own, except that a reply of a site has at most the bytes that the plans allow, that a
 site can send replies to its own messages and nothing else, and that a call waits longer for the database.
 
-Flower 1.41.0 stores whatever an admitted site sends, and a reply of a gigabyte ended the coordinator. This module replaces the
+Flower 1.42.0 stores whatever an admitted site sends, and a reply of a gigabyte ended the coordinator. This module replaces the
 two functions through which a site sends. It starts nothing where their file is not exactly the one that it was written for.
 """
 

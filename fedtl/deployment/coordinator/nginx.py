@@ -18,7 +18,7 @@ from fedtl.deployment.site.gate import NOT_ADMITTED
 from fedtl.deployment.site.keys import public_key_pem
 from fedtl.errors import ConfigError
 
-SMALL_CALLS = (  # of flwr 1.41.0: whose bodies have a few hundred bytes
+SMALL_CALLS = (  # of flwr 1.42.0: whose bodies have a few hundred bytes
     "activate-node",
     "deactivate-node",
     "send-node-heartbeat",

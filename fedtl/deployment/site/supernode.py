@@ -1,7 +1,7 @@
 """
 The site's SuperNode: Flower's own, restricted to the bundles that the site approved.
 
-Flower 1.41.0 runs every app that its server names. This module replaces the one function in which Flower could refuse an
+Flower 1.42.0 runs every app that its server names. This module replaces the one function in which Flower could refuse an
 app. It starts nothing where that function's file is not exactly the one that it was written for.
 """
 
