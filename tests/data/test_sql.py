@@ -79,6 +79,36 @@ def test_a_name_is_a_value_and_no_part_of_the_query(file):
         sql.read(odd, odd.silos[0])
 
 
+@pytest.mark.parametrize("quoted", ["':silo'", '":silo"', "`:silo`", "[:silo]", "'it''s :silo'"])
+def test_a_quoted_silo_is_no_parameter(quoted):
+    assert not sql.takes_silo(f"SELECT * FROM visits WHERE note <> {quoted} ORDER BY id")
+    assert sql.takes_silo(f"SELECT * FROM visits WHERE note <> {quoted} AND (hospital=:silo) ORDER BY id")
+
+
+def test_a_silo_in_a_comment_is_no_parameter(file):
+    for query in (
+        "SELECT * FROM visits -- :silo\nORDER BY id",
+        "SELECT * FROM visits ORDER BY id /* '\n:silo",
+    ):
+        with pytest.raises(ConfigError, match="of which silo"):
+            data_of(file, query, silos=["south", "north"])
+    assert sql.takes_silo("SELECT a -- it's\nFROM visits WHERE hospital = :silo -- it's")
+
+
+@pytest.mark.parametrize(
+    ("query", "ordered"),
+    [
+        ("SELECT *, row_number() OVER (ORDER BY id) FROM visits", False),
+        ("SELECT * FROM (SELECT * FROM visits WHERE (age > 1) ORDER BY id)", False),
+        ("SELECT 'order by' FROM visits -- ORDER BY id", False),
+        ("SELECT * FROM visits WHERE note <> '(' order/* so */\nBY max(id, (1))", True),
+        ("SELECT *, ') ORDER BY (' FROM visits", False),
+    ],
+)
+def test_only_the_outer_order_counts(query, ordered):
+    assert sql.orders_rows(query) == ordered
+
+
 @pytest.mark.parametrize(
     "query",
     [
