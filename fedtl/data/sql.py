@@ -29,6 +29,7 @@ QUOTED = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)""", re.DOTALL
 )  # texts, quoted names and comments of a query
 PARENTHESES = re.compile(r"\([^()]*\)")
+WAL = 2  # bytes 18 and 19 of the header: how the file is written and read
 READING = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE)
 FORBIDDEN_FUNCTIONS = ("load_extension", "fts3_tokenizer")
 MAX_CELLS = 50_000_000  # of a query
@@ -88,8 +89,14 @@ def _rows(path: Path, settings: DataSettings, name: str) -> "pd.DataFrame":
     """Return what the query finds. ``name``: of the silo, where the query has the parameter. Raises DataError."""
     try:
         stat = path.stat()
+        with path.open("rb") as file:
+            header = file.read(20)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if header.startswith(b"SQLite format 3\0") and WAL in header[18:]:
+        raise DataError(
+            f"{path} is in WAL mode, so reading it writes files into its folder; read a copy: sqlite3 {path.name} \"VACUUM INTO 'copy.db'\""
+        )
     parameter = name if takes_silo(settings.query) else ""
     names, rows = _found(str(path), stat.st_mtime_ns, stat.st_size, settings.query, parameter)
     return as_frame(rows, names, settings.by_record)

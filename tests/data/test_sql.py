@@ -152,6 +152,19 @@ def test_a_query_that_finds_too_much_is_refused(file, monkeypatch):
         sql.silos(data_of(file, silo_column="hospital"))
 
 
+def test_a_database_in_wal_mode_is_refused_and_its_copy_read(file, tmp_path):
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    before = file.read_bytes()
+    with pytest.raises(DataError, match="in WAL mode"):
+        sql.silos(data_of(file, silo_column="hospital"))
+    assert [one.name for one in tmp_path.iterdir()] == ["hospitals.db"]
+    assert file.read_bytes() == before
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"VACUUM INTO '{tmp_path / 'copy.db'}'")
+    assert sql.silos(data_of(tmp_path / "copy.db", silo_column="hospital")) == ["north", "south"]
+
+
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "a.db").write_text("no database at all")
     with pytest.raises(DataError, match="not a database"):
