@@ -25,10 +25,27 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".sqlite", ".sqlite3", ".db")
 ABOUT = "a query (data.query) on an SQLite file, with a silo column or the parameter :silo, or on a folder of one file a silo"
-SILO = re.compile(r":silo\b")
+QUOTED = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)""", re.DOTALL
+)  # texts, quoted names and comments of a query
+PARENTHESES = re.compile(r"\([^()]*\)")
+WAL = 2  # bytes 18 and 19 of the header: how the file is written and read
 READING = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE)
 FORBIDDEN_FUNCTIONS = ("load_extension", "fts3_tokenizer")
 MAX_CELLS = 50_000_000  # of a query
+
+
+def takes_silo(query: str) -> bool:
+    """Return whether the query has the parameter ``:silo``, outside of quoted texts and comments."""
+    return re.search(r":silo\b", QUOTED.sub(" ", query)) is not None
+
+
+def orders_rows(query: str) -> bool:
+    """Return whether the rows that the query gives have an order: ``ORDER BY`` within parentheses orders those of a part only."""
+    outer, changed = QUOTED.sub(" ", query), 1
+    while changed:
+        outer, changed = PARENTHESES.subn(" ", outer)
+    return re.search(r"\border\s+by\b", outer, re.IGNORECASE) is not None
 
 
 def silos(settings: DataSettings) -> Sequence[str]:
@@ -40,7 +57,7 @@ def silos(settings: DataSettings) -> Sequence[str]:
         if len(set(names)) < len(names):
             raise DataError(f"data.path: {path} has two files of one silo; remove one")
         return names
-    if SILO.search(settings.query):
+    if takes_silo(settings.query):
         return sorted({*settings.silos, *settings.late})
     if settings.deal is not None:
         return [path.stem]
@@ -72,9 +89,15 @@ def _rows(path: Path, settings: DataSettings, name: str) -> "pd.DataFrame":
     """Return what the query finds. ``name``: of the silo, where the query has the parameter. Raises DataError."""
     try:
         stat = path.stat()
+        with path.open("rb") as file:
+            header = file.read(20)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    parameter = name if SILO.search(settings.query) else ""
+    if header.startswith(b"SQLite format 3\0") and WAL in header[18:]:
+        raise DataError(
+            f"{path} is in WAL mode, so reading it writes files into its folder; read a copy: sqlite3 {path.name} \"VACUUM INTO 'copy.db'\""
+        )
+    parameter = name if takes_silo(settings.query) else ""
     names, rows = _found(str(path), stat.st_mtime_ns, stat.st_size, settings.query, parameter)
     return as_frame(rows, names, settings.by_record)
 

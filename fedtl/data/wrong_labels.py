@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedtl._util.randomness import numpy_generator
+from fedtl.data.labels import without_label
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
@@ -13,22 +14,27 @@ from fedtl.errors import DataError
 def with_wrong_labels(raw: Raw, settings: DataSettings, silo: str, seed: int) -> Raw:
     """
     Return the split rows in which a share of the training and of the validation labels is wrong: each of them is another of
-    the silo's classes, all equally likely. Test labels stay right. Which labels are wrong depends on ``seed``, ``silo`` and
+    the silo's classes, all equally likely. A row without a label stays without one. Test labels stay right. Which labels are wrong depends on ``seed``, ``silo`` and
     the part alone. Raises DataError where the silo has one class.
     """
     share = settings.wrong_labels.get(silo, 0.0)
     if not share:
         return raw
     assert raw.val is not None
-    classes = np.unique(raw.train.y)
+    classes = np.unique(raw.train.y[~without_label(raw.train.y)])
     if len(classes) < 2:
-        raise DataError(
-            f"silo {silo}: all training rows have the label {classes[0]}, so none can be another; remove {silo} from data.wrong_labels"
+        have = (
+            f"all labelled training rows have the label {classes[0]}"
+            if len(classes)
+            else "no training row has a label"
         )
+        raise DataError(f"silo {silo}: {have}, so none can be another; remove {silo} from data.wrong_labels")
 
     def part(rows: Part, name: str) -> Part:
         rng = numpy_generator("wrong labels", seed, silo, name)
-        return replace(rows, y=replaced(rows.y, classes, share, rng))
+        y, known = rows.y.copy(), ~without_label(rows.y)
+        y[known] = replaced(y[known], classes, share, rng)
+        return replace(rows, y=y)
 
     return replace(raw, train=part(raw.train, "train"), val=part(raw.val, "val"))
 

@@ -79,6 +79,36 @@ def test_a_name_is_a_value_and_no_part_of_the_query(file):
         sql.read(odd, odd.silos[0])
 
 
+@pytest.mark.parametrize("quoted", ["':silo'", '":silo"', "`:silo`", "[:silo]", "'it''s :silo'"])
+def test_a_quoted_silo_is_no_parameter(quoted):
+    assert not sql.takes_silo(f"SELECT * FROM visits WHERE note <> {quoted} ORDER BY id")
+    assert sql.takes_silo(f"SELECT * FROM visits WHERE note <> {quoted} AND (hospital=:silo) ORDER BY id")
+
+
+def test_a_silo_in_a_comment_is_no_parameter(file):
+    for query in (
+        "SELECT * FROM visits -- :silo\nORDER BY id",
+        "SELECT * FROM visits ORDER BY id /* '\n:silo",
+    ):
+        with pytest.raises(ConfigError, match="of which silo"):
+            data_of(file, query, silos=["south", "north"])
+    assert sql.takes_silo("SELECT a -- it's\nFROM visits WHERE hospital = :silo -- it's")
+
+
+@pytest.mark.parametrize(
+    ("query", "ordered"),
+    [
+        ("SELECT *, row_number() OVER (ORDER BY id) FROM visits", False),
+        ("SELECT * FROM (SELECT * FROM visits WHERE (age > 1) ORDER BY id)", False),
+        ("SELECT 'order by' FROM visits -- ORDER BY id", False),
+        ("SELECT * FROM visits WHERE note <> '(' order/* so */\nBY max(id, (1))", True),
+        ("SELECT *, ') ORDER BY (' FROM visits", False),
+    ],
+)
+def test_only_the_outer_order_counts(query, ordered):
+    assert sql.orders_rows(query) == ordered
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -120,6 +150,19 @@ def test_a_query_that_finds_too_much_is_refused(file, monkeypatch):
     sql._found.cache_clear()
     with pytest.raises(DataError, match="more than 100 values"):
         sql.silos(data_of(file, silo_column="hospital"))
+
+
+def test_a_database_in_wal_mode_is_refused_and_its_copy_read(file, tmp_path):
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    before = file.read_bytes()
+    with pytest.raises(DataError, match="in WAL mode"):
+        sql.silos(data_of(file, silo_column="hospital"))
+    assert [one.name for one in tmp_path.iterdir()] == ["hospitals.db"]
+    assert file.read_bytes() == before
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"VACUUM INTO '{tmp_path / 'copy.db'}'")
+    assert sql.silos(data_of(tmp_path / "copy.db", silo_column="hospital")) == ["north", "south"]
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):

@@ -15,7 +15,8 @@ from fedtl.data import streamed
 from fedtl.data.prepare import prepare_silo, read_silo
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.known_tasks import check_every_task
-from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.config.load import load_experiment, read_experiment
+from fedtl.experiment.lint.findings import lint
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy.rows import Part as Rows
@@ -92,6 +93,18 @@ def test_prepared_rows_are_read_when_they_are_asked_for(pictures):
     assert lazy.x[:0].shape == plain.x[:0].shape
     hashes = [row_set([Rows(x, plain.y.numpy())], b"k") for x in (lazy.x, plain.x.numpy())]
     assert hashes[0] == hashes[1]
+
+
+@pytest.mark.slow
+def test_lint_finds_the_same_in_streamed_images(pictures, tmp_path):
+    shutil.copytree(pictures / "a", tmp_path / "a")
+    shutil.copytree(pictures / "a", tmp_path / "b")
+    sets = [*SETS, *FAST, *PRIVATE, f"data.path={tmp_path}"]
+    plain, lazy = (
+        lint(read_experiment("digits", [*sets, f"data.stream={stream}"])) for stream in ("false", "true")
+    )
+    assert lazy == plain
+    assert any("are also in a" in line for line in lazy.doubtful)
 
 
 def test_a_file_of_another_depth_is_named(pictures, tmp_path):

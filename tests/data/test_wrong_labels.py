@@ -29,6 +29,28 @@ def test_a_share_of_the_labels_is_another_class_and_test_labels_are_not_touched(
     assert with_wrong_labels(before, settings, "another", 0) is before
 
 
+@pytest.mark.parametrize(("labels", "missing"), [(["a", "b"], ""), ([0.0, 1.0], np.nan)])
+def test_a_row_without_a_label_stays_without_one(labels, missing):
+    settings = DataSettings(wrong_labels={"s": 0.5}, missing_labels="inputs")
+    y = np.random.default_rng(0).choice(np.array([*labels, missing]), 200)
+    rows = Part(np.zeros((200, 1)), y)
+    before = Raw(rows, rows, rows)
+    after = with_wrong_labels(before, settings, "s", 0)
+    for part in ("train", "val"):
+        old, new = getattr(before, part).y, getattr(after, part).y
+        known = np.isin(old, labels)
+        assert 0 < known.sum() < len(old)
+        assert np.array_equal(np.isin(new, labels), known)
+        assert (old != new)[known].sum() == round(0.5 * known.sum())
+
+
+def test_a_silo_without_labels_cannot_have_wrong_ones():
+    settings = DataSettings(wrong_labels={"s": 0.5}, missing_labels="inputs")
+    part = Part(np.zeros((20, 1)), np.full(20, ""))
+    with pytest.raises(DataError, match="no training row"):
+        with_wrong_labels(Raw(part, part, part), settings, "s", 0)
+
+
 def test_each_other_class_is_equally_likely():
     y = np.zeros(6000, int)
     changed = replaced(y, np.arange(4), 1.0, np.random.default_rng(1))

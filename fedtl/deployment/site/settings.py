@@ -41,6 +41,15 @@ class SiteDataSettings(RowSettings):
     split_seed: int = Field(0, ge=0)
     unlabelled: bool = False
 
+    @field_validator("source")
+    @classmethod
+    def _no_query(cls, value: str) -> str:
+        if value == "sql":
+            raise ValueError(
+                "another source, because a site runs no query; export the rows as CSV or Parquet"
+            )
+        return value
+
 
 class BudgetSettings(Settings):
     """

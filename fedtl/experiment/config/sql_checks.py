@@ -4,7 +4,7 @@ import os.path
 from collections.abc import Iterator
 
 from fedtl.data.settings import DataSettings
-from fedtl.data.sql import SILO
+from fedtl.data.sql import orders_rows, takes_silo
 
 
 def sql_mistakes(data: DataSettings) -> Iterator[str]:
@@ -17,9 +17,9 @@ def sql_mistakes(data: DataSettings) -> Iterator[str]:
     if not query:
         yield 'data.query is empty; source "sql" needs one, such as "SELECT * FROM visits ORDER BY id"'
         return
-    if "order by" not in " ".join(query.casefold().split()):
-        yield "data.query has no ORDER BY, so a database may give the rows in any order, and the split would change; add one"
-    by_name, folder = bool(SILO.search(query)), os.path.isdir(data.path)
+    if not orders_rows(query):
+        yield "data.query has no ORDER BY outside of parentheses, so a database may give the rows in any order, and the split would change; add one"
+    by_name, folder = takes_silo(query), os.path.isdir(data.path)
     if by_name and data.silo_column:
         yield "data.query has the parameter :silo, and data.silo_column names a column; remove one of them"
     if by_name and not folder and not data.silos:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from hashlib import blake2b
 
+from fedtl.data.streamed import BLOCK
 from fedtl.errors import FedTLError
 from fedtl.experiment.study import Study
 
@@ -30,5 +31,6 @@ def duplicate_rows(study: Study) -> Iterator[str]:
 
 def _digests(study: Study, name: str) -> list[bytes]:
     """Return a hash of the input of each training row, without the label."""
-    x = study.data(name).train.x.flatten(1).contiguous().numpy()
-    return [blake2b(row.tobytes(), digest_size=16).digest() for row in x]
+    blocks = study.data(name).train.x.split(BLOCK)  # streamed images are read here
+    rows = (row for block in blocks for row in block.flatten(1).contiguous().numpy())
+    return [blake2b(row.tobytes(), digest_size=16).digest() for row in rows]

@@ -22,7 +22,7 @@ def _of(name: str, data: SiloDataset, columns: tuple[str, ...]) -> Iterator[str]
     if without := int((~has_label(train)).sum()):
         wanted = "a label in data.classes" if data.classes else "a number as label"
         yield f"{name}: {without} of {len(train)} training rows do not have {wanted} and are not used; correct them or data.classes"
-    if train.x.dim() != 2:
+    if train.x.ndim != 2:
         return
     constant = (train.x == train.x[0]).all(0).tolist()
     if alike := [column for column, is_constant in zip(columns, constant, strict=True) if is_constant]:

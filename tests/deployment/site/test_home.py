@@ -15,6 +15,7 @@ from fedtl.deployment.site.readiness import check_readiness
 from fedtl.deployment.site.settings import HomeSettings, load_home_settings
 from fedtl.deployment.site.site_plan import choose_device
 from fedtl.errors import ConfigError, LedgerDamaged
+from fedtl.experiment.config.settings_file import validate
 from tests.real_processes import fedtl_command
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "clients").glob("*.toml"))
@@ -55,6 +56,11 @@ def test_a_mistake_in_silo_toml_is_named(home, old, new, match):
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(ConfigError, match=match):
         load_home_settings(home.path)
+
+
+def test_a_site_runs_no_query():
+    with pytest.raises(ConfigError, match="CSV or Parquet"):
+        validate(HomeSettings, {"name": "x", "server": "h:1", "data": {"source": "sql", "query": "SELECT 1"}})
 
 
 OLD_KEYS = [
