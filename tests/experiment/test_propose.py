@@ -143,6 +143,70 @@ def test_a_label_that_is_guessed_names_the_others_and_one_that_is_set_does_not(d
     assert guess(data, "label", "data.label=age").settings["data.task"] == "regression"
 
 
+def one_table(data, **columns):
+    folders.rows(3, 200).assign(**columns).to_csv(data / "all.csv", index=False)
+
+
+@pytest.mark.parametrize("prefix", ["p", ""])
+def test_units_that_repeat_a_little_are_units(prefix, data):
+    one_table(data, patient_id=[f"{prefix}{1000 + n % 180}" for n in range(200)])
+    settings = propose(data).settings["data"]
+    assert settings["unit_column"] == "patient_id"
+    assert "patient_id" not in settings.get("drop", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "key", "dropped"),
+    [
+        ("patient_id", [None, *range(1, 180), *range(1, 21)], "unit_column", ["patient_id"]),
+        ("hospital", [None, *"A" * 99, *"B" * 100], "silo_column", []),
+    ],
+)
+def test_an_empty_cell_of_a_unit_or_an_institution_is_said(name, values, key, dropped, data):
+    one_table(data, **{name: values})
+    doubts = " ".join(one.doubt for one in propose(data).guesses)
+    assert f"{name} has 1 empty cell: fill it, then --set data.{key}={name}" in doubts
+    assert propose(data).settings["data"].get("drop", []) == dropped
+
+
+def test_a_column_named_as_institutions_are_is_an_input_only_with_a_doubt(data):
+    for number in range(2):
+        folders.rows(number).assign(region=["n", "s", "w"] * 20).to_csv(data / f"{number}.csv", index=False)
+    assert "region" in guess(data, "inputs").doubt
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        (("train", "valid", "test"), "write val instead of 'valid'"),
+        (("Train", "Test"), "write train instead of 'Train'"),
+        (("train", "other", "test"), "replace 'other'"),
+        (("training", "val"), "write test in some rows"),
+        (("train", None, "test"), "fill 50 empty cells"),
+    ],
+)
+def test_a_split_in_another_spelling_is_refused_with_the_way_out(parts, problem, data):
+    one_table(data, split=[*[parts[0]] * 100, *[parts[1]] * 50, *[parts[-1]] * 50])
+    with pytest.raises(UserError) as refused:
+        propose(data)
+    assert problem in str(refused.value)
+    left_out = propose(data, ['data.drop=["split"]']).settings["data"]
+    assert left_out["drop"] == ["split"]
+    assert "split_column" not in left_out
+
+
+def test_a_split_that_the_reader_knows_is_the_split(data):
+    one_table(data, split=["train"] * 120 + ["val"] * 30 + ["test"] * 50)
+    assert propose(data, ["data.deal.silos=2"]).settings["data"]["split_column"] == "split"
+
+
+def test_many_whole_numbers_of_images_may_be_amounts(data):
+    x = np.random.default_rng(0).integers(0, 256, (280, 8, 8)).astype(np.uint8)
+    for name in "ab":
+        np.savez(data / f"{name}.npz", train_x=x, train_y=20 + np.arange(280) % 70)
+    assert '"regression"' in guess(data, "label").doubt
+
+
 def test_a_rare_label_is_compared_by_auc_and_many_rows_need_no_folds(data):
     for number in range(2):
         frame = folders.rows(number, 400)

@@ -15,12 +15,13 @@ from fedtl.experiment.data_schema import looks_like_series
 from fedtl.experiment.propose.column_facts import array_facts
 from fedtl.experiment.propose.guess import Guess, listed
 from fedtl.experiment.propose.inputs import SILOS, UNITS, is_named
-from fedtl.experiment.propose.labels import task_of
+from fedtl.experiment.propose.labels import MAX_CLASSES, task_of
 from fedtl.experiment.propose.layout import Layout, Silos
 from fedtl.experiment.propose.tables import guess_silos
 
 FILES_LOOKED_AT = 200  # images of a folder, spread evenly, whose size is looked up
 MAX_SIDE = 64  # pixels, to which images of several sizes are resized
+AMOUNTS = 'if they are amounts, such as ages: task = "regression"; if they count something: "counts"'
 SLICES = {"axis": "axial", "start": 0.25, "stop": 0.75, "every": 4}  # of a volume
 
 
@@ -37,13 +38,14 @@ def array_guesses(layout: Layout, given: Mapping[str, Any]) -> Iterator[Guess]:
         "path": str(layout.path),
         **{k: v for k, v in given.items() if k not in ("deal", "task")},
     }
-    if unit and "unit_column" not in given:
+    units = {"data.unit_column": unit} if unit and "unit_column" not in given else {}
+    if units:
         own["unit_column"] = unit
         yield Guess(
             "unit",
             unit,
             f"the array train_{unit} says whose row each is",
-            settings={"data.unit_column": unit},
+            settings=units,
         )
     if silo and layout.silos is Silos.ONE_SET and not given.keys() & {"silo_column", "deal"}:
         own["silo_column"] = silo
@@ -58,7 +60,7 @@ def array_guesses(layout: Layout, given: Mapping[str, Any]) -> Iterator[Guess]:
             settings={"data.silo_column": own["silo_column"]},
         )
     else:
-        yield guess_silos(layout, [file.stem for file in layout.files], given, label.settings)
+        yield guess_silos(layout, [file.stem for file in layout.files], given, {**label.settings, **units})
     yield label
     yield from _inputs([raw.train.x for raw in raws], given)
 
@@ -118,6 +120,7 @@ def _label(raws: Sequence[Raw], given: Mapping[str, Any]) -> Guess:
             "label",
             "train_y, task classification",
             f"it holds {len(facts.values)} whole numbers ({listed(facts.values, 5)})",
+            AMOUNTS if len(facts.values) > MAX_CLASSES else "",
         )
     task, why, doubt = task_of(facts)
     settings = {"data.task": task} if task != "classification" else {}

@@ -6,8 +6,10 @@ from typing import Any
 
 from fedtl.data.cells import MAX_CATEGORIES
 from fedtl.data.dates import fitting_formats
+from fedtl.errors import DataError
 from fedtl.experiment.propose.column_facts import ColumnFacts
 from fedtl.experiment.propose.guess import Guess, listed
+from fedtl.experiment.propose.layout import PARTS
 from fedtl.experiment.row_notes import NAMELESS
 
 SILOS = (  # what institutions are called in a column
@@ -19,7 +21,6 @@ UNITS = ("patient", "subject", "person", "participant", "individual", "customer"
 NUMBERS_OF_ROWS = re.compile(
     r"(?i)(^|[_ ])(id|nr|no|number|index|idx|key|uuid|row|rowid|record)$|^id([_ ]|$)"
 )
-PARTS = {"train", "val", "test"}
 SPLITS = ("split", "part", "set", "subset", "fold", "partition")
 MAX_SILOS = 200
 NEARLY_ALL = 0.9  # of the cells of a text are different: it names the rows
@@ -46,28 +47,68 @@ def silo_columns(facts: Sequence[ColumnFacts]) -> list[ColumnFacts]:
 
 
 def guess_unit(facts: Sequence[ColumnFacts]) -> Guess | None:
-    """Return the column that says whose row it is, where people have several rows."""
+    """Return the column that says whose row it is, where one person or thing has several rows."""
     for one in facts:
-        several = one.kind == "text" or one.whole
-        if (
-            is_named(one.name, UNITS)
-            and several
-            and not one.different
-            and not one.missing
-            and 1 < len(one.values) < one.rows / 1.2
-        ):
+        if _has_repeated_units(one) and not one.missing and len(one.values) > 1:
             why = f"{one.rows} rows of {len(one.values)}: all rows of one stay together when test rows are drawn"
             return Guess("unit", one.name, why, settings={"data.unit_column": one.name})
     return None
 
 
+def _has_repeated_units(one: ColumnFacts) -> bool:
+    return is_named(one.name, UNITS) and (one.kind == "text" or one.whole) and not one.different
+
+
 def guess_split(facts: Sequence[ColumnFacts]) -> Guess | None:
-    """Return the column that says whether a row is for training or testing."""
+    """
+    Return the column that says whether a row is for training or testing. Raises DataError where its parts are not spelled as the reader
+    of tables needs them.
+    """
     for one in facts:
-        if one.name.casefold() in SPLITS and {"train", "test"} <= set(one.values) <= PARTS:
+        if one.name.casefold() in SPLITS and "train" in {_part(value) for value in one.values}:
+            _check_split(one)
             why = f"its values are {', '.join(one.values)}"
             return Guess("parts", one.name, why, settings={"data.split_column": one.name})
     return None
+
+
+def _part(value: str) -> str | None:
+    return PARTS.get(value.strip().casefold())
+
+
+def _check_split(one: ColumnFacts) -> None:
+    """Raise DataError for values that data.split_column does not read."""
+    problems = [
+        f"write {part} instead of {value!r}" if (part := _part(value)) else f"replace {value!r}"
+        for value in one.values
+        if value != _part(value)
+    ]
+    if one.missing:
+        problems.append(f"fill {_empty_cells(one)}")
+    if "test" not in {_part(value) for value in one.values}:
+        problems.append("write test in some rows")
+    if problems:
+        raise DataError(
+            f"the column {one.name} divides the rows into parts, and data.split_column needs train, val or test in each row: "
+            f"{listed(problems)}; or leave it out with --set 'data.drop=[\"{one.name}\"]'"
+        )
+
+
+def _empty_cells(one: ColumnFacts) -> str:
+    return f"{one.missing} empty cell{'s' * (one.missing > 1)}"
+
+
+def unfilled_columns(facts: Sequence[ColumnFacts], files: int, given: Mapping[str, Any]) -> Iterator[Guess]:
+    """Yield the columns that are named as units or institutions are, and cannot name them because cells are empty."""
+    for one in facts:
+        key = ""
+        if one.missing and _has_repeated_units(one) and "unit_column" not in given:
+            key = "unit_column"
+        elif one.missing and is_named(one.name, SILOS) and files == 1:
+            key = "" if given.keys() & {"silo_column", "deal"} else "silo_column"
+        if key:
+            doubt = f"{one.name} has {_empty_cells(one)}: fill {'it' if one.missing == 1 else 'them'}, then --set data.{key}={one.name}"
+            yield Guess("empty cells", one.name, f"so it is no data.{key}", doubt)
 
 
 def guess_inputs(facts: Sequence[ColumnFacts], files: int, given: Mapping[str, Any]) -> Iterator[Guess]:
@@ -98,6 +139,11 @@ def guess_inputs(facts: Sequence[ColumnFacts], files: int, given: Mapping[str, A
         for key in ("categories", "ordered", "dates", "hashed", "text", "target_encoded")
         for name in given.get(key, ())
     }
+    if named := [one.name for one in kept if is_named(one.name, (*SILOS, *UNITS))]:
+        doubt = f"{listed(named)} may only say where or from whom a row is: if so, list it in data.drop"
+        yield Guess(
+            "inputs", listed(named), "read as inputs, though named as institutions or people are", doubt
+        )
     yield from _kinds([one for one in kept if one.name not in known])
 
 
@@ -110,6 +156,8 @@ def _why_dropped(one: ColumnFacts) -> str:
         return "counts the rows"
     if one.different and one.whole and (nameless or numbers_rows or is_named(one.name, UNITS)):
         return "names the rows: all its numbers are different"
+    if one.missing and _has_repeated_units(one):
+        return f"says whose row it is, and has {_empty_cells(one)}"
     if one.of_file and one.kind == "text":
         return "has one value in each file: it names the silo"
     many = one.kind == "text" and len(one.values) > max(MAX_CATEGORIES, NEARLY_ALL * one.present)

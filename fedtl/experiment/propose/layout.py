@@ -10,15 +10,11 @@ from fedtl.data.formats import advice_on, is_hidden
 from fedtl.data.image_files import is_image
 from fedtl.errors import DataError
 
-PARTS = {
-    "train",
-    "training",
-    "val",
-    "valid",
-    "validation",
-    "test",
-    "testing",
-}  # names of files that are parts, not silos
+PARTS = {  # of one set, as files and cells name them, and as data.split_column reads them
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 KEYS = 'write the file yourself: "fedtl schema experiment" has every key'
 
 

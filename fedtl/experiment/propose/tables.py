@@ -14,7 +14,13 @@ from fedtl.errors import DataError
 from fedtl.experiment.config.settings_file import validate
 from fedtl.experiment.propose.column_facts import ColumnFacts, column_facts
 from fedtl.experiment.propose.guess import Guess, listed
-from fedtl.experiment.propose.inputs import guess_inputs, guess_split, guess_unit, silo_columns
+from fedtl.experiment.propose.inputs import (
+    guess_inputs,
+    guess_split,
+    guess_unit,
+    silo_columns,
+    unfilled_columns,
+)
 from fedtl.experiment.propose.labels import guess_label
 from fedtl.experiment.propose.layout import Layout, Silos
 
@@ -100,15 +106,11 @@ def _guesses(tables: Tables, given: Mapping[str, Any]) -> Iterator[Guess]:
         used.add(name)
         facts = _with_silos(facts, tables.frames[0], name)
         yield silo
-    others = [
-        guess(_unused(facts, used))
-        for key, guess in (("unit_column", guess_unit), ("split_column", guess_split))
-        if key not in given
-    ]
+    set_aside = set(map(str, given.get("drop", ())))
+    others = list(_units_and_parts(_unused(facts, used | set_aside), given))
     for other in others:
-        if other is not None:
-            used |= set(other.settings.values())
-            yield other
+        used |= set(other.settings.values())
+        yield other
     used |= {
         str(given[key]) for key in ("unit_column", "split_column", "event", "domain_column") if given.get(key)
     }
@@ -119,12 +121,20 @@ def _guesses(tables: Tables, given: Mapping[str, Any]) -> Iterator[Guess]:
             tables.layout,
             [file.stem for file in tables.layout.files],
             given,
-            label.settings,
+            {key: value for one in (label, *others) for key, value in one.settings.items()},
             _other_silos(facts, used),
         )
     yield label
+    yield from unfilled_columns(_unused(facts, used | set_aside), files, given)
     if tables.with_inputs:
         yield from guess_inputs(_unused(facts, used), files, given)
+
+
+def _units_and_parts(facts: Sequence[ColumnFacts], given: Mapping[str, Any]) -> Iterator[Guess]:
+    """Yield the columns that say whose row it is, and in which part. Raises DataError."""
+    for key, guess in (("unit_column", guess_unit), ("split_column", guess_split)):
+        if key not in given and (found := guess(facts)):
+            yield found
 
 
 def _unused(facts: Sequence[ColumnFacts], used: set[str]) -> list[ColumnFacts]:
@@ -205,7 +215,7 @@ def guess_silos(
     label: Mapping[str, Any],
     others: Sequence[str] = (),
 ) -> Guess:
-    """Return what a silo is: a file or a folder, or a share of one set that is dealt. ``others``: columns that may name silos."""
+    """Return what a silo is: a file or a folder, or a share of one set that is dealt. ``label``: settings of label and unit; ``others``: columns that may name silos."""
     if layout.silos is not Silos.ONE_SET:
         own = (
             names
@@ -223,11 +233,14 @@ def guess_silos(
         )
     if "deal" in given:
         return Guess("silos", "dealt from one set", "as set")
+    unit = label.get("data.unit_column", given.get("unit_column"))
     classes = label.get("data.task", given.get("task", "classification")) == "classification"
     deal: dict[str, Any] = (
         {"silos": DEALT, "by": "dirichlet", "alpha": 1.0} if classes else {"silos": DEALT, "by": "iid"}
     )
     how = "with different shares of the labels" if classes else "in equal shares"
+    if unit:
+        deal, how = {"silos": DEALT, "by": "unit"}, f"with all rows of one {unit} in one of them"
     doubt = "they are simulated: a result says nothing about real institutions"
     if layout.source in ("table", "huggingface") or layout.manifest:
         doubt += "; if a column names the institution, --set data.silo_column=NAME"
@@ -235,7 +248,7 @@ def guess_silos(
     return Guess(
         "silos",
         f"{DEALT}, dealt from one set, {how}",
-        "nothing in the data names an institution",
+        "nothing in the data names the institution of each row",
         doubt,
         {"data.deal": deal},
     )
