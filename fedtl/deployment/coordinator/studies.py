@@ -24,6 +24,8 @@ from fedtl.deployment.running import free_space
 from fedtl.errors import ConfigError
 from fedtl.federation.limits import outliers
 
+START_SECONDS = 120.0  # that a ServerApp may take until it holds the lock of its study
+
 
 @dataclass(frozen=True)
 class StudyStatus:
@@ -113,7 +115,7 @@ def _try_to_submit(folder: Path, study: HostedStudy) -> None:
 def start_study(folder: Path, bundle_name: str, study_name: str, now: bool = False) -> HostedStudy:
     """
     Start a study, or resume it after its last finished round. While another study runs it is queued, unless ``now``. Raises
-    ConfigError.
+    ConfigError, also where the study runs, or was started less than ``START_SECONDS`` ago.
     """
     settings, bundle = load_server_settings(folder), Bundle(folder / "bundles" / bundle_name)
     if not bundle.file.is_file():
@@ -128,15 +130,13 @@ def start_study(folder: Path, bundle_name: str, study_name: str, now: bool = Fal
     study = HostedStudy.create(folder / "studies" / study_name, plan, start)
     if study.done:
         raise ConfigError(f"study {study_name!r} is done; its result is in {study.path}")
-    if is_at_work(study):
-        raise ConfigError(
-            f"study {study_name!r} is running; to stop it: fedtl server stop {folder} --study {study_name}"
-        )
     if not SuperLink(folder).healthy:
         raise ConfigError(f"no SuperLink runs for {folder}; start it: fedtl server run {folder}")
     register_sites(folder)
     with lock_folder(folder / "studies"):
-        if studies_to_resume(folder) and not now:
+        others = [other for other in studies_to_resume(folder) if other != study]
+        _check_not_running(folder, study)
+        if others and not now:
             _check_bundle(bundle, study)
             write_bytes(study.path / QUEUED_FILE, f"{time.time()}\n".encode(), private=True)
             (study.path / STOPPED_FILE).unlink(missing_ok=True)
@@ -144,6 +144,19 @@ def start_study(folder: Path, bundle_name: str, study_name: str, now: bool = Fal
             _submit(folder, bundle, study)
             (study.path / QUEUED_FILE).unlink(missing_ok=True)
     return study
+
+
+def _check_not_running(folder: Path, study: HostedStudy) -> None:
+    """Raise ConfigError where a ServerApp runs the study, or a run of it began so recently that its ServerApp may not hold the lock yet."""
+    name = study.path.name
+    stop = f"to stop it: fedtl server stop {folder} --study {name}"
+    if is_at_work(study):
+        raise ConfigError(f"study {name!r} is running; {stop}")
+    run, now = _last_run(study), time.time()
+    if run and study in studies_to_resume(folder) and 0 <= now - run.at < START_SECONDS:
+        raise ConfigError(
+            f"study {name!r} was started {now - run.at:.0f} s ago and may take {START_SECONDS:g} s to begin; {stop}"
+        )
 
 
 def _plan(bundle: Bundle, study_name: str, settings: ServerSettings) -> StudyPlan:
@@ -194,15 +207,29 @@ def stop_study(folder: Path, study_name: str) -> None:
 
 def _end_last_run(folder: Path, study: HostedStudy) -> None:
     """End the study's last Flower run. Raises ConfigError where it has ended already, or where no run is known."""
-    run_id = None
-    for text in (study.path / "runs.jsonl").read_text(errors="replace").splitlines():
-        with suppress(ValueError, KeyError, TypeError):  # a crash can leave an incomplete line
-            run_id = int(json.loads(text)["run"])
-    if run_id is None:
+    run = _last_run(study)
+    if run is None:
         raise ConfigError(
             f"{study.path / 'runs.jsonl'} has no run of study {study.path.name!r}, so there is nothing to stop"
         )
-    SuperLink(folder).stop_run(run_id)
+    SuperLink(folder).stop_run(run.number)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A Flower run of a study. ``at``: when it began, in seconds since 1970."""
+
+    number: int
+    at: float
+
+
+def _last_run(study: HostedStudy) -> _Run | None:
+    file, last = study.path / "runs.jsonl", None
+    for text in file.read_text(errors="replace").splitlines() if file.is_file() else ():
+        with suppress(ValueError, KeyError, TypeError):  # a crash can leave an incomplete line
+            line = json.loads(text)
+            last = _Run(int(line["run"]), float(line.get("at", 0.0)))
+    return last
 
 
 def server_status(folder: Path) -> ServerStatus:

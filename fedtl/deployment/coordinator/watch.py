@@ -20,6 +20,7 @@ from fedtl.deployment.coordinator.nginx import nginx_configuration
 from fedtl.deployment.coordinator.reply_size import reply_size
 from fedtl.deployment.coordinator.settings import load_server_settings
 from fedtl.deployment.coordinator.studies import (
+    START_SECONDS,
     is_at_work,
     resume_study,
     start_next,
@@ -30,7 +31,6 @@ from fedtl.deployment.event_log import log_event
 from fedtl.errors import FedTLError
 
 log = logging.getLogger(__name__)
-START_SECONDS = 120.0  # that a ServerApp may take until it holds the lock of its study
 MOST_RESUMES = 3  # of a study without a finished round in between
 
 

@@ -114,3 +114,25 @@ def test_a_study_that_runs_is_not_queued_twice(server, monkeypatch):
     monkeypatch.setattr(studies, "is_at_work", lambda study: True)
     with pytest.raises(ConfigError, match="is running"):
         server.start("first")
+
+
+def test_a_study_whose_serverapp_may_not_have_begun_yet_is_refused(server):
+    server.start("first")
+    with pytest.raises(ConfigError, match="was started 0 s"):
+        server.start("first")
+    with pytest.raises(ConfigError, match="was started 0 s"):
+        server.start("first", now=True)
+    assert server.begun == ["first"]
+    stop_study(server.folder, "first")  # ends the run, so the study may begin again at once
+    assert server.start("first").queued_since is None
+
+
+def test_a_crashed_study_is_not_queued_behind_itself(server, monkeypatch):
+    first = server.start("first")
+    now = studies.time.time()
+    monkeypatch.setattr(studies.time, "time", lambda: now + studies.START_SECONDS)
+    assert server.start("first").queued_since is None
+    assert server.begun == ["first", "first"]
+    (first.path / STOPPED_FILE).write_text("crashed\n")
+    server.start("second")
+    assert server.start("first").queued_since is not None

@@ -10,10 +10,11 @@ from fedtl.deployment.coordinator import watch
 from fedtl.deployment.coordinator.admitted import AdmittedSite, write_admitted
 from fedtl.deployment.coordinator.figures import server_metrics
 from fedtl.deployment.coordinator.server import create_server
+from fedtl.deployment.coordinator.studies import START_SECONDS
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import FlowerNode, SuperLink
-from fedtl.deployment.coordinator.watch import START_SECONDS, EventWatch, StudyWatch, watch_all
+from fedtl.deployment.coordinator.watch import EventWatch, StudyWatch, watch_all
 from fedtl.deployment.site.keys import create_node_key, public_key_pem, read_public_key
 from fedtl.errors import ConfigError
 from fedtl.federation.rounds import FederationConfig
