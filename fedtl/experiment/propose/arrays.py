@@ -39,7 +39,7 @@ def array_guesses(layout: Layout, given: Mapping[str, Any]) -> Iterator[Guess]:
         **{k: v for k, v in given.items() if k not in ("deal", "task")},
     }
     units = {"data.unit_column": unit} if unit and "unit_column" not in given else {}
-    if units:
+    if unit and units:
         own["unit_column"] = unit
         yield Guess(
             "unit",
