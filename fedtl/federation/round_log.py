@@ -75,6 +75,11 @@ class RoundLog:
         complete = self._history.read_text().split("\n")[:-1] if self._history.exists() else []
         return [from_plain(HistoryLine, json.loads(line)) for line in complete]
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the checkpoint of a round was written."""
+        return self._checkpoint.exists()
+
     def append(self, line: HistoryLine) -> None:
         """Append a line, durably. To be written before the round's checkpoint."""
         append_durably(self._history, json.dumps(to_plain(line), allow_nan=False) + "\n", self.private)

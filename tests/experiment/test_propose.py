@@ -263,6 +263,12 @@ def matlab(path):
     text_of(path, a_mat="")
 
 
+def images_and_masks(path):
+    for kind in ("images", "masks"):
+        (path / "a" / kind).mkdir(parents=True)
+        folders.Image.new("L", (8, 8)).save(path / "a" / kind / "1.png")
+
+
 @pytest.mark.parametrize(
     ("make", "way_out"),
     [
@@ -274,6 +280,7 @@ def matlab(path):
         (below, "data/north.csv"),
         (question_marks, "leave such cells empty"),
         (matlab, "scipy.io.loadmat"),
+        (images_and_masks, 'data.task = "segmentation"'),
     ],
     ids=lambda one: getattr(one, "__name__", ""),
 )

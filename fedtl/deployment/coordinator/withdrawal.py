@@ -5,15 +5,19 @@ What a model has learnt from a site cannot be taken out of it, so the rounds fro
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from safetensors.torch import load_file
 
+from fedtl.data.plain_names import SILO_NAME
 from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.site_rounds import site_rounds
-from fedtl.deployment.coordinator.sites import check_name, suspend_site
+from fedtl.deployment.coordinator.sites import suspend_site
 from fedtl.deployment.coordinator.study import HostedStudy, log_before
 from fedtl.errors import ConfigError
+
+MAX_NAME, HASHED = 64, 10  # characters of the name of a study, and those of a hash in it
 
 
 @dataclass(frozen=True)
@@ -48,18 +52,27 @@ def withdraw_site(folder: Path, site: str) -> list[StudyWithout]:
     ]
 
 
+def name_without(study: str, site: str) -> str:
+    """Return the name of a study without a site; where it would be too long, it is cut and ends with a part of its hash."""
+    name = f"{study}-without-{site}"
+    if SILO_NAME.fullmatch(name):
+        return name
+    return f"{name[: MAX_NAME - HASHED - 1]}-{sha256(name.encode()).hexdigest()[:HASHED]}"
+
+
 def _without(study: HostedStudy, site: str, counted: Sequence[int]) -> StudyWithout:
     plan, before = study.plan, counted[0] - 1
-    name = check_name(f"{study.path.name}-without-{site}")
+    name = name_without(study.path.name, site)
     other = HostedStudy(study.path.with_name(name))
     running = not study.done and (study.path / "runs.jsonl").is_file()
     facts = (study.path.name, counted, running, name)
-    if before and not (other.path / "plan.json").is_file():
+    if before and not other.log.has_checkpoint:
         kept = log_before(study, counted[0]).resume()
         if kept is None:
             return StudyWithout(*facts, None, plan.bundle_name)
         own = replace(plan, config=replace(plan.config, study=name))
         other = HostedStudy.create(other.path, own, load_file(study.path / "start.safetensors"))
+        other.log.resume()  # removes the lines of a preparation that was cut off
         for line in study.log.lines()[:before]:
             other.log.append(line)
             if earlier := log_before(study, line.round).resume():  # for the withdrawal of another site

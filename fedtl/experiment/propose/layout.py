@@ -8,6 +8,7 @@ from pathlib import Path
 from fedtl.data import huggingface, images, table
 from fedtl.data.formats import advice_on, is_hidden
 from fedtl.data.image_files import is_image
+from fedtl.data.masks import IMAGES, MASKS
 from fedtl.errors import DataError
 
 PARTS = {  # of one set, as files and cells name them, and as data.split_column reads them
@@ -93,6 +94,11 @@ def _of_images(path: Path, folders: Sequence[Path], tables: Sequence[Path]) -> L
     """Return the layout of a folder of image files; None where no image lies in it."""
     if not any(is_image(file) for file in path.rglob("*")):
         return None
+    if any((folder / IMAGES).is_dir() and (folder / MASKS).is_dir() for folder in (path, *folders)):
+        raise DataError(
+            f'--data {path}: folders {IMAGES} and {MASKS} are a segmentation, which is not proposed; write data.source = "images", '
+            'data.task = "segmentation" and data.classes (docs/howto/segmentation.md)'
+        )
     if len(tables) == 1:
         return Layout("images", path, Silos.ONE_SET, tuple(tables), tables[0].name)
     own = [[file for file in sorted(folder.iterdir()) if file.suffix.lower() == ".csv"] for folder in folders]

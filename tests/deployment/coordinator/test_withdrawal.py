@@ -5,9 +5,10 @@ import torch
 
 from fedtl.deployment.coordinator.admitted import AdmittedSite, node_ids, write_admitted
 from fedtl.deployment.coordinator.host import host_study
+from fedtl.deployment.coordinator.sites import check_name
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
-from fedtl.deployment.coordinator.withdrawal import withdraw_site
+from fedtl.deployment.coordinator.withdrawal import name_without, withdraw_site
 from fedtl.errors import ConfigError
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Update
@@ -96,3 +97,21 @@ def test_the_command_prints_how_to_train_on(server):
     assert done.returncode == 0, done.stderr
     assert "counted in rounds 3, 4, 5" in done.stdout
     assert f"after round 2 of it: fedtl server start {server} b --study first-without-late" in done.stdout
+
+
+def test_a_preparation_that_was_cut_off_is_made_anew(server):
+    hosted(server, "first", 3)
+    (whole,) = withdraw_site(server, "late")
+    other = HostedStudy(server / "studies" / whole.name)
+    state, lines = other.state(), other.log.lines()
+    (other.path / "checkpoint" / "state.pt").unlink()
+    assert withdraw_site(server, "late") == [whole]
+    assert other.log.lines() == lines
+    assert torch.equal(other.state().shared["body.w"], state.shared["body.w"])
+
+
+def test_names_of_any_length_give_the_name_of_a_study():
+    assert name_without("first", "late") == "first-without-late"
+    long = {name_without("s" * 64, site * 64) for site in "ab"}
+    assert len(long) == 2
+    assert all(check_name(name) == name for name in long)
