@@ -35,11 +35,11 @@ def settings_to_train(home: Home, agreed: DataSettings, classes: Sequence[str]) 
     rows = _with_absolute_paths(home).model_copy(update=declared)
     own = _names_here(home)
     unlabelled = [*(own if here.unlabelled else ()), *(name for name in agreed.unlabelled if name not in own)]
-    few = {here.missing_labels, agreed.missing_labels} == {
-        "refuse"
-    }  # site_rows refuses what silo.toml does not allow
-    changed: dict[str, Any] = {"unlabelled": unlabelled, "missing_labels": "refuse" if few else "inputs"}
-    return data_settings(rows, inputs).model_copy(update=changed)
+    # site_rows refuses what silo.toml does not allow
+    missing = "inputs" if "inputs" in (here.missing_labels, agreed.missing_labels) else "refuse"
+    return data_settings(rows, inputs).model_copy(
+        update={"unlabelled": unlabelled, "missing_labels": missing}
+    )
 
 
 def _names_here(home: Home) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from fedtl.experiment.config.schema import (
     WireSettings,
     is_custom,
 )
+from fedtl.experiment.config.settings_file import Table
 from fedtl.federation.limits import MAX_WEIGHT, UpdateLimits
 from fedtl.methods.base import Method, Server
 from fedtl.methods.candidate import Candidate
@@ -111,7 +112,7 @@ def wired(method: Method, settings: WireSettings, name: str) -> Method:
         raise ConfigError(f"wire.dtype = {settings.dtype!r}: not with method {name!r}: {error}") from error
 
 
-def model_arguments(settings: ModelSettings) -> dict[str, Any]:
+def model_arguments(settings: ModelSettings) -> Table:
     """Return ``[model.settings]`` as arguments of the model's function. Raises ConfigError."""
     if is_custom(settings.name) and settings.weights == "pretrained":
         raise ConfigError(
@@ -221,9 +222,9 @@ def server_of(settings: MethodSettings) -> Server:
     return step
 
 
-def _trusted(table: dict[str, Any], name: str) -> dict[str, Any]:
+def _trusted(table: Table, name: str) -> Table:
     """Take the settings of the server step "trusted" out of ``table``. Raises ConfigError."""
-    own: dict[str, Any] = {key: table.pop(key) for key in ("trusted", "pace") if key in table}
+    own: Table = {key: table.pop(key) for key in ("trusted", "pace") if key in table}
     if own and name != "trusted":
         raise ConfigError(
             f'method.server.{next(iter(own))} is a setting of "trusted", not of {name!r}; remove it'

@@ -10,7 +10,7 @@ from fedtl.data import images, nifti, npz
 from fedtl.data.image_files import is_image, load_images
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw
-from fedtl.experiment.config.settings_file import validate
+from fedtl.experiment.config.settings_file import Table, validate
 from fedtl.experiment.data_schema import looks_like_series
 from fedtl.experiment.propose.column_facts import array_facts
 from fedtl.experiment.propose.guess import Guess, listed
@@ -33,7 +33,7 @@ def array_guesses(layout: Layout, given: Mapping[str, Any]) -> Iterator[Guess]:
     further = sorted(names - {"x", "y", "images", "labels"})
     unit = next((name for name in further if is_named(name, UNITS)), None)
     silo = next((name for name in further if is_named(name, SILOS)), None)
-    own: dict[str, Any] = {
+    own: Table = {
         "source": "npz",
         "path": str(layout.path),
         **{k: v for k, v in given.items() if k not in ("deal", "task")},

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedtl.experiment.config.settings_file import Table
+
 MOST_NAMED = 6
 
 
@@ -21,9 +23,9 @@ class Guess:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def nested(guesses: Iterable[Guess]) -> dict[str, Any]:
+def nested(guesses: Iterable[Guess]) -> Table:
     """Return the settings of all guesses as tables; a later guess replaces an earlier one."""
-    table: dict[str, Any] = {}
+    table: Table = {}
     for guess in guesses:
         for path, value in guess.settings.items():
             *above, last = path.split(".")

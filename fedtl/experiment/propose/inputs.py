@@ -7,6 +7,7 @@ from typing import Any
 from fedtl.data.cells import MAX_CATEGORIES
 from fedtl.data.dates import fitting_formats
 from fedtl.errors import DataError
+from fedtl.experiment.config.settings_file import Table
 from fedtl.experiment.propose.column_facts import ColumnFacts
 from fedtl.experiment.propose.guess import Guess, listed
 from fedtl.experiment.propose.layout import PARTS
@@ -217,7 +218,7 @@ def _of_many_texts(many: Sequence[ColumnFacts]) -> Iterator[Guess]:
 def _dates(names: Sequence[str], formats: Sequence[Sequence[str]]) -> Guess:
     """Return dates, and how they are written; where both day.month and month.day are possible, that is doubtful."""
     common = [form for form in formats[0] if all(form in own for own in formats)] if formats else [""]
-    settings: dict[str, Any] = {"data.dates": list(names)}
+    settings: Table = {"data.dates": list(names)}
     if "" in common:
         return Guess("dates", listed(names), "days, weekday and month become inputs", settings=settings)
     form = (common or formats[0])[0]

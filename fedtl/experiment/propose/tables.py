@@ -11,7 +11,7 @@ from fedtl.data.image_files import SUFFIXES
 from fedtl.data.settings import DataSettings
 from fedtl.data.table import load_frame
 from fedtl.errors import DataError
-from fedtl.experiment.config.settings_file import validate
+from fedtl.experiment.config.settings_file import Table, validate
 from fedtl.experiment.propose.column_facts import ColumnFacts, column_facts
 from fedtl.experiment.propose.guess import Guess, listed
 from fedtl.experiment.propose.inputs import (
@@ -181,7 +181,7 @@ def _silo_column(tables: Tables, facts: Sequence[ColumnFacts], given: Mapping[st
             f"data.silo_column = {chosen!r} is no column; there are {listed(list(map(str, frame.columns)), 12)}"
         )
     counts = frame[chosen].map(str).value_counts()
-    settings: dict[str, Any] = {"data.silo_column": chosen}
+    settings: Table = {"data.silo_column": chosen}
     doubt = f"it could also be {listed(names[1:])} (--set data.silo_column=NAME)" if names[1:] else ""
     if (small := int((counts < MIN_ROWS).sum())) and len(counts) - small > 1 and "min_rows" not in given:
         settings["data.min_rows"] = MIN_ROWS
@@ -235,7 +235,7 @@ def guess_silos(
         return Guess("silos", "dealt from one set", "as set")
     unit = label.get("data.unit_column", given.get("unit_column"))
     classes = label.get("data.task", given.get("task", "classification")) == "classification"
-    deal: dict[str, Any] = (
+    deal: Table = (
         {"silos": DEALT, "by": "dirichlet", "alpha": 1.0} if classes else {"silos": DEALT, "by": "iid"}
     )
     how = "with different shares of the labels" if classes else "in equal shares"
