@@ -29,7 +29,10 @@ MARKS = {
         *("data/test_columns.py", "report/test_report.py", "test_api.py", "test_packaging.py"),
         *(
             f"experiment/test_{name}.py"
-            for name in ("tuning", "small_silos", "folds", "best_round", "onboard", "yardsticks", "adapters")
+            for name in (
+                *("tuning", "small_silos", "folds", "best_round", "onboard", "yardsticks", "adapters"),
+                *("data_notes", "propose", "final_models", "distil", "transfer"),
+            )
         ),
         "training/test_threads.py",
     ),

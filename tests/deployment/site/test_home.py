@@ -137,6 +137,7 @@ def test_check_reports_each_item(home):
         "device",
         "key",
         "disk",
+        "hours",
         "encryption",
         "ledger",
     ]
