@@ -32,7 +32,7 @@ CACHED_SILOS = 1024  # mapped data of so many silos stays open in a worker: a fe
 
 @dataclass(frozen=True)
 class SiloFacts:
-    """All that a worker is told of a silo, but its data and its local state."""
+    """All that a worker gets of a silo, except its data and its local state."""
 
     name: str
     secret: bytes
