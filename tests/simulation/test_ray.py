@@ -169,8 +169,9 @@ def test_a_lost_node_does_not_change_the_result(tmp_path):
     for silo, other in zip(members, others, strict=True):
         assert all(torch.equal(silo.local[name], other.local[name]) for name in other.local)
     begun = [path.name.partition("-")[0] for path in tmp_path.iterdir()]
-    assert len(begun) == len(NAMES) + 2  # the two that the lost node had were begun on both
     assert set(begun) == set(NAMES)
+    # What the lost node was at is begun again, and so is what it had done, unless its result was here before.
+    assert len(begun) in (len(NAMES) + 1, len(NAMES) + 2)
 
 
 def test_two_nodes_give_the_bits_of_serial_and_silos_stay_on_a_node(tmp_path, address):
