@@ -15,7 +15,8 @@ from fedtl._util.files import make_folder, write_bytes
 from fedtl.deployment.certificates import create_authority, create_server_certificate
 from fedtl.deployment.coordinator.figures import server_metrics
 from fedtl.deployment.coordinator.settings import TEMPLATE, ServerSettings, load_server_settings
-from fedtl.deployment.coordinator.studies import certificate_lines, resume_studies
+from fedtl.deployment.coordinator.status import certificate_lines
+from fedtl.deployment.coordinator.studies import resume_studies
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE
 from fedtl.deployment.coordinator.watch import (
     EventWatch,

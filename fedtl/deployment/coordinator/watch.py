@@ -63,9 +63,13 @@ class StudyWatch:
         done = lines[-1].round if lines else 0
         at = self._resumes.setdefault(name, [])
         if at.count(done) >= MOST_RESUMES:
+            where = (
+                "while it asked whether joining helped"
+                if study.done
+                else f"in round {done + 1} without a result"
+            )
             reason = (
-                f"its ServerApp ended {MOST_RESUMES + 1} times in round {done + 1} without a result; see the output of fedtl "
-                "server run"
+                f"its ServerApp ended {MOST_RESUMES + 1} times {where}; see the output of fedtl server run"
             )
             write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
             log.error("study %s is stopped: %s", name, reason)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from fedtl.data.plain_names import SILO_NAME
 from fedtl.deployment.plan import Agreement, load_agreement
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.hours import check_hours
@@ -18,7 +19,7 @@ from fedtl.deployment.site.signing import ApprovalInForce
 from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy
 from fedtl.deployment.site.site_rows import load_rows
 from fedtl.deployment.site.site_silo import make_silo
-from fedtl.deployment.site.state_store import STUDY_NAME, StoredRound, schema_of
+from fedtl.deployment.site.state_store import StoredRound, schema_of
 from fedtl.errors import Denied, FedTLError, Refused, SiloFailed
 from fedtl.federation.policy import Code, Policy, check_task, check_update
 from fedtl.messages import Refusal, Task, Update
@@ -79,7 +80,7 @@ def _refuse(home: Home, task: Task | None, code: Code, reason: str) -> Refusal:
 def _accepted(home: Home, agreement_file: Path, task: Task) -> Agreement:
     """Return the agreement that a task is for, once the task is recorded. Raises Denied."""
     agreement = load_agreement(agreement_file)
-    if not STUDY_NAME.fullmatch(task.study):
+    if not SILO_NAME.fullmatch(task.study):
         raise Denied(
             Code.PLAN, f"the server's name for the study is not valid ({len(task.study)} characters)"
         )
