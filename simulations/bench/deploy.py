@@ -158,25 +158,29 @@ def main() -> None:
         return
     path = given.out or HERE / f"{machine.slug()}-{now:%Y-%m-%d}-deploy.json"
     about, found = machine.description(), []
-    for load in loads:
-        for who in ["fedtl"] if given.no_flower else CONTENDERS:
-            print(f"{load.name}: {who}", file=sys.stderr, flush=True)
-            found.append(measure(load, who, given))
-            result = {
-                "date": f"{now:%Y-%m-%d}",
-                "machine": about,
-                "settings": {"rounds": given.rounds, "quick": given.quick, "limit": given.limit},
-                "notes": NOTES,
-                "loads": {name: asdict(LOADS[name]) for name in given.only},
-                "measured": [{**asdict(one), "median": one.median} for one in found],
-                "bars": verdicts(found),
-            }
-            path.write_text(
-                json.dumps(result, indent=1) + "\n"
-            )  # after each, so that an interruption loses one
-    Console(width=None if sys.stdout.isatty() else 160).print(table(found, verdicts(found)))
-    print(f"wrote {path}", file=sys.stderr)
-    if any(one.problem for one in found):
+    try:
+        for load in loads:
+            for who in ["fedtl"] if given.no_flower else CONTENDERS:
+                print(f"{load.name}: {who}", file=sys.stderr, flush=True)
+                found.append(measure(load, who, given))
+                result = {
+                    "date": f"{now:%Y-%m-%d}",
+                    "machine": about,
+                    "settings": {"rounds": given.rounds, "quick": given.quick, "limit": given.limit},
+                    "notes": NOTES,
+                    "loads": {name: asdict(LOADS[name]) for name in given.only},
+                    "measured": [{**asdict(one), "median": one.median} for one in found],
+                    "bars": verdicts(found),
+                }
+                path.write_text(json.dumps(result, indent=1) + "\n")  # after each one
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+    if found:
+        Console(width=None if sys.stdout.isatty() else 160).print(table(found, verdicts(found)))
+        print(f"wrote {path}", file=sys.stderr)
+    if any(one.problem for one in found) or len(found) < len(loads) * (
+        1 if given.no_flower else len(CONTENDERS)
+    ):
         sys.exit("not every round was measured")
 
 

@@ -38,15 +38,15 @@ def run_limited(command: Sequence[str], limit: float) -> Ended:
         code = process.poll()
     finally:
         started |= {pid for pid, _ in descendants(process.pid)}
-        if process.poll() is None:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(CLOSE_SECONDS)
-        left = [pid for pid in started if alive(pid)]
-        for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        try:
+            if process.poll() is None:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(CLOSE_SECONDS)
+        finally:  # also where a second signal interrupts the wait
+            left = [pid for pid in {process.pid, *started} if alive(pid)]
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
     return Ended(code, time.monotonic() - began, len(left))
