@@ -203,7 +203,7 @@ def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdra
     assert all(uncovered_lines(parse_lines(lines)) == [] for lines in said.values())
     assert federation.result("late")["silos"] == {"inverted": 1, "plain": 1}
     hours("blurred")
-    printed = fedtl_command("server", "withdraw", federation.server, "plain").stderr
+    printed = fedtl_command("server", "withdraw", federation.server, "plain").stdout
     assert "study early: its updates counted in rounds 1" in printed
     assert f"fedtl server start {federation.server} night --study early-without-plain" in printed
     assert "suspended" in federation.status().admitted["plain"]
