@@ -5,7 +5,9 @@ and records, not from what Flower says about its runs. The tests share one feder
 
 import os
 import signal
+import sqlite3
 import subprocess
+from contextlib import closing
 from datetime import datetime, timedelta
 
 import pytest
@@ -16,6 +18,7 @@ from fedtl._util.randomness import address
 from fedtl._util.records import to_plain
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.study import HostedStudy
+from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.run import site_commands
@@ -149,6 +152,25 @@ def test_a_study_resumes_after_superlink_and_serverapp_were_killed(federation, t
     federation.result("second")
     assert [line["round"] for line in federation.history("second")] == [1, 2]
     same_bits(federation, "second", simulation)
+
+
+def rows_of_messages(federation):
+    """How many rows each table of Flower's database has that holds messages or their tensors."""
+    tables = ("message_ins", "message_res", "objects", "object_children", "run_objects")
+    with closing(sqlite3.connect(federation.server / "state.db", timeout=30)) as database:
+        return {table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+
+
+def test_of_runs_that_have_ended_nothing_stays_in_the_superlinks_database(federation):
+    """Also of the one whose ServerApp was killed. SQLite uses the space again."""
+    assert rows_of_messages(federation)["run_objects"] > 0
+    link = SuperLink(federation.server)
+
+    def cleaned():
+        link.clean_up()  # as the server does every hour
+        return not any(rows_of_messages(federation).values())
+
+    wait("an empty database", cleaned, 60, about=lambda: str(rows_of_messages(federation)))
 
 
 def answers(federation, site, study):

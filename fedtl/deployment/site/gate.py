@@ -20,7 +20,9 @@ from fedtl.errors import ConfigError
 
 NOT_ADMITTED = "this key is not admitted"  # the gate's answer to any other key
 KEY_HEADER = "flwr-public-key"
-AS_FLOWER = {"Content-Type": "application/protobuf"}  # otherwise the SuperLink logs an error for each question
+AS_FLOWER = {
+    "Content-Type": "application/protobuf"
+}  # otherwise the SuperLink logs an error for each question
 LOCAL = ("127.0.0.1", "localhost")  # never through a proxy
 MAX_CLOCK_SKEW = 60.0  # seconds; Flower refuses a site from 300 on
 CONNECT_SECONDS = 5.0
