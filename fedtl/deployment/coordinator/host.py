@@ -13,7 +13,8 @@ from fedtl._util.files import write_bytes, write_file, write_json
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, log_before
 from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.deployment.coordinator.verdicts import VerdictQuestions, ask_for_verdicts, open_verdicts
-from fedtl.errors import NotEnoughSilos
+from fedtl.deployment.running import no_room
+from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.federation.limits import outliers
 from fedtl.federation.round_log import history_line
 from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerState, run_rounds
@@ -57,7 +58,8 @@ def host_study(
 
     ``configure``: returns how the rounds are run; a method that distils needs more than its plan (``distil.with_public_model``). Raises
     NotEnoughSilos when a round got too few valid replies in each of ``tries`` attempts. An attempt does not count where there would be
-    enough with the sites that do not train at this time of the day.
+    enough with the sites that do not train at this time of the day. Raises ConfigError, and stops the study, before a round for which
+    the disk has too little room.
     """
     with study.alone():
         plan = study.plan
@@ -88,6 +90,7 @@ def _run_rounds(
     known = {name for line in study.log.lines() for name in line.silos}
     while state.round < plan.config.rounds:
         started = time.monotonic()
+        _check_disk(study)
         try:
             for finished in run_rounds(federation, config, state, plan.roles):
                 finished = replace(finished, left_out={**federation.away(), **finished.left_out})
@@ -104,6 +107,8 @@ def _run_rounds(
                 state, tries_left, started = finished.after, plan.tries, time.monotonic()
                 if progress:
                     progress(finished)
+                if state.round < plan.config.rounds:
+                    _check_disk(study)
         except NotEnoughSilos as error:
             reason = f"{error}{_discarded(plan, error)}"
             if error.later:
@@ -116,6 +121,13 @@ def _run_rounds(
                 write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
                 raise
     return state
+
+
+def _check_disk(study: HostedStudy) -> None:
+    """Stop the study, before sites are asked and charged, where a round could not be stored. Raises ConfigError."""
+    if reason := no_room(study.path):
+        write_bytes(study.path / STOPPED_FILE, f"{reason}, then start it again\n".encode(), private=True)
+        raise ConfigError(reason)
 
 
 def _discarded(plan: StudyPlan, error: NotEnoughSilos) -> str:

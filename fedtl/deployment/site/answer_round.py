@@ -3,7 +3,6 @@ A site's answer to one task: check the approval and the policy, train, check the
 goes wrong is written into the site's record; the server only learns a code.
 """
 
-import shutil
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import TypeVar
 
 from fedtl.data.plain_names import SILO_NAME
 from fedtl.deployment.plan import Agreement, load_agreement
+from fedtl.deployment.running import no_room
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.hours import check_hours
 from fedtl.deployment.site.paid import check_ledger_complete, check_reply_paid
@@ -28,7 +28,6 @@ from fedtl.privacy.charge import task_hash
 from fedtl.training import threads
 
 Reply = TypeVar("Reply")
-ROUND_BYTES = 256 << 20  # free on the disk before a round
 
 
 def answer_round(
@@ -129,11 +128,8 @@ def _answer(home: Home, agreement: Agreement, task: Task) -> Update:
 
 def _check_disk(home: Home) -> None:
     """Raise Denied, before anything is charged, where a round could not be stored."""
-    if (free := shutil.disk_usage(home.path).free) < ROUND_BYTES:
-        raise Denied(
-            Code.FAILED,
-            f"{free:,} bytes of disk are free at {home.path}; a round needs {ROUND_BYTES:,}; make room",
-        )
+    if reason := no_room(home.path):
+        raise Denied(Code.FAILED, reason)
 
 
 def _released(plan: SitePlan, private: bool) -> frozenset[str] | None:

@@ -353,3 +353,26 @@ def test_a_plan_of_an_earlier_version_has_a_plain_step():
     content = json.loads(json.dumps(plan.to_json()))
     del content["server"]["kind"], content["ask_again"], content["verdict_days"]
     assert StudyPlan.from_json(content) == plan
+
+
+def test_a_study_stops_before_a_round_for_which_the_disk_has_no_room(tmp_path, monkeypatch):
+    """Before sites are asked, and charged for updates that cannot be stored."""
+    its, silos = study(tmp_path), Silos()
+    full = SimpleNamespace(free=100 << 20)
+    monkeypatch.setattr("fedtl.deployment.running.shutil.disk_usage", lambda path: full)
+    with pytest.raises(ConfigError, match="make room"):
+        go(its, silos)
+    assert silos.asked == []
+    full.free = 300 << 20
+    ask = silos.ask
+    silos.ask = lambda task, names: (
+        setattr(full, "free", (300 if task.round < 2 else 100) << 20),
+        ask(task, names),
+    )[1]
+    with pytest.raises(ConfigError, match="make room"):
+        go(its, silos)
+    assert silos.asked == [1, 2]
+    assert "a round needs 268,435,456; make room" in (its.path / STOPPED_FILE).read_text()
+    full.free, silos.ask = 300 << 20, ask
+    go(its, silos)
+    assert its.done
