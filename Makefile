@@ -50,6 +50,10 @@ bench-gpu: .venv/.ready
 bench-deploy: .venv/.ready
 	PATH="$$PATH:/usr/sbin" $(BIN)/python simulations/bench/deploy.py
 
+# The real helm, with which the tests lint and render the chart.
+.helm/helm:
+	$(PYTHON) deploy/helm/get_helm.py .helm
+
 # Two nodes of Ray in networks of their own, which only root may make.
 bench-cluster: .venv/.ready
 	PATH="$$PATH:/usr/sbin" $(BIN)/python simulations/bench/cluster.py

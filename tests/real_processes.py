@@ -16,7 +16,8 @@ import fedtl
 from fedtl.deployment.coordinator.bundle import build_bundle
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.sites import admit_site
-from fedtl.deployment.coordinator.studies import server_status, start_study
+from fedtl.deployment.coordinator.status import server_status
+from fedtl.deployment.coordinator.studies import start_study
 from fedtl.deployment.site.approve import approve_bundle
 from fedtl.deployment.site.egress_log import verify_lines
 from fedtl.deployment.site.home import Home

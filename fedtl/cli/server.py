@@ -1,6 +1,5 @@
 """``fedtl server``: the commands of the coordinator."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -231,7 +230,8 @@ def status(folder: Dir, as_json: Json = False) -> None:
 
     Example: fedtl server status srv
     """
-    from fedtl.deployment.coordinator.studies import server_status
+    from fedtl.cli.study_lines import print_study
+    from fedtl.deployment.coordinator.status import server_status
 
     facts = server_status(folder)
     if as_json:
@@ -244,25 +244,7 @@ def status(folder: Dir, as_json: Json = False) -> None:
     for name, text in facts.admitted.items():
         print_line(f"site {name}: {text}")
     for name, study in facts.studies.items():
-        waits = "queued" if study.queued else "not running: fedtl server start"
-        state = "done" if study.done else "running" if study.at_work else waits
-        state += f" (stopped: {study.stopped})" if study.stopped else ""
-        print_line(f"study {name}: round {study.round} of {study.rounds}, {state}")
-        for reason in study.left_out.values():
-            print_line(f"  left out: {reason}")
-        for warning in study.outliers:
-            print_line(f"  warning: {warning}")
-        print_verdicts(study.verdicts)
-
-
-def print_verdicts(verdicts: Mapping[str, str]) -> None:
-    """Print a table of whether joining helped each site; nothing where no site was asked."""
-    if not verdicts:
-        return
-    width = max(map(len, verdicts))
-    print_line(f"  {'site':<{width}}  did joining help, by its own test rows")
-    for name, word in verdicts.items():
-        print_line(f"  {name:<{width}}  {word.removeprefix(f'{name}: ')}")
+        print_study(name, study)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What a silo is called: names that can stand in paths and on the command line."""
+"""What a silo or a study is called: names that can stand in paths and on the command line."""
 
 import re
 import unicodedata
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from fedtl.errors import DataError
 
-SILO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+MAX_NAME = 64  # characters of the name of a silo, a site or a study, at the coordinator and at the site
+SILO_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._+-]{{0,{MAX_NAME - 1}}}")
 
 
 def names_in_source(stored: Sequence[str], in_files: bool) -> dict[str, str]:
@@ -20,7 +21,7 @@ def names_in_source(stored: Sequence[str], in_files: bool) -> dict[str, str]:
         name = plain_name(one) if in_files else one
         if not SILO_NAME.fullmatch(name):
             raise DataError(
-                f"silo {one!r}: a name has at most 64 characters: letters, digits and . _ + -; rename it in the data"
+                f"silo {one!r}: a name has at most {MAX_NAME} characters: letters, digits and . _ + -; rename it in the data"
             )
         if name in names:
             raise DataError(

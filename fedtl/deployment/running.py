@@ -11,6 +11,7 @@ from pathlib import Path
 from fedtl.errors import ConfigError
 
 MIN_FREE_BYTES = 1 << 30  # below which status and check say that the disk is nearly full
+ROUND_BYTES = 256 << 20  # below which a site refuses a round, and a coordinator begins none
 
 
 @contextmanager
@@ -53,3 +54,10 @@ def free_space(folder: Path) -> str:
     return (
         text if free >= MIN_FREE_BYTES else f"{text}, less than {MIN_FREE_BYTES / 2**30:.0f} GiB: make room"
     )
+
+
+def no_room(folder: Path) -> str:
+    """Return what to do where the disk of ``folder`` has too little room for a round; "" where it has enough."""
+    if (free := shutil.disk_usage(folder).free) >= ROUND_BYTES:
+        return ""
+    return f"{free:,} bytes of disk are free at {folder}; a round needs {ROUND_BYTES:,}; make room"

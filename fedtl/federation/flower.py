@@ -8,7 +8,7 @@ one, in a request of its own. Nothing from a peer is unpickled. Must not depend 
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from fedtl._util.pace import Pace
 from fedtl._util.tensors import MAX_DIMENSIONS
 from fedtl.errors import Denied, NotEnoughSilos
+from fedtl.federation.flower_messages import OpenMessages
 from fedtl.federation.flower_pulls import ask_again_soon
 from fedtl.federation.policy import MEANING, Code
 from fedtl.messages import MAX_TENSORS, Refusal, SiloVerdict, Task, Update, pack, unpack
@@ -26,7 +27,6 @@ from fedtl.models.state import State, size_in_bytes
 from fedtl.results.comparison import Verdict
 
 log = logging.getLogger(__name__)
-Reply = TypeVar("Reply")
 KIND = "fedtl.safetensors"  # how tensors are written
 ARRAY = "tensors"  # the name of the only array of a record
 LENGTH_BYTES = 8  # of a safetensors file, before its header
@@ -243,51 +243,30 @@ class FlowerFederation:
 
     def ask(self, task: Task, silos: Sequence[str]) -> Iterator[Update | Refusal]:
         """Send the task to these silos and yield their replies as they come, one for each silo."""
-        again = "; it is asked again next round"
-        yield from self._replies(task, silos, TRAIN, self.deadline, reply_from_message, again)
+        late = "; it is asked again next round"
+        messages = OpenMessages(self.grid, self.nodes, task, TRAIN, task_to_records, reply_from_message, late)
+        yield from messages.send(silos, self.deadline)
+        pace = Pace(SHORTEST_POLL, LONGEST_POLL)
+        while messages.waiting:
+            yield from messages.receive()
+            if messages.waiting:
+                time.sleep(pace.pause)
 
-    def ask_verdicts(
-        self, question: Task, silos: Sequence[str], seconds: float
-    ) -> Iterator[SiloVerdict | Refusal]:
-        """Ask these silos whether joining helped, and yield what they answer within so many seconds, one answer for each silo."""
+    def questions(self, question: Task) -> "VerdictQuestions":
+        """The question whether joining helped, to be sent to silos one by one."""
+        return VerdictQuestions(
+            self.grid, self.nodes, question, ASK_VERDICT, task_to_records, verdict_from_message
+        )
+
+
+class VerdictQuestions(OpenMessages[SiloVerdict | Refusal]):
+    """The question whether joining helped, as it was sent to silos, and what they answer."""
+
+    def send(self, silos: Sequence[str], seconds: float) -> Iterator[Refusal]:
+        """As of ``OpenMessages``, and a refusal for each silo that is not connected."""
         online, nodes = set(self.grid.get_node_ids()), self.nodes()
         away = [name for name in silos if name in nodes and nodes[name] not in online]
         for name in away:
-            yield Refusal(name, question.round, f"{name}: is not connected")
-        asked = [name for name in silos if name not in away]
-        yield from self._replies(question, asked, ASK_VERDICT, seconds, verdict_from_message)
-
-    def _replies(
-        self,
-        task: Task,
-        silos: Sequence[str],
-        kind: str,
-        seconds: float,
-        read: Callable[[Message, str, Task], Reply],
-        late: str = "",
-    ) -> Iterator[Reply | Refusal]:
-        """``kind``: of the message. ``late``: what a silo that does not reply within so many seconds reads as well."""
-        end, nodes = time.monotonic() + seconds, self.nodes()
-        content = task_to_records(task)
-        admitted = [name for name in silos if name in nodes]
-        for name in sorted(set(silos) - set(admitted)):
-            yield Refusal(name, task.round, f"{name}: is no longer admitted")
-        messages = [
-            Message(content, nodes[name], kind, ttl=seconds, group_id=str(task.round)) for name in admitted
-        ]
-        waiting: dict[str, str] = {}
-        for name, sent in zip(admitted, self.grid.push_messages(messages), strict=True):
-            if sent:
-                waiting[sent] = name
-            else:
-                yield Refusal(name, task.round, f"{name}: Flower could not send it the task")
-        del messages, content
-        pace = Pace(SHORTEST_POLL, LONGEST_POLL)
-        while waiting and time.monotonic() < end:
-            for reply in self.grid.pull_messages(list(waiting)):
-                if name := waiting.pop(reply.metadata.reply_to_message_id, ""):
-                    yield read(reply, name, task)
-            if waiting:
-                time.sleep(pace.pause)
-        for name in sorted(waiting.values()):
-            yield Refusal(name, task.round, f"{name}: no reply within {seconds:g} s{late}")
+            yield self._refusal(name, "is not connected")
+        if asked := [name for name in silos if name not in away]:
+            yield from super().send(asked, seconds)

@@ -30,7 +30,9 @@ class Code(StrEnum):
     PLAN = "plan"  # the bundle, plan or code is not the approved one
     ROUND = "round"  # an earlier round, or a second, different task for the same round
     TENSORS = "tensors"  # tensors that are not on the manifest
-    HOURS = "hours"  # not in the hours in which the site trains; a round is tried again later, a verdict is not asked for again
+    HOURS = (
+        "hours"  # not in the hours in which the site trains; a round and a verdict are asked for again later
+    )
     FAILED = "failed"  # an error at the site; its own log has the details
 
 

@@ -1,5 +1,6 @@
 """fedtl between real processes, as the tests of a deployment start them, and the simulation of the same experiment."""
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,6 +77,13 @@ def measure(load: DeployLoad, rounds: int, work: Path) -> tuple[list[float], dic
     finally:
         federation.close()
     return seconds, peak.mib, _same(theirs, settings, work / "run")
+
+
+def finished(work: Path) -> list[float]:
+    """Return the seconds of the rounds that were finished in ``work``, also where the measurement was ended."""
+    history = work / "federation" / "server" / "studies" / "bench" / "history.jsonl"
+    lines = history.read_text().splitlines() if history.is_file() else []
+    return [json.loads(line)["seconds"] for line in lines]
 
 
 def _same(theirs: Mapping[str, torch.Tensor], settings: Experiment, folder: Path) -> bool:

@@ -27,13 +27,14 @@ FILES = ("server/__init__.py", "server/app.py", "clients/__init__.py", "clients/
 SECONDS = 3600.0
 
 
-def measure(load: DeployLoad, rounds: int, work: Path) -> tuple[list[float], dict[str, float]]:
-    """Return the seconds of each round, and the memory of the ServerApp and the SuperLink."""
+def measure(load: DeployLoad, rounds: int, work: Path) -> tuple[list[float], dict[str, float], None]:
+    """Return the seconds of each round, and the memory of the ServerApp and the SuperLink. Its tensors are not compared: None."""
     server, out, port = work / "flower", work / "flower.json", free_port()
     create_server(server, "localhost", "127.0.0.1:1", port)
     facts = {"model": load.model, "shape": load.shape, "sites": load.sites, "rounds": rounds}
     facts |= {"rows": load.rows, "batch": load.batch, "lr": load.lr, "out": str(out)}
-    given = around(**flower_environment(server), FEDTL_BENCH=json.dumps(facts), OMP_NUM_THREADS="1")
+    own = {"FEDTL_BENCH": json.dumps(facts), "OMP_NUM_THREADS": "1"}
+    given = around(**{**flower_environment(server), **own})
     started = [_start(_superlink(server, port), given, work / "flower-superlink.log")]
     try:
         link = SuperLink(server)
@@ -46,7 +47,7 @@ def measure(load: DeployLoad, rounds: int, work: Path) -> tuple[list[float], dic
             started.append(_start(command, site, work / f"flower-{name}.log"))
         with PeakOf(started[0].pid, ("flwr-serverapp", "flower-superlink")) as peak:
             link.start_run(_fab(work / "flower-app"), {})
-            wait("the rounds of Flower alone", out.is_file, SECONDS, started)
+            wait("the rounds of Flower alone", lambda: len(finished(work)) == rounds, SECONDS, started)
     finally:
         for process in reversed(started):
             os.killpg(process.pid, signal.SIGTERM)
@@ -55,7 +56,13 @@ def measure(load: DeployLoad, rounds: int, work: Path) -> tuple[list[float], dic
     found = json.loads(out.read_text())
     if found["replies"] != [load.sites] * rounds:
         raise SiteFailed(f"Flower alone: replies in each round: {found['replies']}")
-    return found["seconds"], peak.mib
+    return found["seconds"], peak.mib, None
+
+
+def finished(work: Path) -> list[float]:
+    """Return the seconds of the rounds that were finished in ``work``, also where the measurement was ended."""
+    out = work / "flower.json"
+    return json.loads(out.read_text())["seconds"] if out.is_file() else []
 
 
 def _superlink(server: Path, port: int) -> list[str]:

@@ -5,7 +5,10 @@ and records, not from what Flower says about its runs. The tests share one feder
 
 import os
 import signal
+import sqlite3
 import subprocess
+from contextlib import closing
+from datetime import datetime, timedelta
 
 import pytest
 import torch
@@ -14,6 +17,8 @@ from safetensors.torch import load_file
 from fedtl._util.randomness import address
 from fedtl._util.records import to_plain
 from fedtl.deployment.coordinator.server import create_server
+from fedtl.deployment.coordinator.study import HostedStudy
+from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.run import site_commands
@@ -48,7 +53,7 @@ def federation(tmp_path_factory):
             home = its.add(name, data__limit=100, policy__minimum_silos=1, policy__verdict=verdict, **SLOTS)
             (home.path / "secret").write_bytes(address("secret", 0, name).to_bytes(8, "big"))
         its.add("faint")
-        its.approve(its.bundle(load_experiment("digits", [*SMALL, "request.verdict=true"])), *SITES)
+        its.approve(its.bundle(load_experiment("digits", SMALL)), *SITES)
         its.up(*SITES)
         its.run("faint", "--part", "node")  # it runs no round
         its.connected("faint")
@@ -92,16 +97,13 @@ def test_three_sites_compute_the_simulations_bits_and_a_fourth_without_an_approv
     refused = [f"round {number}: faint: has not approved this bundle (code 7)" for number in (1, 2)]
     assert result["left_out"] == {"faint": refused}
     assert all("approved bundles: 0" in line["reason"] for line in federation.record("faint"))
-    assert result["verdicts"].keys() == {"plain", "inverted"}
-    assert result["without_verdict"]["blurred"].endswith("(declined)")
     for name in SITES:
         lines = federation.record(name)
-        words = ["approved", "received", "began", "sent", "received", "sent", "received"]
-        assert [line["what"] for line in lines] == [*words, "refused" if name == "blurred" else "verdict"]
-        assert lines[-1].get("verdict") == result["verdicts"].get(name)
+        words = ["approved", "received", "began", "sent", "received", "sent"]
+        assert [line["what"] for line in lines] == words
         assert uncovered_lines(parse_lines(lines)) == []
         said = fedtl_command("silo", "verify", federation.folder / name).stderr
-        assert "chain of 8 lines" in said
+        assert "chain of 6 lines" in said
         assert "447,232 bytes" in said
 
 
@@ -150,6 +152,91 @@ def test_a_study_resumes_after_superlink_and_serverapp_were_killed(federation, t
     federation.result("second")
     assert [line["round"] for line in federation.history("second")] == [1, 2]
     same_bits(federation, "second", simulation)
+
+
+def rows_of_messages(federation):
+    """How many rows each table of Flower's database has that holds messages or their tensors."""
+    tables = ("message_ins", "message_res", "objects", "object_children", "run_objects")
+    with closing(sqlite3.connect(federation.server / "state.db", timeout=30)) as database:
+        return {table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+
+
+def test_of_runs_that_have_ended_nothing_stays_in_the_superlinks_database(federation):
+    """Also of the one whose ServerApp was killed. SQLite uses the space again."""
+    assert rows_of_messages(federation)["run_objects"] > 0
+    link = SuperLink(federation.server)
+
+    def cleaned():
+        link.clean_up()  # as the server does every hour
+        return not any(rows_of_messages(federation).values())
+
+    wait("an empty database", cleaned, 60, about=lambda: str(rows_of_messages(federation)))
+
+
+def answers(federation, site, study):
+    """What the site did for a study: the code of each refusal, "sent" or "verdict"."""
+    lines = [line for line in federation.record(site) if line.get("study") == study]
+    return [
+        line.get("code") or line["what"] for line in lines if line["what"] in ("refused", "sent", "verdict")
+    ]
+
+
+def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdraws(federation):
+    """No site trains at this hour at first. "plain" trains, rests again, and answers the question after the study later, when it may."""
+    closed = f"{datetime.now() + timedelta(hours=2):%H:%M}-{datetime.now() + timedelta(hours=3):%H:%M}"
+
+    def hours(site, text=None):
+        federation.change(federation.folder / site / "silo.toml", hours=text)
+
+    def told(site, what, study="early"):
+        wait(
+            f"{what} of {site}", lambda: what in answers(federation, site, study), about=federation.last_words
+        )
+
+    for site in SITES:
+        hours(site, closed)
+    federation.change(federation.server / "server.toml", ask_again=1.0)
+    rules = ["rounds=1", "minimum_silos=2", "request.verdict=true", *ROUNDS_ONLY]
+    made = federation.bundle(load_experiment("digits", rules), "night")
+    federation.approve(made, *SITES, studies=3)
+    federation.start("night", "early")
+    federation.start("night", "late")
+    told("inverted", "hours")
+    told("plain", "hours")
+    assert {name: its.queued for name, its in federation.status().studies.items() if name in ("early", "late")} == {"early": False, "late": True}  # fmt: skip
+    hours("plain")
+    told("plain", "sent")
+    hours("plain", closed)
+    hours("inverted")
+    result = federation.result("early")
+    assert result["silos"] == {"inverted": 1, "plain": 1}
+    assert result["left_out"]["blurred"][0].endswith("(hours)")
+    told("inverted", "verdict")
+    early = HostedStudy(federation.server / "studies" / "early")
+    wait("refusal", lambda: early.verdicts["plain"].endswith("(hours)"), about=federation.last_words)
+    wait("late", lambda: not federation.status().studies["late"].queued, about=federation.last_words)
+    assert early.asked_until
+    assert "verdict" not in answers(federation, "plain", "early")
+    hours("plain")
+    wait("both verdicts", lambda: early.asked_until is None, about=federation.last_words)
+    said = {site: federation.record(site) for site in ("plain", "inverted")}
+    words = {site: [line["verdict"] for line in lines if line["what"] == "verdict" and line["study"] == "early"] for site, lines in said.items()}  # fmt: skip
+    assert {site: [word] for site, word in early.verdicts.items()} == words
+    assert all(uncovered_lines(parse_lines(lines)) == [] for lines in said.values())
+    assert federation.result("late")["silos"] == {"inverted": 1, "plain": 1}
+    hours("blurred")
+    printed = fedtl_command("server", "withdraw", federation.server, "plain").stdout
+    assert "study early: its updates counted in rounds 1" in printed
+    assert f"fedtl server start {federation.server} night --study early-without-plain" in printed
+    assert "suspended" in federation.status().admitted["plain"]
+    fedtl_command("server", "start", federation.server, "night", "--study", "early-without-plain", "--now")
+    without = federation.result("early-without-plain")
+    assert without["silos"] == {"blurred": 1, "inverted": 1}
+    assert answers(federation, "plain", "early-without-plain") == []
+    other = HostedStudy(federation.server / "studies" / "early-without-plain")
+    wait("its verdicts", lambda: other.asked_until is None, about=federation.last_words)
+    assert other.verdicts["blurred"].endswith("(declined)")
+    fedtl_command("server", "readmit", federation.server, "plain")
 
 
 def charged(home):

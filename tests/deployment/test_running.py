@@ -2,19 +2,24 @@
 
 import os
 import shutil
+import socket
+import threading
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
-from fedtl.deployment.certificates import validity
+from fedtl.deployment.certificates import create_authority, validity
 from fedtl.deployment.coordinator import server
 from fedtl.deployment.coordinator.server import create_server, run_server
+from fedtl.deployment.flower_commands import flower_environment
 from fedtl.deployment.running import ended_line, free_space, only_one
 from fedtl.deployment.site import answer_round, gate, run
 from fedtl.deployment.site.egress_lines import Disconnected
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.run import run_site
 from fedtl.errors import ConfigError, Denied
+from tests.real_processes import Federation, free_port
 
 FULL = SimpleNamespace(free=100 << 20)
 
@@ -87,3 +92,35 @@ def test_clocks_and_certificates_are_noted_before_the_site_connects(home, tmp_pa
         "ca.crt is valid for 12 days; ask the coordinator for a new one",
         "the clock differs from the server's by -90 s; synchronise it (NTP)",
     ]
+
+
+def test_the_gate_is_asked_through_the_proxy_that_flower_uses(home, monkeypatch):
+    """Both take that of the environment, and ask it for this machine's own addresses never."""
+    asked = []
+
+    def proxy():
+        for _ in range(2):
+            connection, _ = listening.accept()
+            with connection:
+                asked.append(connection.recv(1000).split(b" HTTP")[0].decode())
+                connection.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        for name in ("https_proxy", "no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        thread = threading.Thread(target=proxy)
+        thread.start()
+        create_authority(home.path, "fl.example.org")
+        Federation.change(home.path / "silo.toml", server="fl.example.org:8443")
+        with pytest.raises(gate.GateUnreachable, match="the proxy"):
+            gate.ask_gate(Home.open(home.path))
+        monkeypatch.setenv("NO_PROXY", flower_environment(home.path)["NO_PROXY"])
+        with httpx.Client() as client, pytest.raises(httpx.ProxyError):  # as Flower makes its client
+            client.post("https://fl.example.org:8443/")
+        thread.join(10)
+        assert asked == ["CONNECT fl.example.org:8443"] * 2
+        monkeypatch.delenv("NO_PROXY")
+    Federation.change(home.path / "silo.toml", server=f"localhost:{free_port()}")
+    with pytest.raises(gate.GateUnreachable, match="refused"):
+        gate.ask_gate(Home.open(home.path))

@@ -391,7 +391,7 @@ def test_anything_else_than_a_verdict_is_none(records):
     assert "0.031" not in answer.reason
 
 
-def test_each_silo_is_asked_for_its_verdict_once():
+def test_silos_are_asked_one_by_one_whether_joining_helped():
     """One answers, one refuses, one does not reply, one is not connected; the time is the question's, not the round's."""
     acts = {
         "a": lambda task: SiloVerdict("a", Verdict.GAINS),
@@ -400,11 +400,21 @@ def test_each_silo_is_asked_for_its_verdict_once():
     }
     over, grid = federation(acts, online={"a", "b", "c"}, deadline=99.0)
     over.nodes = lambda: {**NODES, "d": 14}
-    answers = list(over.ask_verdicts(QUESTION, ["a", "b", "c", "d"], 0.3))
+    questions = over.questions(QUESTION)
+    away = list(questions.send(["c", "d", "e"], 0.3))
+    reasons = {"d": "d: is not connected", "e": "e: is no longer admitted"}
+    assert {one.silo: one.reason for one in away} == reasons
+    assert list(questions.receive()) == []
+    kept = list(grid.pushed)
+    assert list(questions.send(["a", "b"], 99.0)) == []
+    grid.pushed += kept
+    assert questions.waiting == {"a", "b", "c"}
     assert {message.metadata.message_type for message in grid.pushed} == {"query"}
-    assert {one.silo: getattr(one, "verdict", None) for one in answers} == {
-        **{"a": Verdict.GAINS, "b": None, "c": None, "d": None}
-    }
-    reasons = {one.silo: one.reason for one in answers if isinstance(one, Refusal)}
-    assert reasons["c"] == "c: no reply within 0.3 s"
-    assert reasons["d"] == "d: is not connected"
+    answers = {one.silo: one for one in questions.receive()}
+    assert answers["a"] == SiloVerdict("a", Verdict.GAINS)
+    assert "(declined)" in answers["b"].reason
+    assert questions.waiting == {"c"}
+    time.sleep(0.3)
+    assert [one.reason for one in questions.receive()] == ["c: no reply within 0.3 s"]
+    assert questions.waiting == frozenset()
+    assert list(questions.receive()) == []

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from fedtl.models.registry import model_spec
+from tests.real_processes import alive, wait
 
 BENCH = Path(__file__).parents[2] / "simulations" / "bench"
 
@@ -46,6 +48,9 @@ def test_a_bar_is_met_only_with_the_bits_of_the_simulation(deploy):
         deploy.Measured("light", "fedtl", [1.0], {}, False),
         deploy.Measured("resnet18", "fedtl", [16.0], {}, True),
     ]
+    cut_off = deploy.Measured("tiny", "fedtl", [1.0], {}, None, "ended after 9 s: 1 of 3 rounds")
+    assert deploy.verdicts([cut_off])[0]["met"] is False
+    assert deploy.verdicts([deploy.Measured("tiny", "fedtl", [], {}, None, "exit code 1")]) == []
     tiny, light, resnet = deploy.verdicts(measured)
     assert (tiny["seconds"], tiny["met"], tiny["ratio_to_flower"]) == (2.0, True, 0.25)
     assert (light["met"], light["ratio_to_flower"]) == (False, None)
@@ -66,3 +71,25 @@ def test_the_app_of_flower_alone_can_be_packed(deploy, tmp_path):
     packed = deploy.deploy_flower._fab(tmp_path / "app")
     with zipfile.ZipFile(io.BytesIO(packed)) as fab:
         assert {"server/app.py", "clients/app.py", "pyproject.toml"} <= set(fab.namelist())
+
+
+def test_a_measurement_ends_within_its_limit_with_all_that_it_started(deploy, tmp_path):
+    """Also a process that is in a session of its own and ignores SIGTERM, whose parent has ended."""
+    note = tmp_path / "pid"
+    stubborn = f"trap '' TERM; echo $$ > {note}; while :; do sleep 0.05; done"
+    began = time.monotonic()
+    ended = deploy.run_limited(
+        ["sh", "-c", f'setsid sh -c "{stubborn.replace("$", chr(92) + "$")}" & wait'], 0.5
+    )
+    assert (ended.code, ended.left) == (None, 1)
+    assert time.monotonic() - began < 10
+    wait("its end", lambda: not alive(int(note.read_text())), 5)
+    assert deploy.run_limited(["sh", "-c", "exit 3"], 30.0).code == 3
+
+
+def test_the_rounds_of_a_measurement_that_was_ended_are_kept(deploy, tmp_path):
+    study = tmp_path / "federation" / "server" / "studies" / "bench"
+    study.mkdir(parents=True)
+    (study / "history.jsonl").write_text('{"seconds": 9.0}\n{"seconds": 1.5}\n')
+    (tmp_path / "flower.json").write_text('{"seconds": [8.0], "replies": [3]}')
+    assert [its.finished(tmp_path) for its in deploy.CONTENDERS.values()] == [[9.0, 1.5], [8.0]]

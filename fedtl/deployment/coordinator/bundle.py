@@ -26,7 +26,7 @@ from fedtl.data.settings import DataSettings
 from fedtl.deployment.bundle_contents import check_bundle_contents
 from fedtl.deployment.coordinator.app_files import APP_FILES
 from fedtl.deployment.coordinator.pack import pack_app
-from fedtl.deployment.coordinator.study_files import BundleInfo
+from fedtl.deployment.coordinator.study_files import SERVER_STEPS, BundleInfo
 from fedtl.deployment.flower_version import FLOWER_VERSION
 from fedtl.deployment.plan import (
     EXPERIMENT_NAME,
@@ -48,9 +48,6 @@ from fedtl.experiment.public_inputs import write_prepared
 from fedtl.experiment.study import Study, build
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.base import own_labels
-from fedtl.methods.feddf import DistilOnServer
-from fedtl.methods.fedmd import MeanAnswers
-from fedtl.methods.server import ServerStep
 
 MAX_WEIGHT = 10_000.0  # rows, where the experiment sets no limit
 MAX_NORM = 1000.0  # as max_update_norm of a new silo.toml
@@ -219,7 +216,7 @@ def _base_hash(experiment: Experiment) -> str:
 def _info(study: Study, agreement: Agreement, bundle: Bundle) -> BundleInfo:
     experiment = agreement.experiment
     step = server_of(experiment.method)
-    if not isinstance(step, ServerStep | DistilOnServer | MeanAnswers):
+    if type(step) not in SERVER_STEPS.values():
         raise ConfigError(
             f"method {experiment.method.name!r} has a server step of its own, which a bundle cannot hold; use another method"
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedtl.deployment.certificates import days_left
 from fedtl.deployment.coordinator.admitted import read_admitted
-from fedtl.deployment.coordinator.studies import StudyStatus, server_status
+from fedtl.deployment.coordinator.status import StudyStatus, server_status
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.deployment.metrics import Metric, Value

@@ -2,29 +2,29 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fedtl._util.files import write_bytes, write_file, write_json
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, log_before
 from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
-from fedtl.errors import NotEnoughSilos
+from fedtl.deployment.coordinator.verdicts import VerdictQuestions, ask_for_verdicts, open_verdicts
+from fedtl.deployment.running import no_room
+from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.federation.limits import outliers
 from fedtl.federation.round_log import history_line
 from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerState, run_rounds
-from fedtl.messages import Refusal, SiloVerdict, Task, verdict_question
+from fedtl.messages import Task, verdict_question
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 
 log = logging.getLogger(__name__)
 Progress = Callable[[Round], None]
-HOURS_WAIT_SECONDS = 900.0  # before sites are asked again that do not train at this time of the day
-MAX_VERDICT_SECONDS = 43200.0  # the longest that the coordinator waits for a verdict
 
 
 class ConnectedSilos(Federation, Protocol):
@@ -34,10 +34,8 @@ class ConnectedSilos(Federation, Protocol):
         """By name, a sentence for each admitted site that was not connected when the round began."""
         ...
 
-    def ask_verdicts(
-        self, question: Task, silos: Sequence[str], seconds: float
-    ) -> Iterable[SiloVerdict | Refusal]:
-        """Ask these sites whether joining helped; an answer for each, in any order."""
+    def questions(self, question: Task) -> VerdictQuestions:
+        """The question whether joining helped, to be sent to sites one by one."""
         ...
 
 
@@ -56,23 +54,29 @@ def host_study(
     study: HostedStudy, connect: Connect, progress: Progress | None = None, configure: Configure = as_planned
 ) -> StudyResult:
     """
-    Run the remaining rounds, ask for the verdicts where the plan does, and write the result.
+    Run the remaining rounds and write the result; then, where the plan says so, ask the sites whether joining helped.
 
     ``configure``: returns how the rounds are run; a method that distils needs more than its plan (``distil.with_public_model``). Raises
     NotEnoughSilos when a round got too few valid replies in each of ``tries`` attempts. An attempt does not count where there would be
-    enough with the sites that do not train at this time of the day.
+    enough with the sites that do not train at this time of the day. Raises ConfigError, and stops the study, before a round for which
+    the disk has too little room.
     """
     with study.alone():
         plan = study.plan
         lines = study.log.lines()
         federation = connect(plan, lines[-1].silos if lines else ())
-        state = _run_rounds(study, plan, federation, configure(study, plan), progress)
-        _write_shared(study.path / "shared.safetensors", plan, state.shared)
-        result = StudyResult.of(plan.config.study, study.log.lines())
-        if plan.verdict:
-            result = _with_verdicts(result, federation, plan, state.shared)
-        write_json(study.path / "result.json", result, private=True)
-        return result
+        if not study.done:
+            state = _run_rounds(study, plan, federation, configure(study, plan), progress)
+            _write_shared(study.path / "shared.safetensors", plan, state.shared)
+            result = StudyResult.of(plan.config.study, study.log.lines())
+            if plan.verdict:
+                result = open_verdicts(study, plan, result)
+            write_json(study.path / "result.json", result, private=True)
+        if study.asked_until is None:
+            return study.result
+        config, shared = plan.config, load_file(study.path / "shared.safetensors")
+        question = verdict_question(config.study, config.rounds, config.seed, shared)
+        return ask_for_verdicts(study, plan, federation.questions(question))
 
 
 def _run_rounds(
@@ -86,6 +90,7 @@ def _run_rounds(
     known = {name for line in study.log.lines() for name in line.silos}
     while state.round < plan.config.rounds:
         started = time.monotonic()
+        _check_disk(study)
         try:
             for finished in run_rounds(federation, config, state, plan.roles):
                 finished = replace(finished, left_out={**federation.away(), **finished.left_out})
@@ -102,11 +107,13 @@ def _run_rounds(
                 state, tries_left, started = finished.after, plan.tries, time.monotonic()
                 if progress:
                     progress(finished)
+                if state.round < plan.config.rounds:
+                    _check_disk(study)
         except NotEnoughSilos as error:
             reason = f"{error}{_discarded(plan, error)}"
             if error.later:
-                log.info("%s; trying the round again in %g min", reason, HOURS_WAIT_SECONDS / 60)
-                time.sleep(HOURS_WAIT_SECONDS)
+                log.info("%s; trying the round again in %g s", reason, plan.ask_again)
+                time.sleep(plan.ask_again)
                 continue
             tries_left -= 1
             log.warning("%s%s", reason, "; trying the round again" if tries_left else "")
@@ -116,28 +123,11 @@ def _run_rounds(
     return state
 
 
-def _with_verdicts(
-    result: StudyResult, federation: ConnectedSilos, plan: StudyPlan, shared: State
-) -> StudyResult:
-    """
-    Ask every site whose updates counted whether joining helped it, and add the answers. A site trains a model alone before it answers,
-    for as many rounds as the study has, so it may take twice as long as all these rounds did.
-    """
-    config = plan.config
-    question = verdict_question(config.study, config.rounds, config.seed, shared)
-    seconds = min(max(plan.deadline, 2 * result.seconds), MAX_VERDICT_SECONDS)
-    answers = {
-        answer.silo: answer for answer in federation.ask_verdicts(question, sorted(result.silos), seconds)
-    }
-    for answer in answers.values():
-        log.info(
-            "%s", f"{answer.silo}: {answer.verdict}" if isinstance(answer, SiloVerdict) else answer.reason
-        )
-    return replace(
-        result,
-        verdicts={name: one.verdict for name, one in answers.items() if isinstance(one, SiloVerdict)},
-        without_verdict={name: one.reason for name, one in answers.items() if isinstance(one, Refusal)},
-    )
+def _check_disk(study: HostedStudy) -> None:
+    """Stop the study, before sites are asked and charged, where a round could not be stored. Raises ConfigError."""
+    if reason := no_room(study.path):
+        write_bytes(study.path / STOPPED_FILE, f"{reason}, then start it again\n".encode(), private=True)
+        raise ConfigError(reason)
 
 
 def _discarded(plan: StudyPlan, error: NotEnoughSilos) -> str:

@@ -15,9 +15,11 @@ from fedtl._util.files import make_folder, write_bytes
 from fedtl.deployment.certificates import create_authority, create_server_certificate
 from fedtl.deployment.coordinator.figures import server_metrics
 from fedtl.deployment.coordinator.settings import TEMPLATE, ServerSettings, load_server_settings
-from fedtl.deployment.coordinator.studies import certificate_lines, resume_studies
+from fedtl.deployment.coordinator.status import certificate_lines
+from fedtl.deployment.coordinator.studies import resume_studies
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE
 from fedtl.deployment.coordinator.watch import (
+    CleanUpWatch,
     EventWatch,
     GateWatch,
     QueueWatch,
@@ -118,7 +120,7 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
         log.info("%s", line)
     watches: list[Callable[[], None]] = [GateWatch(folder, write_configuration(folder))]
     if "link" in parts:
-        watches += [StudyWatch(folder), QueueWatch(folder), EventWatch(folder)]
+        watches += [StudyWatch(folder), QueueWatch(folder), EventWatch(folder), CleanUpWatch(folder)]
     os.umask(0o077)  # otherwise every user could read Flower's database
     commands = server_commands(folder, parts)
     environment = flower_environment(folder, **{SERVER_FOLDER_VARIABLE: str(folder)})

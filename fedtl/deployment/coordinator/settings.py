@@ -17,6 +17,8 @@ port = {port}                    # the SuperLink's, on 127.0.0.1; never make it 
 deadline = 3600.0              # seconds that a round may take; later replies are ignored
 grace = 120.0                  # seconds that a round waits for the sites of the round before it that are not connected
 tries = 3                      # attempts at a round that gets fewer valid replies than minimum_silos
+ask_again = 900.0              # seconds until sites are asked again that are outside their hours, or have not said if joining helped
+verdict_days = 7.0             # for how many days after a study its sites are asked whether joining helped, where the plan asks
 on_stopped = []                # command that runs when a study stops, such as ["/usr/local/bin/alert"]; it gets FEDTL_STUDY and FEDTL_REASON
 """
 
@@ -24,7 +26,8 @@ on_stopped = []                # command that runs when a study stops, such as [
 class ServerSettings(Settings):
     """
     ``deadline``: seconds for a round. ``grace``: seconds that a round waits for the sites of the round before it to
-    reconnect. ``tries``: attempts at a round that gets too few valid replies. ``on_stopped``: the words of a command that runs when a
+    reconnect. ``tries``: attempts at a round that gets too few valid replies. ``ask_again``: seconds until sites are asked again that do not
+    train at this hour, or have not said whether joining helped; for ``verdict_days`` the latter. ``on_stopped``: the words of a command that runs when a
     study stops, with FEDTL_STUDY and FEDTL_REASON in its environment; none where it is empty.
     """
 
@@ -34,6 +37,8 @@ class ServerSettings(Settings):
     deadline: float = Field(3600.0, ge=5, le=43200)
     grace: float = Field(120.0, ge=0, le=43200)
     tries: int = Field(3, ge=1, le=100)
+    ask_again: float = Field(900.0, ge=1, le=86400)
+    verdict_days: float = Field(7.0, gt=0, le=365)
     on_stopped: list[str] = Field([], max_length=100)
 
 

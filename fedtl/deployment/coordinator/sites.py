@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedtl._util.files import lock_folder
-from fedtl.data.plain_names import SILO_NAME
+from fedtl.data.plain_names import MAX_NAME, SILO_NAME
 from fedtl.deployment.coordinator.admitted import (
     AdmittedSite,
     check_key,
@@ -124,6 +124,6 @@ def check_name(name: str) -> str:
     """Return the name of a site or a study. Raises ConfigError where it is not one."""
     if not SILO_NAME.fullmatch(name):
         raise ConfigError(
-            f"{name!r} is not a valid name: use letters, digits and . _ + -, at most 64, a letter or digit first"
+            f"{name!r} is not a valid name: use letters, digits and . _ + -, at most {MAX_NAME}, a letter or digit first"
         )
     return name

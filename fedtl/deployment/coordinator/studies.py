@@ -1,10 +1,9 @@
-"""The studies of a coordinator: start, resume, stop, and the progress of each."""
+"""The studies of a coordinator: start, queue, resume and stop."""
 
 import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,54 +11,15 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from fedtl._util.files import append_durably, lock_folder, write_bytes
-from fedtl.deployment.certificates import days_left, validity
-from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.bundle import Bundle
 from fedtl.deployment.coordinator.settings import ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.sites import check_name, register_sites
 from fedtl.deployment.coordinator.study import QUEUED_FILE, STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import SuperLink
-from fedtl.deployment.running import free_space
 from fedtl.errors import ConfigError
-from fedtl.federation.limits import outliers
 
 START_SECONDS = 120.0  # that a ServerApp may take until it holds the lock of its study
-
-
-@dataclass(frozen=True)
-class StudyStatus:
-    """
-    ``round``: the last one that is finished. ``stopped``: why, or None. ``replied``, ``left_out`` and ``outliers``: in that
-    round. ``queued``: it waits for another study to end. ``verdicts``: by site, whether joining helped it, or why it did not say; empty where the plan does not ask.
-    """
-
-    round: int
-    rounds: int
-    done: bool
-    at_work: bool
-    queued: bool
-    stopped: str | None
-    replied: Sequence[str]
-    left_out: Mapping[str, str]
-    outliers: Sequence[str]
-    verdicts: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class ServerStatus:
-    """
-    ``admitted``: for each site whether the SuperLink knows its key. ``certificates``: how long they are valid. ``disk``: how much is
-    free. ``studies``: by name.
-    """
-
-    running: bool
-    listen: str
-    certificate_days_left: float
-    certificates: Sequence[str]
-    disk: str
-    admitted: Mapping[str, str]
-    studies: Mapping[str, StudyStatus]
 
 
 def resume_studies(folder: Path) -> None:
@@ -71,10 +31,22 @@ def resume_studies(folder: Path) -> None:
 
 
 def studies_to_resume(folder: Path) -> list[HostedStudy]:
-    """Return the studies that were started and are neither done, stopped nor queued."""
+    """
+    Return the studies that were started and are neither stopped nor queued, and whose rounds are not done, or whose sites are still asked
+    whether joining helped.
+    """
     studies = [HostedStudy(runs.parent) for runs in sorted((folder / "studies").glob("*/runs.jsonl"))]
     ended = (STOPPED_FILE, QUEUED_FILE)
-    return [one for one in studies if not one.done and not any((one.path / file).exists() for file in ended)]
+    return [
+        one
+        for one in studies
+        if (not one.done or one.asked_until) and not any((one.path / file).exists() for file in ended)
+    ]
+
+
+def studies_before(folder: Path) -> list[HostedStudy]:
+    """Return the studies for whose end a queued one waits."""
+    return [study for study in studies_to_resume(folder) if study.occupies_sites]
 
 
 def start_next(folder: Path) -> HostedStudy | None:
@@ -83,7 +55,7 @@ def start_next(folder: Path) -> HostedStudy | None:
         return None
     with lock_folder(folder / "studies"):
         waiting = _queued(folder)
-        if not waiting or studies_to_resume(folder):
+        if not waiting or studies_before(folder):
             return None
         study = waiting[0]
         _try_to_submit(folder, study)
@@ -128,13 +100,13 @@ def start_study(folder: Path, bundle_name: str, study_name: str, now: bool = Fal
     plan = _plan(bundle, check_name(study_name), settings)
     start = load_file(bundle.folder / "start.safetensors")
     study = HostedStudy.create(folder / "studies" / study_name, plan, start)
-    if study.done:
+    if study.done and study.asked_until is None:
         raise ConfigError(f"study {study_name!r} is done; its result is in {study.path}")
     if not SuperLink(folder).healthy:
         raise ConfigError(f"no SuperLink runs for {folder}; start it: fedtl server run {folder}")
     register_sites(folder)
     with lock_folder(folder / "studies"):
-        others = [other for other in studies_to_resume(folder) if other != study]
+        others = [other for other in studies_before(folder) if other != study]
         _check_not_running(folder, study)
         if others and not now:
             _check_bundle(bundle, study)
@@ -172,6 +144,8 @@ def _plan(bundle: Bundle, study_name: str, settings: ServerSettings) -> StudyPla
         plan=info.plan,
         private=info.private,
         verdict=info.verdict,
+        ask_again=settings.ask_again,
+        verdict_days=settings.verdict_days,
     )
 
 
@@ -195,7 +169,7 @@ def _check_bundle(bundle: Bundle, study: HostedStudy) -> None:
 
 
 def stop_study(folder: Path, study_name: str) -> None:
-    """Stop a study; ``start_study`` resumes it. Raises ConfigError."""
+    """Stop a study, or asking the sites of one that is done; ``start_study`` resumes it. Raises ConfigError."""
     study = HostedStudy(folder / "studies" / study_name)
     if not (study.path / "plan.json").is_file():
         raise ConfigError(f"there is no study {study_name!r} in {folder / 'studies'}")
@@ -230,49 +204,6 @@ def _last_run(study: HostedStudy) -> _Run | None:
             line = json.loads(text)
             last = _Run(int(line["run"]), float(line.get("at", 0.0)))
     return last
-
-
-def server_status(folder: Path) -> ServerStatus:
-    """Return whether the server runs, which sites are admitted, and how far each study is. Raises ConfigError."""
-    settings, sites = load_server_settings(folder), read_admitted(folder)
-    return ServerStatus(
-        running=SuperLink(folder).healthy,
-        listen=settings.listen,
-        certificate_days_left=round(days_left(folder / "tls" / "server.pem"), 1),
-        certificates=certificate_lines(folder),
-        disk=free_space(folder),
-        admitted={name: str(site) for name, site in sites.items()},
-        studies={
-            path.parent.name: _study_status(HostedStudy(path.parent))
-            for path in sorted((folder / "studies").glob("*/plan.json"))
-        },
-    )
-
-
-def certificate_lines(folder: Path) -> list[str]:
-    """Return how long the gate's certificate and its authority are valid, and what to do where one ends soon."""
-    tls, again = folder / "tls", "send every site the ca.crt of a new authority, see deploy/README.md"
-    return [
-        validity("the certificate", days_left(tls / "server.pem"), f"renew it: fedtl server renew {folder}"),
-        validity("its authority", days_left(tls / "ca.crt"), again),
-    ]
-
-
-def _study_status(study: HostedStudy) -> StudyStatus:
-    lines, stopped = study.log.lines(), study.path / STOPPED_FILE
-    last = lines[-1] if lines else None
-    return StudyStatus(
-        round=last.round if last else 0,
-        rounds=study.plan.config.rounds,
-        done=study.done,
-        at_work=is_at_work(study),
-        queued=study.queued_since is not None,
-        stopped=stopped.read_text().strip() if stopped.is_file() else None,
-        replied=sorted(last.silos) if last else [],
-        left_out=last.left_out if last else {},
-        outliers=outliers(last.weights, last.norms, study.plan.config.limits) if last else (),
-        verdicts=study.verdicts,
-    )
 
 
 def is_at_work(study: HostedStudy) -> bool:

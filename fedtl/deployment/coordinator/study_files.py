@@ -1,9 +1,10 @@
 """The files of a study at the coordinator, one type for each: its plan, a round of its history, its result."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from fedtl._util.records import to_plain
 from fedtl.federation.limits import NO_LIMITS, UpdateLimits
 from fedtl.federation.round_log import left_out_reasons
 from fedtl.federation.rounds import FederationConfig
@@ -16,12 +17,26 @@ from fedtl.models.roles import Role
 from fedtl.results.comparison import Verdict
 from fedtl.results.run import HistoryLine
 
+PLAIN = "step"
+SERVER_STEPS: Mapping[str, Callable[..., Server]] = {  # by the kind that a plan says
+    PLAIN: ServerStep,
+    "distil": DistilOnServer,
+    "answers": MeanAnswers,
+}
+# How long the coordinator waits for a study; a plan of an earlier fedtl has not all of them.
+WAITING_TIMES = ("deadline", "tries", "grace", "ask_again", "verdict_days")
+NOT_YET = (
+    "has not answered yet"  # instead of a verdict, from when the question is sent until the first answer
+)
+
 
 @dataclass(frozen=True)
 class StudyPlan:
     """
     ``plan.json``. ``deadline``: seconds for a round. ``tries``: attempts at a round that gets too few valid replies. ``grace``:
-    seconds that a round waits for the sites of the last one to reconnect. These three may change when a study is resumed.
+    seconds that a round waits for the sites of the last one to reconnect. ``ask_again``: seconds until sites are asked again that do not
+    train at this hour, or have not said whether joining helped. ``verdict_days``: for how long the latter are asked. These may change when
+    a study is resumed.
     ``bundle`` and ``plan``: hashes. ``private``: whether the plan makes every site train with differential privacy; None
     where fedtl 0.1.0 wrote the file and did not say. ``verdict``: whether the sites are asked after the last round if joining helped.
     """
@@ -36,10 +51,12 @@ class StudyPlan:
     private: bool | None = None
     grace: float = 0.0
     verdict: bool = False
+    ask_again: float = 900.0
+    verdict_days: float = 7.0
 
     def is_same_study(self, other: "StudyPlan") -> bool:
         """Whether two plans differ at most in how long the coordinator waits."""
-        return replace(other, deadline=self.deadline, tries=self.tries, grace=self.grace) == self
+        return replace(other, **{name: getattr(self, name) for name in WAITING_TIMES}) == self
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,9 +67,7 @@ class StudyPlan:
             **({} if self.private is None else {"private": self.private}),
             **({"verdict": True} if self.verdict else {}),
             "bundle_name": self.bundle_name,
-            "deadline": self.deadline,
-            "tries": self.tries,
-            "grace": self.grace,
+            **{name: getattr(self, name) for name in WAITING_TIMES},
         }
 
     @classmethod
@@ -62,13 +77,11 @@ class StudyPlan:
             config=_config(content["study"], content),
             roles=_roles(content),
             bundle_name=content["bundle_name"],
-            deadline=content["deadline"],
-            tries=content["tries"],
             bundle=content["bundle"],
             plan=content["plan"],
             private=content.get("private"),
-            grace=content.get("grace", 0.0),
             verdict=content.get("verdict", False),
+            **{name: content[name] for name in WAITING_TIMES if name in content},
         )
 
 
@@ -109,7 +122,7 @@ class StudyResult:
     study: str
     rounds: int
     silos: Mapping[str, int]
-    left_out: Mapping[str, Sequence[str]]
+    left_out: Mapping[str, tuple[str, ...]]
     bytes_up: int
     bytes_down: int
     seconds: float
@@ -144,17 +157,21 @@ def _config(study: str, content: Mapping[str, Any]) -> FederationConfig:
 
 
 def _server(table: Mapping[str, Any]) -> Server:
-    """Return the server's step: a plain one, or that of feddf or fedmd, which its settings tell."""
-    if "weighting" in table:
-        return MeanAnswers(**table)
-    if "steps" in table:
-        return DistilOnServer(**{key: value for key, value in table.items() if key != "public"})
-    return ServerStep(**table)
+    """Return the server's step of a table that says its kind; one that fedtl 0.1.0 wrote says none, and is a plain step."""
+    kind = SERVER_STEPS[table.get("kind", PLAIN)]
+    return kind(**{key: value for key, value in table.items() if key != "kind"})
+
+
+def _server_table(step: Server) -> dict[str, Any]:
+    """Return the kind of a server's step and its settings, as ``_server`` reads them. Raises KeyError for a step that no plan can have."""
+    kinds = {kind: name for name, kind in SERVER_STEPS.items()}
+    given = {one.name: getattr(step, one.name) for one in fields(step) if one.compare}
+    return {"kind": kinds[type(step)], **to_plain(given)}
 
 
 def _config_table(config: FederationConfig) -> dict[str, Any]:
     """Return the plain values of a configuration, without "wire" and "limits" where there are none, as fedtl 0.1.0 wrote it."""
-    table = asdict(config)
+    table = {**asdict(replace(config, server=ServerStep())), "server": _server_table(config.server)}
     if not config.wire.compresses:
         del table["wire"]
     if config.limits == NO_LIMITS:

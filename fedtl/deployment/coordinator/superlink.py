@@ -106,6 +106,15 @@ class SuperLink:
 
         self._call("stop-run", control.StopRunRequest(run_id=run).SerializeToString())
 
+    def clean_up(self) -> None:
+        """
+        Have Flower remove the messages and tensors of all runs that have ended. It does so itself where a run ends in order, but for a list of
+        names, and not where its ServerApp was killed. SQLite uses the space again for later runs.
+        """
+        from flwr.proto import control_pb2 as control
+
+        self._call("list-runs", control.ListRunsRequest().SerializeToString())
+
     def _call(self, name: str, body: bytes) -> bytes:
         try:
             with self._open(f"/v1/control/{name}", body, CALL_SECONDS) as reply:

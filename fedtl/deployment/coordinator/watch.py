@@ -27,10 +27,12 @@ from fedtl.deployment.coordinator.studies import (
     studies_to_resume,
 )
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.deployment.event_log import log_event
 from fedtl.errors import FedTLError
 
 log = logging.getLogger(__name__)
+CLEAN_UP_SECONDS = 3600.0
 MOST_RESUMES = 3  # of a study without a finished round in between
 
 
@@ -63,9 +65,13 @@ class StudyWatch:
         done = lines[-1].round if lines else 0
         at = self._resumes.setdefault(name, [])
         if at.count(done) >= MOST_RESUMES:
+            where = (
+                "while it asked whether joining helped"
+                if study.done
+                else f"in round {done + 1} without a result"
+            )
             reason = (
-                f"its ServerApp ended {MOST_RESUMES + 1} times in round {done + 1} without a result; see the output of fedtl "
-                "server run"
+                f"its ServerApp ended {MOST_RESUMES + 1} times {where}; see the output of fedtl server run"
             )
             write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
             log.error("study %s is stopped: %s", name, reason)
@@ -73,6 +79,21 @@ class StudyWatch:
         at.append(done)
         log.warning("study %s: its ServerApp has ended; it is resumed after round %d", name, done)
         resume_study(self.folder, study)
+
+
+@dataclass
+class CleanUpWatch:
+    """Has the SuperLink remove what ended runs have left in its database, now and every ``CLEAN_UP_SECONDS``, so that state.db does not grow without end."""
+
+    folder: Path
+    clock: Callable[[], float] = time.monotonic
+    _last: float | None = None
+
+    def __call__(self) -> None:
+        now = self.clock()
+        if self._last is None or now - self._last >= CLEAN_UP_SECONDS:
+            self._last = now
+            SuperLink(self.folder).clean_up()
 
 
 @dataclass(frozen=True)

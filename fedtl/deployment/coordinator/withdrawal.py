@@ -10,14 +10,14 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from fedtl.data.plain_names import SILO_NAME
+from fedtl.data.plain_names import MAX_NAME, SILO_NAME
 from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.site_rounds import site_rounds
 from fedtl.deployment.coordinator.sites import suspend_site
 from fedtl.deployment.coordinator.study import HostedStudy, log_before
 from fedtl.errors import ConfigError
 
-MAX_NAME, HASHED = 64, 10  # characters of the name of a study, and those of a hash in it
+HASHED = 10  # characters of a hash in the name of a study
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@ A site's answer to one task: check the approval and the policy, train, check the
 goes wrong is written into the site's record; the server only learns a code.
 """
 
-import shutil
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from fedtl.data.plain_names import SILO_NAME
 from fedtl.deployment.plan import Agreement, load_agreement
+from fedtl.deployment.running import no_room
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.hours import check_hours
 from fedtl.deployment.site.paid import check_ledger_complete, check_reply_paid
@@ -18,7 +19,7 @@ from fedtl.deployment.site.signing import ApprovalInForce
 from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy
 from fedtl.deployment.site.site_rows import load_rows
 from fedtl.deployment.site.site_silo import make_silo
-from fedtl.deployment.site.state_store import STUDY_NAME, StoredRound, schema_of
+from fedtl.deployment.site.state_store import StoredRound, schema_of
 from fedtl.errors import Denied, FedTLError, Refused, SiloFailed
 from fedtl.federation.policy import Code, Policy, check_task, check_update
 from fedtl.messages import Refusal, Task, Update
@@ -27,7 +28,6 @@ from fedtl.privacy.charge import task_hash
 from fedtl.training import threads
 
 Reply = TypeVar("Reply")
-ROUND_BYTES = 256 << 20  # free on the disk before a round
 
 
 def answer_round(
@@ -79,7 +79,7 @@ def _refuse(home: Home, task: Task | None, code: Code, reason: str) -> Refusal:
 def _accepted(home: Home, agreement_file: Path, task: Task) -> Agreement:
     """Return the agreement that a task is for, once the task is recorded. Raises Denied."""
     agreement = load_agreement(agreement_file)
-    if not STUDY_NAME.fullmatch(task.study):
+    if not SILO_NAME.fullmatch(task.study):
         raise Denied(
             Code.PLAN, f"the server's name for the study is not valid ({len(task.study)} characters)"
         )
@@ -128,11 +128,8 @@ def _answer(home: Home, agreement: Agreement, task: Task) -> Update:
 
 def _check_disk(home: Home) -> None:
     """Raise Denied, before anything is charged, where a round could not be stored."""
-    if (free := shutil.disk_usage(home.path).free) < ROUND_BYTES:
-        raise Denied(
-            Code.FAILED,
-            f"{free:,} bytes of disk are free at {home.path}; a round needs {ROUND_BYTES:,}; make room",
-        )
+    if reason := no_room(home.path):
+        raise Denied(Code.FAILED, reason)
 
 
 def _released(plan: SitePlan, private: bool) -> frozenset[str] | None:

@@ -20,6 +20,9 @@ from fedtl.errors import ConfigError
 
 NOT_ADMITTED = "this key is not admitted"  # the gate's answer to any other key
 KEY_HEADER = "flwr-public-key"
+AS_FLOWER = {
+    "Content-Type": "application/protobuf"
+}  # otherwise the SuperLink logs an error for each question
 LOCAL = ("127.0.0.1", "localhost")  # never through a proxy
 MAX_CLOCK_SKEW = 60.0  # seconds; Flower refuses a site from 300 on
 CONNECT_SECONDS = 5.0
@@ -54,7 +57,7 @@ def ask_gate(home: Home, path: str = "/", key: str = "") -> GateReply:
         urllib.request.ProxyHandler(proxies),
         urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(authority))),
     )
-    headers = {KEY_HEADER: b64encode(public_key_pem(key)).decode()} if key else {}
+    headers = {KEY_HEADER: b64encode(public_key_pem(key)).decode(), **AS_FLOWER} if key else {}
     request = urllib.request.Request(f"https://{server}{path}", b"" if key else None, headers)
     try:
         with opener.open(request, timeout=CONNECT_SECONDS) as reply:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, field_validator
 
 from fedtl._util.settings import Settings
+from fedtl.data.plain_names import SILO_NAME
 from fedtl.data.settings import RowSettings
 from fedtl.deployment.site.hours import Hours
 from fedtl.errors import ConfigError
@@ -14,7 +15,7 @@ from fedtl.experiment.config.settings_file import read_toml, validate
 if TYPE_CHECKING:
     from fedtl.federation.policy import Policy
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"
+NAME = f"^{SILO_NAME.pattern}$"
 
 # By table, the keys of fedtl 0.1.0 and what they are called now. The next version accepts the new names only.
 RENAMED_KEYS = {

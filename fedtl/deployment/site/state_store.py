@@ -4,7 +4,6 @@ each study and model schema; it is written atomically, so a killed process leave
 """
 
 import json
-import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +20,6 @@ from fedtl.models.state import State
 from fedtl.privacy.taint import Label, Labels
 
 PRIVATE_ROUND_FILE = "charged.json"  # in a study's folder
-STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
 @dataclass(frozen=True)

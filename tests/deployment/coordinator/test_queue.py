@@ -1,6 +1,7 @@
 """A study that is started while another one runs waits, and starts when that one has ended."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +11,10 @@ from fedtl._util.files import write_json
 from fedtl.deployment.coordinator import studies
 from fedtl.deployment.coordinator.follow import study_end
 from fedtl.deployment.coordinator.server import create_server
-from fedtl.deployment.coordinator.studies import server_status, start_study, stop_study, studies_to_resume
-from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
-from fedtl.deployment.coordinator.study_files import BundleInfo
+from fedtl.deployment.coordinator.status import server_status
+from fedtl.deployment.coordinator.studies import start_study, stop_study, studies_to_resume
+from fedtl.deployment.coordinator.study import ASKING_FILE, STOPPED_FILE, HostedStudy
+from fedtl.deployment.coordinator.study_files import NOT_YET, BundleInfo, StudyResult
 from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.deployment.coordinator.watch import QueueWatch
 from fedtl.errors import ConfigError
@@ -45,12 +47,20 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "register_sites", lambda folder: None)
     monkeypatch.setattr(studies, "load_file", lambda path: {"w": torch.zeros(1)})
     watch = QueueWatch(folder)
+
+    def end(study, reasons=None, days=1.0):
+        """``reasons``: why sites have not said whether joining helped; they are asked for so many days."""
+        result = replace(StudyResult.of(study.path.name, []), silos={"a": 1}, without_verdict=reasons or {})
+        if reasons:
+            (study.path / ASKING_FILE).write_text(f"{studies.time.time() + days * 86400}\n")
+        write_json(study.path / "result.json", result)
+
     return SimpleNamespace(
         folder=folder,
         begun=begun,
         stopped=stopped,
         start=lambda name, **words: start_study(folder, "b", name, **words),
-        end=lambda name: (folder / "studies" / name / "result.json").write_text("{}"),
+        end=lambda name, **more: end(HostedStudy(folder / "studies" / name), **more),
         watch=lambda: (watch(), list(begun))[1],
     )
 
@@ -136,3 +146,36 @@ def test_a_crashed_study_is_not_queued_behind_itself(server, monkeypatch):
     (first.path / STOPPED_FILE).write_text("crashed\n")
     server.start("second")
     assert server.start("first").queued_since is not None
+
+
+def test_a_study_waits_for_the_first_answers_of_the_sites_before_it_and_not_for_those_that_are_asked_again(
+    server,
+):
+    """Sites train a model alone before they answer. Until the last one has answered, the study before is resumed after a restart."""
+    first = server.start("first")
+    server.start("second")
+    server.end("first", reasons={"a": f"a: {NOT_YET}", "b": "b: is not connected"})
+    assert server.watch() == ["first"]
+    server.end("first", reasons={"a": "a: does not train at this time of the day (hours)"})
+    assert server.watch() == ["first", "second"]
+    assert [study.path.name for study in studies_to_resume(server.folder)] == ["first", "second"]
+    status = server_status(server.folder).studies["first"]
+    assert status.done
+    assert status.verdicts["a"].endswith("(hours)")
+    assert status.asked_until == first.asked_until > studies.time.time()
+    server.end("first", reasons={"a": f"a: {NOT_YET}"}, days=-1.0)  # it is too late
+    assert server_status(server.folder).studies["first"].asked_until is None
+    assert [study.path.name for study in studies_to_resume(server.folder)] == ["second"]
+    with pytest.raises(ConfigError, match="is done"):
+        server.start("first")
+
+
+def test_asking_whether_joining_helped_can_be_stopped_and_started_again(server):
+    server.start("first")
+    server.end("first", reasons={"a": "a: is not connected"})
+    stop_study(server.folder, "first")
+    assert (len(server.stopped), studies_to_resume(server.folder)) == (1, [])
+    assert server_status(server.folder).studies["first"].asked_until is None
+    server.start("first")
+    assert server.begun == ["first", "first"]
+    assert server_status(server.folder).studies["first"].asked_until

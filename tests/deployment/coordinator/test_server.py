@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fedtl.cli.main import main
-from fedtl.deployment.certificates import create_server_certificate, days_left
+from fedtl.deployment.certificates import certificate_fingerprint, create_server_certificate, days_left
 from fedtl.deployment.coordinator import sites, studies
 from fedtl.deployment.coordinator.admitted import node_ids, read_admitted, write_admitted
 from fedtl.deployment.coordinator.bundle import (
@@ -350,19 +350,26 @@ def test_an_incomplete_line_in_runs_jsonl_does_not_stop_the_server(text, ended, 
 def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     """The commands that need no running server. A mistake gives one line and exit code 2."""
 
-    def said(*words, code=0):
-        monkeypatch.setattr("sys.argv", ["fedtl", "server", *map(str, words)])
+    def said(*words, code=0, side="server"):
+        monkeypatch.setattr("sys.argv", ["fedtl", side, *map(str, words)])
         with pytest.raises(SystemExit) as end:
             main()
         assert end.value.code == code
         return capsys.readouterr()
 
-    folder, key = tmp_path / "srv", tmp_path / "clinic"
-    said("init", folder, "--host", "fl.example.org", "--port", free_port())
+    folder = tmp_path / "srv"
+    printed = said("init", folder, "--host", "fl.example.org", "--port", free_port()).err
+    assert certificate_fingerprint(folder / "tls" / "ca.crt") in printed  # to compare by telephone
     assert "is not empty" in said("init", folder, "--host", "x", code=2).err
-    create_node_key(key, "clinic")
-    assert "when the server starts" in said("admit", folder, f"{key}.pub").err
-    assert "server rotate" in said("admit", folder, f"{key}.pub", code=2).err
+    created = said(
+        "init", tmp_path / "site", "--name", "clinic", "--server", "fl.example.org:1", side="silo"
+    ).err
+    key = tmp_path / "site" / "node.key.pub"
+    admitted = said("admit", folder, key).err
+    assert "when the server starts" in admitted
+    assert fingerprint(read_public_key(key)) in created
+    assert fingerprint(read_public_key(key)) in admitted
+    assert "server rotate" in said("admit", folder, key, code=2).err
     words = ("digits", "--set", "rounds=2", "--dp-ready")
     printed = said("bundle", folder, *words).out
     assert printed.strip() == Bundle(folder / "bundles" / "digits").hash

@@ -3,12 +3,14 @@
 import json
 import stat
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fedtl._util.files import write_json
-from fedtl.deployment.coordinator import host
+from fedtl.deployment.coordinator import host, verdicts
+from fedtl.deployment.coordinator import study as studies_folder
 from fedtl.deployment.coordinator.host import host_study
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
@@ -17,6 +19,8 @@ from fedtl.federation.limits import UpdateLimits
 from fedtl.federation.policy import MEANING, Code
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, SiloVerdict, Update
+from fedtl.methods.feddf import DistilOnServer
+from fedtl.methods.fedmd import MeanAnswers
 from fedtl.methods.server import ServerStep
 from fedtl.methods.wire import Wire
 from fedtl.models.roles import Role
@@ -73,11 +77,59 @@ class Silos:
 
 
 class Answering(Silos):
-    """They say after the last round whether joining helped; "b" refuses."""
+    """
+    They say after the last round whether joining helped: in each turn that they are asked, what ``says`` has for them, and nothing
+    where it has no more. ``sent``: the sites of each question.
+    """
 
-    def ask_verdicts(self, question, silos, seconds):
-        self.question, self.seconds = question, seconds
-        return [SiloVerdict("a", Verdict.GAINS), Refusal("b", question.round, "b: refused")]
+    def __init__(self, **says):
+        super().__init__()
+        self.says, self.waiting, self.sent = {name: list(turns) for name, turns in says.items()}, set(), []
+
+    def questions(self, question):
+        self.question = question
+        return self
+
+    def send(self, silos, seconds):
+        self.sent.append(list(silos))
+        self.seconds = seconds
+        self.waiting |= set(silos)
+        return []
+
+    def receive(self):
+        come = [name for name in sorted(self.waiting) if self.says[name]]
+        self.waiting -= set(come)
+        return [self.answer(name, self.says[name].pop(0)) for name in come]
+
+    def answer(self, name, word):
+        return SiloVerdict(name, word) if isinstance(word, Verdict) else Refusal(name, 5, f"{name}: {word}")
+
+
+RESTING, DECLINED = (f"{MEANING[code]} ({code})" for code in (Code.HOURS, Code.DECLINED))
+
+
+class Clock:
+    """Of the verdicts: it moves when somebody sleeps. ``during`` is called each time, before that."""
+
+    def __init__(self, monkeypatch, during=lambda: None):
+        self.now, self.during, self.began = 1_800_000_000.0, during, 1_800_000_000.0
+        fake = SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now, sleep=self.sleep)
+        for module in (verdicts, studies_folder):
+            monkeypatch.setattr(module, "time", fake)
+
+    def sleep(self, seconds):
+        self.during()
+        self.now += seconds
+
+    @property
+    def past(self):
+        return self.now - self.began
+
+
+def asking(its, **times):
+    """The study, whose plan asks for verdicts."""
+    write_json(its.path / "plan.json", replace(its.plan, verdict=True, **times).to_json())
+    return its
 
 
 def go(its, silos):
@@ -183,33 +235,86 @@ def test_the_keys_of_a_result(tmp_path):
     }
 
 
-def test_the_verdicts_stand_in_the_result_where_the_plan_asks(tmp_path):
+def test_the_result_is_there_before_the_verdicts_which_are_added_as_they_come(tmp_path, monkeypatch):
     """The sites get the shared tensors of the result, as the task after the last round."""
-    its, silos = study(tmp_path), Answering()
-    asking = replace(its.plan, verdict=True)
-    assert StudyPlan.from_json(json.loads(json.dumps(asking.to_json()))) == asking
+    its = study(tmp_path)
     assert "verdict" not in its.plan.to_json()  # as files of earlier versions
-    write_json(its.path / "plan.json", asking.to_json())
+    asking(its)
+    assert StudyPlan.from_json(json.loads(json.dumps(its.plan.to_json()))) == its.plan
     assert its.verdicts == {}
-    go(its, silos)
+    silos, seen = Answering(a=[], b=[DECLINED]), []
+
+    def look():
+        seen.append(its.verdicts)
+        if len(seen) == 3:
+            silos.says["a"] = [Verdict.GAINS]
+
+    clock = Clock(monkeypatch, look)
+    result = go(its, silos)
+    nothing = "a: has not answered yet"
+    assert seen == [{"a": nothing, "b": f"b: {DECLINED}"}] * 3
+    assert its.verdicts == {"a": "gains", "b": f"b: {DECLINED}"}
+    assert result == its.result
+    assert silos.sent == [["a", "b"]]
+    assert clock.past < 10
     assert (silos.question.round, silos.question.rounds) == (5, 4)
     assert silos.seconds == 1.0  # the deadline, because the rounds took less
     assert all(torch.equal(silos.question.shared[name], shared(its)[name]) for name in START)
-    content = json.loads((its.path / "result.json").read_text())
-    assert (content["verdicts"], content["without_verdict"]) == ({"a": "gains"}, {"b": "b: refused"})
-    assert its.verdicts == {"a": "gains", "b": "b: refused"}
+    assert its.asked_until is None
 
 
-def test_a_server_that_ends_before_the_verdicts_asks_again(tmp_path):
-    its, silos = study(tmp_path), Answering()
-    write_json(its.path / "plan.json", replace(its.plan, verdict=True).to_json())
-    silos.ask_verdicts, answers = (lambda *_: pytest.fail("the server ends here")), silos.ask_verdicts
+def test_a_site_outside_its_hours_is_asked_again_while_another_one_hangs(tmp_path, monkeypatch):
+    its = asking(study(tmp_path), deadline=43200.0, ask_again=900.0, verdict_days=0.05)
+    silos = Answering(a=[], b=[RESTING] * 3 + [Verdict.AS_GOOD])
+    clock = Clock(monkeypatch)
+    noted = []
+    clock.during = lambda: noted or noted.append(its.verdicts["b"])
+    go(its, silos)
+    assert silos.sent.count(["b"]) == 3
+    assert noted == [f"b: {RESTING}"]
+    assert its.verdicts["b"] == "as good"
+    assert (
+        its.verdicts["a"] == "a: has not answered yet"
+    )  # this fake never says that the time of one question is over
+    assert 4320 <= clock.past < 4340
+
+
+@pytest.mark.parametrize(
+    "reason", ["is not connected", "no reply within 9 s", f"failed ({Code.FAILED})", RESTING]
+)
+def test_a_site_that_does_not_answer_is_asked_until_it_is_too_late(reason, tmp_path, monkeypatch):
+    its = asking(study(tmp_path), ask_again=3600.0, verdict_days=0.5)
+    silos = Answering(a=[Verdict.LOSES], b=[reason] * 99)
+    clock = Clock(monkeypatch)
+    go(its, silos)
+    assert len(silos.sent) == 12
+    assert 43200 <= clock.past <= 43210
+    assert its.verdicts == {"a": "loses", "b": f"b: {reason}"}
+    again = Answering(a=[], b=[])
+    go(its, again)
+    assert (again.asked, again.sent) == ([], [])
+
+
+def test_a_server_that_ends_before_the_verdicts_goes_on_asking_who_has_not_answered(tmp_path, monkeypatch):
+    its = asking(study(tmp_path))
+    silos = Answering(a=[Verdict.GAINS], b=[])
+    Clock(monkeypatch, lambda: pytest.fail("the server ends here"))
     with pytest.raises(pytest.fail.Exception):
         go(its, silos)
-    assert not its.done
-    silos.ask_verdicts, silos.asked = answers, []
-    go(its, silos)
-    assert (silos.asked, its.verdicts["a"]) == ([], "gains")
+    assert its.done
+    assert its.result.silos == {"a": 4, "b": 4}
+    assert its.asked_until is not None
+    assert its.verdicts == {"a": "gains", "b": "b: has not answered yet"}
+    until = its.asked_until
+    clock = Clock(monkeypatch)
+    clock.now += 3600
+    later = Answering(b=[Verdict.UNCLEAR])
+    monkeypatch.setattr(later, "silos", lambda: pytest.fail("no round is run"))
+    assert its.asked_until == until
+    go(its, later)
+    assert later.sent == [["b"]]
+    assert its.verdicts == {"a": "gains", "b": "unclear"}
+    assert its.asked_until is None
 
 
 def test_a_round_waits_for_sites_that_do_not_train_at_this_hour(tmp_path, monkeypatch):
@@ -220,10 +325,54 @@ def test_a_round_waits_for_sites_that_do_not_train_at_this_hour(tmp_path, monkey
 
     def at_night(task, names):
         replies = ask(task, names)
-        resting = Refusal("b", task.round, f"b: {MEANING[Code.HOURS]} ({Code.HOURS})")
+        resting = Refusal("b", task.round, f"b: {RESTING}")
         return [replies[0], resting] if len(waits) < 7 else replies
 
     silos.ask = at_night
     go(its, silos)
-    assert waits == [host.HOURS_WAIT_SECONDS] * 7
+    assert waits == [its.plan.ask_again] * 7
     assert silos.asked == [1] * 8 + [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "step", [ServerStep("trimmed", share=0.2), DistilOnServer(steps=7), MeanAnswers("agreement")]
+)
+def test_a_plan_says_which_kind_of_step_the_server_takes(step):
+    config = FederationConfig("s", 0, 4, step)
+    plan = StudyPlan(config, ROLES, "b", deadline=1.0, tries=2, bundle="h", plan="p")
+    content = json.loads(json.dumps(plan.to_json()))
+    assert content["server"]["kind"] in ("step", "distil", "answers")
+    assert StudyPlan.from_json(content) == plan
+    content["server"]["kind"] = "code"
+    with pytest.raises(KeyError, match="code"):
+        StudyPlan.from_json(content)
+
+
+def test_a_plan_of_an_earlier_version_has_a_plain_step():
+    plan = StudyPlan(FederationConfig("s", 0, 4, ServerStep()), ROLES, "b", 1.0, 2, "h", "p")
+    content = json.loads(json.dumps(plan.to_json()))
+    del content["server"]["kind"], content["ask_again"], content["verdict_days"]
+    assert StudyPlan.from_json(content) == plan
+
+
+def test_a_study_stops_before_a_round_for_which_the_disk_has_no_room(tmp_path, monkeypatch):
+    """Before sites are asked, and charged for updates that cannot be stored."""
+    its, silos = study(tmp_path), Silos()
+    full = SimpleNamespace(free=100 << 20)
+    monkeypatch.setattr("fedtl.deployment.running.shutil.disk_usage", lambda path: full)
+    with pytest.raises(ConfigError, match="make room"):
+        go(its, silos)
+    assert silos.asked == []
+    full.free = 300 << 20
+    ask = silos.ask
+    silos.ask = lambda task, names: (
+        setattr(full, "free", (300 if task.round < 2 else 100) << 20),
+        ask(task, names),
+    )[1]
+    with pytest.raises(ConfigError, match="make room"):
+        go(its, silos)
+    assert silos.asked == [1, 2]
+    assert "a round needs 268,435,456; make room" in (its.path / STOPPED_FILE).read_text()
+    full.free, silos.ask = 300 << 20, ask
+    go(its, silos)
+    assert its.done

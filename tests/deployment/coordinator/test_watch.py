@@ -14,7 +14,7 @@ from fedtl.deployment.coordinator.studies import START_SECONDS
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import FlowerNode, SuperLink
-from fedtl.deployment.coordinator.watch import EventWatch, StudyWatch, watch_all
+from fedtl.deployment.coordinator.watch import CleanUpWatch, EventWatch, StudyWatch, watch_all
 from fedtl.deployment.site.keys import create_node_key, public_key_pem, read_public_key
 from fedtl.errors import ConfigError
 from fedtl.federation.rounds import FederationConfig
@@ -141,3 +141,13 @@ def test_the_coordinators_figures(tmp_path, monkeypatch):
     assert states == {"running": 0, "waiting": 1, "done": 0, "stopped": 0}
     assert 364 < found["certificate_days", "server"] < 366
     assert found["superlink_up",] == 0
+
+
+def test_what_ended_runs_have_left_is_removed_at_the_start_and_every_hour(tmp_path, monkeypatch):
+    times, cleaned = [], []
+    monkeypatch.setattr(SuperLink, "clean_up", lambda link: cleaned.append(times[-1]))
+    watch = CleanUpWatch(tmp_path, lambda: times[-1])
+    for now in range(0, 4 * 3600, 600):
+        times.append(now)
+        watch()
+    assert cleaned == [0, 3600, 7200, 10800]
