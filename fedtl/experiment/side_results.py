@@ -56,6 +56,29 @@ def statistics_warnings(results: Results) -> list[str]:
     return warnings
 
 
+def fingerprints(results: Results) -> dict[str, str]:
+    """Return the fingerprint of each silo's rows, from the first run that has one."""
+    first: dict[str, str] = {}
+    for run in (run for runs in results.values() for run in runs):
+        first = {**run.fingerprints, **first}
+    return dict(sorted(first.items()))
+
+
+def changed_rows(results: Results) -> list[str]:
+    """Return a warning where two runs were trained on different rows of a silo: files changed while the comparison went on."""
+    known = fingerprints(results)
+    runs = [run for runs in results.values() for run in runs]
+    changed = [
+        silo for silo, own in known.items() if any(run.fingerprints.get(silo, own) != own for run in runs)
+    ]
+    named = ", ".join(changed[:MAX_NAMED]) + (", ..." if len(changed) > MAX_NAMED else "")
+    return (
+        [f"the rows of {named} changed between runs: repeat the comparison in a new folder"]
+        if changed
+        else []
+    )
+
+
 def received_averages(results: Results) -> dict[str, dict[str, Averages]]:
     """Return the metrics of the models as the last round left them, for methods that are fitted at home after it."""
     return {

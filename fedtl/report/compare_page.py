@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedtl.report import gain_plots, plots
+from fedtl.report import gain_plots, helper_plots, plots
 from fedtl.report.answer import answer
 from fedtl.report.answer_tables import recall_grid
 from fedtl.report.figures import (
@@ -18,10 +18,11 @@ from fedtl.report.figures import (
     missing_in_comparison,
     silo_count_note,
 )
+from fedtl.report.helper_tables import helper_grid, helper_note
 from fedtl.report.html import Cell, Grid, Plot, plot, render, row
 from fedtl.report.label_free_tables import HOW, label_free_grid
 from fedtl.report.page_notes import STATISTICS, comparison_guarantee, origin_note
-from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
+from fedtl.report.page_tables import fingerprint_grid, late_grid, refitted_grid, target_grid
 from fedtl.report.silo_cards import comparison_cards
 from fedtl.report.trials import trial_lines, trials_grid, yardstick_lines
 from fedtl.report.verdict_tables import benefit_cells, overall_grid, verdict_notes
@@ -77,6 +78,7 @@ def compare_page(
         late=_late_grid(comparison),
         label_free=label_free_grid(comparison),
         wire=wire_grid(comparison),
+        helpers=helper_grid(comparison),
         notes=[
             *missing_in_comparison(comparison),
             f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read its test rows once, at "
@@ -88,27 +90,31 @@ def compare_page(
             *verdict_notes(comparison),
             *([HOW] if comparison.label_free else []),
             *([WIRE] if comparison.wire else []),
+            *([helper_note(comparison.who_helps, len(seeds))] if comparison.who_helps else []),
             f"Each method has its own worst silo. All runs together took {comparison.seconds:.1f} s.",
             comparison_guarantee(comparison.privacy, comparison.folds),
             *([origin_note(facts.origin)] if facts else []),
         ],
+        fingerprints=fingerprint_grid(comparison.fingerprints),
         experiment=experiment_toml,
         version=comparison.fedtl,
     )
 
 
 def _plots(comparison: Comparison, curves: Mapping[str, Curve]) -> list[Plot]:
-    drawn = []
+    drawn, metric = [], comparison.metric
     if comparison.benefit:
         drawn.append(plot("Gain over training alone, by silo", gain_plots.benefit_forest(comparison)))
     if comparison.overall:
         drawn.append(plot("Mean gain over training alone, by method", gain_plots.mean_gains(comparison)))
     drawn.append(plot("Test result of each method at each silo", plots.method_dots(comparison)))
     if curves:
-        metric = TASKS[comparison.task].curve
-        private = bool(comparison.privacy)
-        svg = plots.convergence(curves, len(all_silos(comparison)), metric, private)
+        curve, private = TASKS[comparison.task].curve, bool(comparison.privacy)
+        svg = plots.convergence(curves, len(all_silos(comparison)), curve, private)
         drawn.append(plot("Validation by round and method", svg))
+    if comparison.who_helps:
+        alternative = "Who helps whom: heat map; the table below it has the values"
+        drawn.append(plot(alternative, helper_plots.helpers(comparison.who_helps, metric)))
     return drawn
 
 

@@ -17,7 +17,7 @@ from fedtl.report.figures import (
 )
 from fedtl.report.html import Grid, Plot, plot, render, row
 from fedtl.report.page_notes import STATISTICS, origin_note, run_guarantee
-from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
+from fedtl.report.page_tables import fingerprint_grid, late_grid, refitted_grid, target_grid
 from fedtl.report.silo_cards import run_cards
 from fedtl.results.metrics import Measured
 from fedtl.results.page_facts import Features, RunFacts
@@ -63,6 +63,7 @@ def run_page(
             run_guarantee(result.privacy),
             *([origin_note(facts.origin)] if facts else []),
         ],
+        fingerprints=fingerprint_grid(result.fingerprints),
         experiment=experiment_toml,
         version=result.fedtl,
     )

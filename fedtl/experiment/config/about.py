@@ -174,5 +174,6 @@ ABOUT = {
     "compare.tune.train": "{ lr = [0.01, 0.1] }: values of [train] that are tried on validation rows",
     "compare.tune.method": "values of [method] that are tried",
     "compare.set": "{ method = { train = { ... } } }: settings of one column",
+    "compare.leave_one_out": "also train one method without each silo in turn: who helps whom; one run more for each silo and seed",
     "compare.wire": "further columns, by wire.dtype",
 }
