@@ -92,7 +92,7 @@ ABOUT = {
     "data.dice_loss": "the share of the Dice loss in the training loss of a segmentation, 0 to 1",
     "data.class_weights": 'of the training loss: "none", "balanced" by own training rows, or { class = weight }',
     "data.focal": "the power of the focal loss of a classification; 0: cross-entropy",
-    "data.public": 'inputs that all may see: a silo, "inputs:PATH" or "noise:N"',
+    "data.public": 'inputs that all may see: a silo, "inputs:PATH", "prepared:PATH" or "noise:N"',
     "model.name": 'fedtl models lists them; also any name of timm, or "torchvision/<name>"',
     "model.settings": "parameters of the model's function",
     "model.weights": 'a file of first weights, "pretrained" (those of the library), or "package:NAME"',
