@@ -117,7 +117,7 @@ def who_helps(experiment: Experiment, label: str, full: Sequence[RunFolder], wit
             spread = scores.spread[other] if metric == "rmse" else 1.0
             margins[silo, other] = experiment.compare.margin * spread
     gains = gains_of(differences, margins)
-    by_silo = {silo: [pair for pair in differences if pair[0] == silo] for silo in without}
+    by_silo = {silo: [pair for pair in differences if pair[0] == silo] for silo in sorted(without)}
     return WhoHelps(
         label,
         {silo: {pair[1]: gains[pair] for pair in pairs} for silo, pairs in by_silo.items()},

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fedtl.report import gain_plots, helper_plots, plots
 from fedtl.report.answer import answer
-from fedtl.report.answer_tables import recall_grid
+from fedtl.report.answer_tables import CLASSES, recall_grid
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
@@ -22,7 +22,7 @@ from fedtl.report.helper_tables import helper_grid, helper_note
 from fedtl.report.html import Cell, Grid, Plot, plot, render, row
 from fedtl.report.label_free_tables import HOW, label_free_grid
 from fedtl.report.page_notes import STATISTICS, comparison_guarantee, origin_note
-from fedtl.report.page_tables import fingerprint_grid, late_grid, refitted_grid, target_grid
+from fedtl.report.page_tables import bytes_grid, fingerprint_grid, late_grid, refitted_grid, target_grid
 from fedtl.report.silo_cards import comparison_cards
 from fedtl.report.trials import trial_lines, trials_grid, yardstick_lines
 from fedtl.report.verdict_tables import benefit_cells, overall_grid, verdict_notes
@@ -79,6 +79,7 @@ def compare_page(
         label_free=label_free_grid(comparison),
         wire=wire_grid(comparison),
         helpers=helper_grid(comparison),
+        sent=bytes_grid("method", facts.sent) if facts else None,
         notes=[
             *missing_in_comparison(comparison),
             f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read its test rows once, at "
@@ -88,6 +89,7 @@ def compare_page(
             *yardstick_lines(comparison),
             CHOICE[comparison.chosen_on],
             *verdict_notes(comparison),
+            *([CLASSES] if facts and facts.recall else []),
             *([HOW] if comparison.label_free else []),
             *([WIRE] if comparison.wire else []),
             *([helper_note(comparison.who_helps, len(seeds))] if comparison.who_helps else []),

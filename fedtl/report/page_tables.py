@@ -21,6 +21,17 @@ def target_grid(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]
     return Grid(caption, [*head, "as trained", "with AdaBN on that domain"], rows)
 
 
+def bytes_grid(head: str, sent: Mapping[str, Mapping[str, int]]) -> Grid:
+    """The bytes that leave a silo in each round by role: a row for each method, ``head``: what a row is."""
+    roles = list(dict.fromkeys(role for own in sent.values() for role in own))
+    rows = [
+        row(name, *(f"{own[role]:,}" if role in own else "-" for role in roles), f"{sum(own.values()):,}")
+        for name, own in sent.items()
+        if own
+    ]
+    return Grid("Bytes that leave a silo in each round, by role", [head, *roles, "all"], rows)
+
+
 def fingerprint_grid(fingerprints: Mapping[str, str]) -> Grid:
     """The fingerprint of each silo's rows."""
     caption = "Fingerprints of the rows: the same rows, read in the same way, have the same one (SHA-256, first 16 digits)"
