@@ -129,21 +129,13 @@ def compare(
                 "no silo has labels, so there is nothing to compare; run one method, and onboard silos with few labels from each run"
             )
         plan = _Plan(columns, runs, _trial_runs(experiment, studies[0]))
-        left_out = studies[0].training if experiment.compare.leave_one_out else []
-        for silo in left_out:
-            build(
-                without_silo(asked_column(experiment, columns).at(runs[0]), silo, left_out),
-                rows,
-                rows,
-                device,
-            )
+        left_out = _checked_left_out(experiment, plan, studies[0].training, rows)
         steps = plan.steps(experiment.rounds, _finished_models(columns, studies), len(left_out))
         workshop = Workshop(folder.path, device, rows, pool, watch, steps)
         tunings = _tune(plan, workshop)
         _do_runs(plan, workshop, tunings)
         helped = _leave_out(experiment, plan, workshop, tunings, left_out) if left_out else None
-    epochs = plan.epochs(tunings)
-    seconds = time.perf_counter() - clock
+    epochs, seconds = plan.epochs(tunings), time.perf_counter() - clock
     comparison = summarize_runs(experiment, run_folders(experiment, folder))
     previous = folder.comparison().seconds if folder.has("comparison.json") else 0.0
     notes = dict.fromkeys(note for study in studies for note in study.notes)
@@ -232,6 +224,18 @@ def _do_runs(plan: _Plan, workshop: Workshop, tunings: Tunings) -> None:
             write_ensemble(
                 RunFolder(path), [RunFolder(workshop.folder / local.folder(run)), RunFolder(path / MEMBER)]
             )
+
+
+def _checked_left_out(
+    experiment: Experiment, plan: _Plan, training: Sequence[str], rows: SharedStore
+) -> Sequence[str]:
+    """Return the silos that are left out in turn, () where this is not asked for. Raises what a run without one of them would raise."""
+    if not experiment.compare.leave_one_out:
+        return ()
+    column = asked_column(experiment, plan.columns)
+    for silo in training:
+        build(without_silo(column.at(plan.runs[0]), silo, training), rows, rows)
+    return training
 
 
 def _leave_out(

@@ -177,8 +177,8 @@ def _recall(
             mine, its = ([_of_class(one, number) for one in seeds] for seeds in (of_local, of_best))
             if not (rows := sum(len(one.y) for one in mine)):
                 continue
-            shares = [sum(int((one.chosen == number).sum()) for one in own) / rows for own in (mine, its)]
-            recall.setdefault(silo, {})[name] = ClassRecall(rows, *shares)
+            known = [sum(int((one.chosen == number).sum()) for one in own) for own in (mine, its)]
+            recall.setdefault(silo, {})[name] = ClassRecall(rows, known[0] / rows, known[1] / rows)
             if all(len(one.y) for one in (*mine, *its)):
                 differences[silo, name] = measure("accuracy", its, silo).minus(
                     measure("accuracy", mine, silo)

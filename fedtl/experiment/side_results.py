@@ -1,4 +1,4 @@
-"""What a comparison shows beside its main table: missing metrics, refitted statistics, the second domain, late silos."""
+"""What a comparison shows in addition to its main table: missing metrics, refitted statistics, the second domain, late silos."""
 
 from collections.abc import Callable, Mapping, Sequence
 

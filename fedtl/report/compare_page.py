@@ -59,8 +59,6 @@ def compare_page(
     Return the page. ``comparison``: comparison.json. ``curves``: the mean validation result by method. ``facts``: of the folder of a
     comparison.
     """
-    metric, seeds = comparison.metric, comparison.seeds
-    listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     return render(
         "page.html.j2",
         title=f"Does joining help? {comparison.model}, {counted(comparison.rounds, 'round')}",
@@ -80,27 +78,34 @@ def compare_page(
         wire=wire_grid(comparison),
         helpers=helper_grid(comparison),
         sent=bytes_grid("method", facts.sent) if facts else None,
-        notes=[
-            *missing_in_comparison(comparison),
-            f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read its test rows once, at "
-            "the end.",
-            STATISTICS,
-            *trial_lines(comparison),
-            *yardstick_lines(comparison),
-            CHOICE[comparison.chosen_on],
-            *verdict_notes(comparison),
-            *([CLASSES] if facts and facts.recall else []),
-            *([HOW] if comparison.label_free else []),
-            *([WIRE] if comparison.wire else []),
-            *([helper_note(comparison.who_helps, len(seeds))] if comparison.who_helps else []),
-            f"Each method has its own worst silo. All runs together took {comparison.seconds:.1f} s.",
-            comparison_guarantee(comparison.privacy, comparison.folds),
-            *([origin_note(facts.origin)] if facts else []),
-        ],
+        notes=_notes(comparison, facts),
         fingerprints=fingerprint_grid(comparison.fingerprints),
         experiment=experiment_toml,
         version=comparison.fedtl,
     )
+
+
+def _notes(comparison: Comparison, facts: ComparisonFacts | None) -> list[str]:
+    """How to read the page."""
+    metric, seeds = comparison.metric, comparison.seeds
+    listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return [
+        *missing_in_comparison(comparison),
+        f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read its test rows once, at "
+        "the end.",
+        STATISTICS,
+        *trial_lines(comparison),
+        *yardstick_lines(comparison),
+        CHOICE[comparison.chosen_on],
+        *verdict_notes(comparison),
+        *([CLASSES] if facts and facts.recall else []),
+        *([HOW] if comparison.label_free else []),
+        *([WIRE] if comparison.wire else []),
+        *([helper_note(comparison.who_helps, len(seeds))] if comparison.who_helps else []),
+        f"Each method has its own worst silo. All runs together took {comparison.seconds:.1f} s.",
+        comparison_guarantee(comparison.privacy, comparison.folds),
+        *([origin_note(facts.origin)] if facts else []),
+    ]
 
 
 def _plots(comparison: Comparison, curves: Mapping[str, Curve]) -> list[Plot]:

@@ -1,4 +1,4 @@
-"""What each key of an experiment does, in one line, as ``fedtl show`` prints it beside the key."""
+"""What each key of an experiment does, in one line, as ``fedtl show`` prints it next to the key."""
 
 ABOUT = {
     "seed": "of first weights, splits and batches; the same seed gives the same run",

@@ -266,7 +266,7 @@ def _dates(names: Sequence[str], formats: Sequence[Sequence[str]]) -> Guess:
 
 
 def _mostly_numbers(one: ColumnFacts) -> bool:
-    """Return whether a column of many values holds numbers beside some text, which the reader then names."""
+    """Return whether a column of many values holds numbers as well as some text, which the reader then names."""
     if len(one.values) <= MAX_CATEGORIES:
         return False
     return sum(_is_number(value) for value in one.values) > len(one.values) / 2
