@@ -9,6 +9,7 @@ import importlib
 import logging
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -100,7 +101,10 @@ def _command(words, folder, environment, files, imports):
     os.chdir(folder)
     for name in imports:
         importlib.import_module(name)
-    sys.argv = ["fedtl", *words]
+    sys.argv = words
+    if words[0] != "fedtl":
+        runpy.run_path(words[0], run_name="__main__")
+        return
     from fedtl.cli.main import main
 
     main()
@@ -108,8 +112,12 @@ def _command(words, folder, environment, files, imports):
 
 def fedtl(*words, cwd=None, env=None, timeout=300, imports=()):
     """Run the command as a shell would, after importing ``imports``; return its exit code and what it wrote."""
+    return run_forked(["fedtl", *map(str, words)], cwd, env, timeout, imports)
+
+
+def run_forked(words, cwd=None, env=None, timeout=300, imports=()):
+    """Run ``fedtl`` or, where the first word is another, that file of Python; likewise."""
     start_fork_server()
-    words = [str(word) for word in words]
     with tempfile.TemporaryDirectory() as folder:
         files = {name: str(Path(folder) / name) for name in ("out", "err")}
         for path in files.values():
@@ -121,6 +129,6 @@ def fedtl(*words, cwd=None, env=None, timeout=300, imports=()):
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
-            raise TimeoutError(f"fedtl {' '.join(words)}: no end within {timeout} s")
+            raise TimeoutError(f"{' '.join(words)}: no end within {timeout} s")
         out, err = (Path(files[name]).read_text() for name in ("out", "err"))
-    return subprocess.CompletedProcess(["fedtl", *words], process.exitcode, out, err)
+    return subprocess.CompletedProcess(words, process.exitcode, out, err)

@@ -58,7 +58,7 @@ DOORS = {
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
-        *("report.data_plots", "report.calibration_plots", "report.feature_plots"),
+        *("report.data_plots", "report.calibration_plots", "report.feature_plots", "report.helper_plots"),
     },
     "jinja2": {"report.html"},
     "typer": {

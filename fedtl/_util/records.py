@@ -2,7 +2,7 @@
 Frozen dataclasses to the plain values of a JSON file and back.
 
 A field that has its default value is left out of the file. A field marked ``FLAT`` is written without a key of its own:
-its entries stand beside those of the record that holds it. A field with ``key(...)`` has that key in the file.
+its entries stand next to those of the record that holds it. A field with ``key(...)`` has that key in the file.
 """
 
 from collections.abc import Mapping

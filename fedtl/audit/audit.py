@@ -44,7 +44,7 @@ SIGNED = (AUDIT, PAGE, EXPERIMENT)
 @dataclass(frozen=True)
 class AuditOptions:
     """
-    The options of an audit. ``pictures``: print training rows beside their reconstructions, of the silos that the run's
+    The options of an audit. ``pictures``: print training rows next to their reconstructions, of the silos that the run's
     own experiment declares showable.
     """
 

@@ -38,6 +38,12 @@ MoreRounds = Annotated[
     typer.Option(min=1, help="with --resume: so many rounds more than the run has, finished or not"),
 ]
 Seeds = Annotated[str | None, typer.Option(help="seeds with commas between them: 0,1,2")]
+LeaveOneOut = Annotated[
+    bool,
+    typer.Option(
+        "--leave-one-out", help="also train one method without each silo in turn, to see who helps whom"
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(min=1, help="number of processes; default: one per CPU core, or one per GPU"),

@@ -9,6 +9,7 @@ import typer
 from fedtl.cli.options import (
     Device,
     Json,
+    LeaveOneOut,
     MoreRounds,
     OptionalExp,
     Out,
@@ -101,6 +102,7 @@ def compare(
         str | None, typer.Option(help="methods with commas between them: local,fedavg,fedbn")
     ] = None,
     seeds: Seeds = None,
+    leave_one_out: LeaveOneOut = False,
     out: Out = None,
     set_: Set = None,
     resume: Resume = None,
@@ -115,11 +117,13 @@ def compare(
     EXP is a TOML file, or the name of an included experiment (digits).
     Every method is trained once per seed.
     The best federated method of a silo is compared with "local", which is training alone.
+    --leave-one-out takes a further run for each silo and seed. With --resume DIR it adds them to a finished comparison.
 
     Example: fedtl compare digits --methods local,fedavg,fedbn --seeds 0,1,2
     """
     from fedtl.experiment.columns import comparison_columns
     from fedtl.experiment.compare import compare as compare_methods
+    from fedtl.experiment.leave_one_out import leaving_out
     from fedtl.simulation.choose import default_workers
 
     overrides = list(set_ or [])
@@ -127,7 +131,11 @@ def compare(
         overrides.append(f"compare.methods={json.dumps(methods.split(','))}")
     overrides += seeds_override(seeds)
     device = device_for(device)
+    if leave_one_out and resume is None:
+        overrides.append("compare.leave_one_out=true")
     settings, folder = begin("compare", experiment, overrides, out, resume, workers)
+    if leave_one_out and not settings.compare.leave_one_out:
+        settings = leaving_out(folder)
     columns, seed_count = comparison_columns(settings), len(settings.compare.seeds)
     count, trials = len(columns), max(len(column.trials) for column in columns)
     title = f"{count} method{'s' * (count > 1)}, {seed_count} seed{'s' * (seed_count > 1)}"
@@ -155,6 +163,7 @@ def _print_comparison(comparison: "Comparison") -> None:
         refitted_table,
         target_table,
     )
+    from fedtl.report.helper_tables import helper_table
     from fedtl.report.label_free_tables import label_free_table
     from fedtl.report.wire_tables import wire_table
 
@@ -166,6 +175,7 @@ def _print_comparison(comparison: "Comparison") -> None:
         (comparison.late, late_compare_table),
         (comparison.label_free, label_free_table),
         (comparison.wire, wire_table),
+        (comparison.who_helps, helper_table),
     ):
         if content:
             out_console.print(table(comparison))

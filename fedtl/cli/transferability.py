@@ -34,7 +34,7 @@ def transferability(
     EXP is a TOML file, or the name of an included experiment (digits).
     Each silo in turn is left out: the others train together, and the silo then trains with their first 1, 2, ... stages, frozen (AnB) and fine-tuned (AnB+), and with its own ones (BnB, BnB+), as Yosinski et al. (2014) did.
     The page shows the curves with intervals over silos, CKA, LogME and H-score of each stage, and the settings of the recommended cut. fedtl run takes cut.toml of the folder.
-    With model.weights or model.pretrain_on, training from scratch and a frozen pretrained body stand beside.
+    With model.weights or model.pretrain_on, training from scratch and a frozen pretrained body are measured, too.
 
     Example: fedtl transferability digits --seeds 0,1,2 --out runs/cut
     """

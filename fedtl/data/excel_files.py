@@ -1,6 +1,6 @@
 """
 Reads one sheet of an Excel file as it is stored: numbers, texts, truth values and dates. Formulas are not computed: the value
-that the program stored beside each is read. Macros are not read at all.
+that the program stored with each is read. Macros are not read at all.
 """
 
 import zipfile
@@ -61,7 +61,7 @@ def _problem(row: Sequence[Cell], written: Sequence[Cell], width: int) -> str:
 
 def _cells(path: str, sheet: str, stored: bool, merged: bool) -> Iterator[list[Cell]]:
     """
-    Yield the cells of each row. ``stored``: formulas as the values stored beside them. ``merged``: whether cells may be merged, of
+    Yield the cells of each row. ``stored``: formulas as the values stored with them. ``merged``: whether cells may be merged, of
     which all but the first are empty. Raises DataError.
     """
     try:

@@ -43,7 +43,7 @@ def hides_labels(settings: DataSettings, silo: str) -> bool:
 
 
 def uses_missing(settings: DataSettings, silo: str) -> bool:
-    """Whether rows of the silo that have no label are inputs without labels, beside rows that have one."""
+    """Whether rows of the silo that have no label are inputs without labels, as well as rows that have one."""
     return settings.missing_labels == "inputs" and used_fraction(settings, silo) > 0
 
 

@@ -159,7 +159,7 @@ def _unread(home: Path, splits: Sequence[str]) -> tuple[str, ...]:
         if outside := [path for path in sorted(parent.iterdir()) if is_image(path)]:
             lines.append(f"{len(outside)} images of {parent.name} are not in a class folder and are not read")
     if splits and (beside := [folder for folder in _folders(home) if folder not in splits]):
-        lines.append(f"the folders {', '.join(beside)} beside {', '.join(splits)} are not read")
+        lines.append(f"the folders {', '.join(beside)} next to {', '.join(splits)} are not read")
     return tuple(lines)
 
 

@@ -95,4 +95,4 @@ def _unread(folder: Path) -> Iterator[str]:
     if beside := [
         path for path in folder.iterdir() if path.name not in (IMAGES, MASKS) and not is_hidden(path)
     ]:
-        yield f"{len(beside)} files or folders beside {folder.name}/{IMAGES} and {MASKS} are not read"
+        yield f"{len(beside)} files or folders next to {folder.name}/{IMAGES} and {MASKS} are not read"

@@ -88,7 +88,7 @@ def _array(value: Any) -> Array:
             raise DataError(
                 f"a list holds arrays of the types {' and '.join(types)}; convert them to one type"
             )
-        if any(isinstance(one, str) for one in value):  # numpy would write 1.0 as "1.0" beside a text
+        if any(isinstance(one, str) for one in value):  # numpy would write 1.0 as "1.0" next to a text
             value = np.array([*value, None], object)[:-1]
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     if array.dtype.kind != "O":

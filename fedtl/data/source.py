@@ -36,7 +36,7 @@ class Raw:
     """
     The stored rows of one silo. Parts that the source does not give are split off the training rows later. ``target``:
     inputs of the second domain, without labels. ``columns``: names of a table's columns or a series' channels, () for images.
-    ``unread``: a line for each thing that lies beside the rows and was not read.
+    ``unread``: a line for each thing that lies next to the rows and was not read.
     """
 
     train: Part

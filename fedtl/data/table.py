@@ -165,7 +165,7 @@ def _parse(path: str, changed: int, size: int, dialect: Dialect, sheet: str) -> 
 
 def _read_parquet(path: str, by_cell: bool) -> "pd.DataFrame":
     """
-    Return the rows of a Parquet file. ``by_cell``: whole numbers stay as they are beside an empty cell, which would otherwise make
+    Return the rows of a Parquet file. ``by_cell``: whole numbers stay as they are next to an empty cell, which would otherwise make
     floats of its whole column and so round the numbers of other rows from 2^53 on.
     """
     import pandas as pd

@@ -82,7 +82,7 @@ def read_backbone(path: Path) -> Backbone:
         return of_export(path, folder)
     if path.is_file():
         raise ConfigError(
-            f"{path}: a weights file needs model.json beside it, as fedtl export writes it; or give the folder of a run"
+            f"{path}: a weights file needs model.json next to it, as fedtl export writes it; or give the folder of a run"
         )
     return _of_run(RunFolder.open(path))
 

@@ -19,6 +19,13 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.epochs import epochs_at_silo, unequal_epochs
 from fedtl.experiment.few_labels import no_silo_has_labels
 from fedtl.experiment.jobs import Job, Watch, Workshop, do_constant, do_run, do_trial, worker_pool
+from fedtl.experiment.leave_one_out import (
+    asked_column,
+    leave_out_jobs,
+    run_folders_without,
+    who_helps,
+    without_silo,
+)
 from fedtl.experiment.own_models import remove_own_models
 from fedtl.experiment.privacy_report import privacy_report
 from fedtl.experiment.run_folder import RunFolder
@@ -26,7 +33,7 @@ from fedtl.experiment.study import Study, build, served_silos
 from fedtl.experiment.summary import LOCAL, summarize_runs
 from fedtl.experiment.tuning import choose, edge_warnings, with_values
 from fedtl.experiment.yardsticks import second_member, write_ensemble
-from fedtl.results.comparison import Comparison
+from fedtl.results.comparison import Comparison, WhoHelps
 from fedtl.results.privacy import PrivacyReport
 from fedtl.results.tuning import Trial, Tuning
 from fedtl.simulation.shared_store import SharedStore, temporary_store
@@ -50,6 +57,7 @@ EXACT = (
     "joining",
     "over_source",
     "label_free",
+    "who_helps",
 )  # keys of comparison.json that hold metrics on test rows
 
 
@@ -61,14 +69,15 @@ class _Plan:
     runs: Sequence[Repeat]
     trial_runs: Sequence[Repeat]
 
-    def steps(self, rounds: int, silos: int) -> int:
+    def steps(self, rounds: int, silos: int, left_out: int = 0) -> int:
         """
         Return how many rounds all jobs do, and how many models the silos finish in all runs. ``silos``: how many models one run
-        of each column finishes, all columns together.
+        of each column finishes, all columns together. ``left_out``: how many silos are left out in a run of their own.
         """
         runs = sum(column.kind is not Kind.CONSTANT for column in self.columns) * len(self.runs)
         trials = sum(len(column.trials) for column in self.columns) * len(self.trial_runs)
-        return (runs + trials) * rounds + silos * len(self.runs)
+        without = left_out * (rounds + left_out - 1) * len(self.runs)
+        return (runs + trials) * rounds + silos * len(self.runs) + without
 
     def epochs(self, tunings: Tunings) -> dict[str, int]:
         """Return the epochs that each column trains at a silo; of an ensemble, those of both models."""
@@ -120,12 +129,13 @@ def compare(
                 "no silo has labels, so there is nothing to compare; run one method, and onboard silos with few labels from each run"
             )
         plan = _Plan(columns, runs, _trial_runs(experiment, studies[0]))
-        steps = plan.steps(experiment.rounds, _finished_models(columns, studies))
+        left_out = _checked_left_out(experiment, plan, studies[0].training, rows)
+        steps = plan.steps(experiment.rounds, _finished_models(columns, studies), len(left_out))
         workshop = Workshop(folder.path, device, rows, pool, watch, steps)
         tunings = _tune(plan, workshop)
         _do_runs(plan, workshop, tunings)
-    epochs = plan.epochs(tunings)
-    seconds = time.perf_counter() - clock
+        helped = _leave_out(experiment, plan, workshop, tunings, left_out) if left_out else None
+    epochs, seconds = plan.epochs(tunings), time.perf_counter() - clock
     comparison = summarize_runs(experiment, run_folders(experiment, folder))
     previous = folder.comparison().seconds if folder.has("comparison.json") else 0.0
     notes = dict.fromkeys(note for study in studies for note in study.notes)
@@ -136,6 +146,7 @@ def compare(
         seconds=round(previous if previous else seconds, 1),
         privacy=_privacy(experiment, comparison),
         tuning=tunings,
+        who_helps=helped,
     )
     remove_own_models(folder.path)
     folder.write_json("comparison.json", comparison)
@@ -213,6 +224,29 @@ def _do_runs(plan: _Plan, workshop: Workshop, tunings: Tunings) -> None:
             write_ensemble(
                 RunFolder(path), [RunFolder(workshop.folder / local.folder(run)), RunFolder(path / MEMBER)]
             )
+
+
+def _checked_left_out(
+    experiment: Experiment, plan: _Plan, training: Sequence[str], rows: SharedStore
+) -> Sequence[str]:
+    """Return the silos that are left out in turn, () where this is not asked for. Raises what a run without one of them would raise."""
+    if not experiment.compare.leave_one_out:
+        return ()
+    column = asked_column(experiment, plan.columns)
+    for silo in training:
+        build(without_silo(column.at(plan.runs[0]), silo, training), rows, rows)
+    return training
+
+
+def _leave_out(
+    experiment: Experiment, plan: _Plan, workshop: Workshop, tunings: Tunings, silos: Sequence[str]
+) -> WhoHelps:
+    """Do the runs without each silo, and return what they show."""
+    column, folder = asked_column(experiment, plan.columns), workshop.folder
+    runs = [(run, plan.settings(column, run, tunings)) for run in plan.runs]
+    workshop.do(list(leave_out_jobs(column, runs, silos, folder)))
+    full = [RunFolder(folder / column.folder(run)) for run in plan.runs]
+    return who_helps(experiment, column.label, full, run_folders_without(column, plan.runs, silos, folder))
 
 
 def _privacy(experiment: Experiment, comparison: Comparison) -> PrivacyReport | None:

@@ -28,7 +28,7 @@ class SiloSchema:
     """
     The shape of one input, the columns, the labels, the labels in training rows, and the number of training rows. ``empty``:
     the columns without any value in these rows, and ``facts`` about them; neither is looked up where rows must be prepared
-    independently of each other. ``unread``: what lies beside the rows and was not read. ``pixels``: whether a model
+    independently of each other. ``unread``: what lies next to the rows and was not read. ``pixels``: whether a model
     sees them as pixels of -1..1, and ``eight_bits``: whether they are prepared as uint8 of 0..255; None: not known. ``latest``: of survival, the latest time of a training row.
     """
 

@@ -33,7 +33,7 @@ def _epochs(steps: Iterable[Finish | None]) -> int:
 
 
 def _mixes_own(method: Method) -> bool:
-    """Return whether each silo trains a model alone too, beside the rounds."""
+    """Return whether each silo trains a model alone as well as in the rounds."""
     wanted = method.choose is not None and method.choose.needs_own
     return bool(wanted and method.sends and not method.pool)
 

@@ -106,7 +106,7 @@ if __name__ == "__main__":
 
 def write_script(model: "SiloModel", out: Path, files: Mapping[str, int]) -> str:
     """
-    Write predict.py beside the weights ``files``, if the network that it builds gives the scores of the model. Returns a line on
+    Write predict.py next to the weights ``files``, if the network that it builds gives the scores of the model. Returns a line on
     what was written, or why nothing was.
     """
     try:

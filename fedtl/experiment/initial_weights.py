@@ -113,7 +113,7 @@ def _listed(labels: tuple[str, ...]) -> str:
 def _labels_beside(path: Path) -> tuple[str, ...] | None:
     """
     Return the labels of the head in a file of fedtl's, () for values: in model.json of an export, or in inputs.json of a silo
-    of a run. None where neither is beside the file.
+    of a run. None where neither is next to the file.
     """
     folder = path.parent
     for file in (folder / "model.json", folder / "inputs.json", *sorted(folder.glob("silos/*/inputs.json"))):

@@ -1,5 +1,5 @@
 """
-Figures that a page shows beside the result, made from what the runs stored: answers to test rows, and settings.
+Figures that a page shows in addition to the result, made from what the runs stored: answers to test rows, and settings.
 
 None under ``[privacy]``: a page of a private run has no more exact figures than its result.
 """
@@ -7,10 +7,12 @@ None under ``[privacy]``: a page of a private run has no more exact figures than
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, recall_score
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix
 
 import fedtl
 from fedtl.errors import FedTLError
@@ -19,8 +21,10 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.guarantees import LEDGER
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.run_trainer import run_trainer
-from fedtl.experiment.scores import read_answers
+from fedtl.experiment.scores import by_seed, read_answers
 from fedtl.experiment.summary import LOCAL
+from fedtl.experiment.uncertainty import Measurement, measure
+from fedtl.experiment.verdicts import gains_of
 from fedtl.models.state import size_in_bytes
 from fedtl.privacy.ledger_lines import RoundCharged
 from fedtl.privacy.ledger_reading import read_ledgers
@@ -131,7 +135,12 @@ def _silo_answers(folder: RunFolder, experiment: Experiment, silo: str) -> SiloA
     if answers is None or not (classes := _classes(folder, silo, answers)):
         return None
     counts = confusion_matrix(answers.y, answers.chosen, labels=range(len(classes)))
-    return SiloAnswers(classes, tuple(map(tuple, counts.tolist())), _calibration(answers))
+    recall = tuple(
+        binomtest(int(own[at]), int(own.sum())).proportion_ci(method="wilson") if own.any() else None
+        for at, own in enumerate(counts)
+    )
+    ends = tuple((float(one.low), float(one.high)) if one else None for one in recall)
+    return SiloAnswers(classes, tuple(map(tuple, counts.tolist())), _calibration(answers), ends)
 
 
 def _calibration(answers: Answers) -> tuple[CalibrationBin, ...]:
@@ -150,6 +159,8 @@ def _recall(
 ) -> dict[str, dict[str, ClassRecall]]:
     """Return by silo and class the share of test rows that are recognised, over all runs, alone and by the silo's best method."""
     recall: dict[str, dict[str, ClassRecall]] = {}
+    differences: dict[tuple[str, str], Measurement] = {}
+    folds = experiment.compare.folds
     for silo, benefit in comparison.benefit.items():
         pairs = [
             [_stored(run, experiment, silo) for run in folders.get(label, ())]
@@ -161,20 +172,30 @@ def _recall(
         classes = _classes(folders[LOCAL][0], silo, alone[0])
         if any(one.scores.shape[1] != len(classes) for one in (*alone, *best)):
             continue
-        y = np.concatenate([one.y for one in alone])
-        shares = [
-            recall_score(
-                y,
-                np.concatenate([one.chosen for one in runs]),
-                labels=range(len(classes)),
-                average=None,
-                zero_division=0,
-            )
-            for runs in (alone, best)
-        ]
-        recall[silo] = {
-            name: ClassRecall(int((y == number).sum()), float(shares[0][number]), float(shares[1][number]))
-            for number, name in enumerate(classes)
-            if (y == number).any()
-        }
-    return recall
+        of_local, of_best = by_seed(alone, folds), by_seed(best, folds)
+        for number, name in enumerate(classes):
+            mine, its = ([_of_class(one, number) for one in seeds] for seeds in (of_local, of_best))
+            if not (rows := sum(len(one.y) for one in mine)):
+                continue
+            known = [sum(int((one.chosen == number).sum()) for one in own) for own in (mine, its)]
+            recall.setdefault(silo, {})[name] = ClassRecall(rows, known[0] / rows, known[1] / rows)
+            if all(len(one.y) for one in (*mine, *its)):
+                differences[silo, name] = measure("accuracy", its, silo).minus(
+                    measure("accuracy", mine, silo)
+                )
+    gains = gains_of(differences, dict.fromkeys(differences, experiment.compare.margin))
+    return {
+        silo: {name: replace(one, gain=gains.get((silo, name))) for name, one in own.items()}
+        for silo, own in recall.items()
+    }
+
+
+def _of_class(answers: Answers, number: int) -> Answers:
+    """Return the answers to the rows of one class; their accuracy is its recall."""
+    kept = answers.y == number
+    parts = {
+        name: getattr(answers, name)[kept]
+        for name in ("scores", "y", "ids", "units", "models")
+        if len(getattr(answers, name))
+    }
+    return replace(answers, **parts, kept={})

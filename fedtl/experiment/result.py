@@ -105,7 +105,16 @@ def run_result(
         seconds=round(totals.seconds, 3),
         device=device,
         workers=workers,
+        fingerprints=_fingerprints(study),
     )
+
+
+def _fingerprints(study: Study) -> dict[str, str]:
+    """Return the fingerprints of the rows of silos that train or come late; {} under privacy, because they are exact."""
+    if study.experiment.privacy is not None:
+        return {}
+    names = sorted((*study.training, *study.experiment.data.late))
+    return {name: study.silo_data.fingerprint(name) for name in names}
 
 
 def _silo_result(outcome: Outcome, data: SiloDataset) -> SiloResult:

@@ -166,6 +166,8 @@ def ready_study(
             check_study_fits(guarantee.account, guarantee.plan(), folder.path.name)
         for name in (*study.training, *experiment.data.late):
             study.data(name)
+            if experiment.privacy is None:
+                study.silo_data.fingerprint(name)
             if stores.raw is stores.prepared:
                 stores.raw.remove(f"{name}.raw")  # no other run needs it
         yield study, Machine(on.device, start)

@@ -61,7 +61,7 @@ def read_scores(folders: Mapping[str, Sequence[RunFolder]], results: Results, ho
     for silo in silos:
         present = [label for label in folders if silo in results[label][0].silos]
         runs = {label: [read_answers(run, silo, how.task) for run in folders[label]] for label in present}
-        seeds = {label: _by_seed(own, how.folds) for label, own in runs.items()}
+        seeds = {label: by_seed(own, how.folds) for label, own in runs.items()}
         for label in present:
             names = _common_metrics(results[label], seeds[label], silo, how)
             scores.measured[label][silo] = {name: measure(name, seeds[label], silo) for name in names}
@@ -124,7 +124,7 @@ def _compare(
             over.setdefault(label, {})[silo] = gain_in(how.main, value.minus(local), same)
     taken = how.choose(silo)
     if taken and all(values.get(label) is not None for label in taken):
-        own = _by_seed([runs[label][number] for number, label in enumerate(taken)], how.folds)
+        own = by_seed([runs[label][number] for number, label in enumerate(taken)], how.folds)
         difference = measure(how.main, own, silo).minus(local)
         chosen[silo] = gain_in(how.main, difference, _same_models(own, seeds[base]))
 
@@ -140,7 +140,7 @@ def _same_models(mine: Sequence[Answers], other: Sequence[Answers]) -> bool:
     return all(np.array_equal(a.scores, b.scores) for a, b in zip(mine, other, strict=True))
 
 
-def _by_seed(runs: Sequence[Answers], folds: int) -> list[Answers]:
+def by_seed(runs: Sequence[Answers], folds: int) -> list[Answers]:
     """Return the answers of each seed, of all its folds together."""
     return [pooled(runs[start : start + folds]) for start in range(0, len(runs), folds)]
 

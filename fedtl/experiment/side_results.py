@@ -1,4 +1,4 @@
-"""What a comparison shows beside its main table: missing metrics, refitted statistics, the second domain, late silos."""
+"""What a comparison shows in addition to its main table: missing metrics, refitted statistics, the second domain, late silos."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -54,6 +54,29 @@ def statistics_warnings(results: Results) -> list[str]:
         if counts:
             warnings.append(f"{text}: {', '.join(counts)}")
     return warnings
+
+
+def fingerprints(results: Results) -> dict[str, str]:
+    """Return the fingerprint of each silo's rows, from the first run that has one."""
+    first: dict[str, str] = {}
+    for run in (run for runs in results.values() for run in runs):
+        first = {**run.fingerprints, **first}
+    return dict(sorted(first.items()))
+
+
+def changed_rows(results: Results) -> list[str]:
+    """Return a warning where two runs were trained on different rows of a silo: files changed while the comparison went on."""
+    known = fingerprints(results)
+    runs = [run for runs in results.values() for run in runs]
+    changed = [
+        silo for silo, own in known.items() if any(run.fingerprints.get(silo, own) != own for run in runs)
+    ]
+    named = ", ".join(changed[:MAX_NAMED]) + (", ..." if len(changed) > MAX_NAMED else "")
+    return (
+        [f"the rows of {named} changed between runs: repeat the comparison in a new folder"]
+        if changed
+        else []
+    )
 
 
 def received_averages(results: Results) -> dict[str, dict[str, Averages]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fedtl.data import prepare
 from fedtl.data.dataset import SiloDataset
+from fedtl.data.fingerprint import rows_fingerprint
 from fedtl.data.prepare import EvaluationSet, Prepared
 from fedtl.data.preprocess import Inputs
 from fedtl.data.settings import DataSettings
@@ -54,6 +55,10 @@ class StudyData:
     def stored(self, name: str) -> Raw:
         """Return a silo's rows as its source has them. Raises DataError."""
         return self.stores.stored(self.settings, name)
+
+    def fingerprint(self, name: str) -> str:
+        """Return the fingerprint of a silo's rows, which is made once for all runs that share the stored rows. Raises DataError."""
+        return self.stores.raw.get_or_make(f"{name}.fingerprint", lambda: rows_fingerprint(self.stored(name)))
 
     def prepare(self, name: str, raw: Raw) -> Prepared:
         """Prepare stored rows as this silo's, without storing the result. Raises DataError."""

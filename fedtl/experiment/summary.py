@@ -11,6 +11,8 @@ from fedtl.experiment.scores import Reading, Results, Scores, estimates, mean_ov
 from fedtl.experiment.side_results import (
     CONSTANT,
     absent_reasons,
+    changed_rows,
+    fingerprints,
     late_averages,
     received_averages,
     refitted_averages,
@@ -64,7 +66,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
         over_local=gains,
         over_source={label: gains_of(own, margins) for label, own in scores.over_source.items()},
         label_free=_label_free(experiment, scores, taken, margins),
-        warnings=(*_losses(gains, metric), *below, *statistics_warnings(results)),
+        warnings=(*changed_rows(results), *_losses(gains, metric), *below, *statistics_warnings(results)),
         absent=_absent(absent_reasons(results, how.metrics), methods),
         received=received_averages(results),
         refitted=refitted_averages(results),
@@ -75,6 +77,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
         wire=wire_costs(results, scores, metric, margins),
         folds=experiment.compare.folds,
         margin=experiment.compare.margin,
+        fingerprints={} if experiment.privacy else fingerprints(results),
     )
 
 

@@ -3,8 +3,9 @@ What the gains over training alone show: a verdict for each silo, corrected for 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
@@ -12,8 +13,10 @@ from scipy import stats
 from fedtl.experiment.uncertainty import LEVEL, Measurement, mean_of
 from fedtl.results.comparison import Gain, Overall, Verdict
 
+Key = TypeVar("Key", bound=Hashable)  # a silo, or a pair of silos
 
-def gains_of(differences: Mapping[str, Measurement], margins: Mapping[str, float]) -> dict[str, Gain]:
+
+def gains_of(differences: Mapping[Key, Measurement], margins: Mapping[Key, float]) -> dict[Key, Gain]:
     """
     Return the gain of each silo with its verdict. ``differences``: a method minus training alone, by silo; above zero is
     better. ``margins``: by silo, up to which difference a method is as good as another.
@@ -80,7 +83,7 @@ def overall(differences: Mapping[str, Measurement], gains: Mapping[str, Gain]) -
     )
 
 
-def _corrected(p: Mapping[str, float | None]) -> dict[str, float]:
+def _corrected(p: Mapping[Key, float | None]) -> dict[Key, float]:
     known = {silo: value for silo, value in p.items() if value is not None}
     if not known:
         return {}

@@ -1,4 +1,4 @@
-"""What compression saves and costs in a comparison: each form of the messages beside the same method without compression."""
+"""What compression saves and costs in a comparison: each form of the messages next to the same method without compression."""
 
 from collections.abc import Mapping, Sequence
 

@@ -95,7 +95,7 @@ class PrototypeHead(Finish):
 def protonet(shots: Count = 0, relation: bool = False) -> Method:
     """
     Snell et al., 2017: the body is trained in episodes (each batch is one) and shared; a silo's head is its prototypes. With
-    ``relation``, a relation network (Sung et al., 2018) is trained beside it and shared, for silos that join later (fedtl onboard).
+    ``relation``, a relation network (Sung et al., 2018) is trained as well as it and shared, for silos that join later (fedtl onboard).
     """
     return Method(
         shared=BACKBONE - {Role.STATS},

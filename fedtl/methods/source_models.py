@@ -1,4 +1,4 @@
-"""The models of all silos, kept apart: each crosses to every silo, beside their mean."""
+"""The models of all silos, kept apart: each crosses to every silo, as well as their mean."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

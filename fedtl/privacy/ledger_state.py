@@ -24,7 +24,7 @@ from fedtl.privacy.ledger_lines import (
 )
 from fedtl.privacy.rows import RowSet
 
-# Names of the row sets that are stored beside the lines; the name of a study contains no slash.
+# Names of the row sets that are stored with the lines; the name of a study contains no slash.
 LAST_ROWS, ALL_ROWS = "/rows", "/ever"  # the rows last confirmed; all rows that were ever confirmed
 
 
@@ -144,7 +144,7 @@ def confirmed_rows(chain: HashChain, state: LedgerState, name: str = LAST_ROWS) 
 
 def store_rows(chain: WritableChain, rows: RowSet, before: RowSet | None = None) -> dict[str, str]:
     """
-    Replace the row sets beside the lines; returns the line's ``kept``. ``before``: all rows that the dataset had until now.
+    Replace the row sets next to the lines; returns the line's ``kept``. ``before``: all rows that the dataset had until now.
     """
     ever = rows.union(before) if before and before.key == rows.key else rows
     return {name: chain.store(name, kept.dumped()) for name, kept in ((LAST_ROWS, rows), (ALL_ROWS, ever))}

@@ -10,7 +10,7 @@ from fedtl.results.comparison import Comparison, Overall, Verdict
 
 ENSEMBLE = "local ensemble"  # the label of two local models, averaged
 MAX_NAMED_SILOS = 6  # the answer names the silos of a verdict only up to this number
-OTHERS = {  # verdicts beside "gains", for one silo and for several
+OTHERS = {  # verdicts other than "gains", for one silo and for several
     Verdict.AS_GOOD: ("is as good as alone", "are as good as alone"),
     Verdict.LOSES: ("loses", "lose"),
     Verdict.UNCLEAR: ("is unclear", "are unclear"),

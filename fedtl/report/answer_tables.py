@@ -3,9 +3,20 @@
 from collections.abc import Mapping, Sequence
 
 from fedtl.report.html import Cell, Grid
-from fedtl.results.page_facts import ComparisonFacts, SiloAnswers
+from fedtl.report.verdict_tables import verdict_cell
+from fedtl.results.comparison import Verdict
+from fedtl.results.page_facts import ClassRecall, ComparisonFacts, SiloAnswers
 
 MAX_SILOS = 12  # whose confusions are shown
+SHOWN = (Verdict.GAINS, Verdict.LOSES)  # verdicts in colour: what stays different from zero after correction
+CLASSES = (
+    "By class: the interval of a gain is for one class alone, as that of a silo (paired, Student's t with the jackknife); colour marks what "
+    "stays different from zero after correction for all classes of all silos (Benjamini and Hochberg, 1995)."
+)
+RECOGNISED = (
+    "Recognised: the share of the test rows of a class, with the 95 % interval of Wilson (1927), which takes rows as independent: it is too "
+    "narrow where several rows belong to one person."
+)
 SHADES = 4  # of a cell, by its share of the row
 
 
@@ -20,6 +31,8 @@ def _confusion(name: str, own: SiloAnswers) -> Grid:
         total = sum(counts)
         shades = [f"shade-{-(-SHADES * count // total)}" if count else "" for count in counts]
         recall = f"{100 * counts[len(rows)] / total:.0f} %" if total else "-"
+        if own.recall and (ends := own.recall[len(rows)]):
+            recall += f" [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}]"
         cells = [Cell(count, shade) for count, shade in zip(counts, shades, strict=True)]
         rows.append([Cell(label), *cells, Cell(total), Cell(recall)])
     head = ["class", *(f"as {label}" for label in own.classes), "rows", "recognised"]
@@ -31,14 +44,19 @@ def recall_grid(facts: ComparisonFacts) -> Grid:
     names = list(dict.fromkeys(name for own in facts.recall.values() for name in own))
     rows: list[Sequence[Cell]] = []
     for silo, own in facts.recall.items():
-        cells = [
-            Cell("-") if name not in own else _gain(own[name].alone, own[name].best, own[name].rows)
-            for name in names
-        ]
+        cells = [_gain(own[name]) if name in own else Cell("-") for name in names]
         rows.append([Cell(silo), *cells])
-    caption = "Test rows of each class that are recognised: alone, then with the silo's best method (%, all seeds), and how many rows there are"
+    caption = (
+        "Test rows of each class that are recognised: alone, then with the silo's best method (%, all seeds), how many rows there are, and the "
+        "difference in points with its 95 % interval"
+    )
     return Grid(caption, ["silo", *names], rows)
 
 
-def _gain(alone: float, best: float, rows: int) -> Cell:
-    return Cell(f"{100 * alone:.0f} → {100 * best:.0f} of {rows}")
+def _gain(own: ClassRecall) -> Cell:
+    text = f"{100 * own.alone:.0f} → {100 * own.best:.0f} of {own.rows}"
+    if own.gain is None or own.gain.ci95 is None:
+        return Cell(text)
+    low, high = own.gain.ci95
+    css_class = verdict_cell(own.gain.verdict).css_class if own.gain.verdict in SHOWN else ""
+    return Cell(f"{text}, {100 * own.gain.mean:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]", css_class)

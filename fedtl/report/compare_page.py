@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from fedtl.report import gain_plots, plots
+from fedtl.report import gain_plots, helper_plots, plots
 from fedtl.report.answer import answer
-from fedtl.report.answer_tables import recall_grid
+from fedtl.report.answer_tables import CLASSES, recall_grid
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
@@ -18,10 +18,11 @@ from fedtl.report.figures import (
     missing_in_comparison,
     silo_count_note,
 )
+from fedtl.report.helper_tables import helper_grid, helper_note
 from fedtl.report.html import Cell, Grid, Plot, plot, render, row
 from fedtl.report.label_free_tables import HOW, label_free_grid
 from fedtl.report.page_notes import STATISTICS, comparison_guarantee, origin_note
-from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
+from fedtl.report.page_tables import bytes_grid, fingerprint_grid, late_grid, refitted_grid, target_grid
 from fedtl.report.silo_cards import comparison_cards
 from fedtl.report.trials import trial_lines, trials_grid, yardstick_lines
 from fedtl.report.verdict_tables import benefit_cells, overall_grid, verdict_notes
@@ -58,8 +59,6 @@ def compare_page(
     Return the page. ``comparison``: comparison.json. ``curves``: the mean validation result by method. ``facts``: of the folder of a
     comparison.
     """
-    metric, seeds = comparison.metric, comparison.seeds
-    listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     return render(
         "page.html.j2",
         title=f"Does joining help? {comparison.model}, {counted(comparison.rounds, 'round')}",
@@ -77,38 +76,52 @@ def compare_page(
         late=_late_grid(comparison),
         label_free=label_free_grid(comparison),
         wire=wire_grid(comparison),
-        notes=[
-            *missing_in_comparison(comparison),
-            f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read its test rows once, at "
-            "the end.",
-            STATISTICS,
-            *trial_lines(comparison),
-            *yardstick_lines(comparison),
-            CHOICE[comparison.chosen_on],
-            *verdict_notes(comparison),
-            *([HOW] if comparison.label_free else []),
-            *([WIRE] if comparison.wire else []),
-            f"Each method has its own worst silo. All runs together took {comparison.seconds:.1f} s.",
-            comparison_guarantee(comparison.privacy, comparison.folds),
-            *([origin_note(facts.origin)] if facts else []),
-        ],
+        helpers=helper_grid(comparison),
+        sent=bytes_grid("method", facts.sent) if facts else None,
+        notes=_notes(comparison, facts),
+        fingerprints=fingerprint_grid(comparison.fingerprints),
         experiment=experiment_toml,
         version=comparison.fedtl,
     )
 
 
+def _notes(comparison: Comparison, facts: ComparisonFacts | None) -> list[str]:
+    """How to read the page."""
+    metric, seeds = comparison.metric, comparison.seeds
+    listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return [
+        *missing_in_comparison(comparison),
+        f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read its test rows once, at "
+        "the end.",
+        STATISTICS,
+        *trial_lines(comparison),
+        *yardstick_lines(comparison),
+        CHOICE[comparison.chosen_on],
+        *verdict_notes(comparison),
+        *([CLASSES] if facts and facts.recall else []),
+        *([HOW] if comparison.label_free else []),
+        *([WIRE] if comparison.wire else []),
+        *([helper_note(comparison.who_helps, len(seeds))] if comparison.who_helps else []),
+        f"Each method has its own worst silo. All runs together took {comparison.seconds:.1f} s.",
+        comparison_guarantee(comparison.privacy, comparison.folds),
+        *([origin_note(facts.origin)] if facts else []),
+    ]
+
+
 def _plots(comparison: Comparison, curves: Mapping[str, Curve]) -> list[Plot]:
-    drawn = []
+    drawn, metric = [], comparison.metric
     if comparison.benefit:
         drawn.append(plot("Gain over training alone, by silo", gain_plots.benefit_forest(comparison)))
     if comparison.overall:
         drawn.append(plot("Mean gain over training alone, by method", gain_plots.mean_gains(comparison)))
     drawn.append(plot("Test result of each method at each silo", plots.method_dots(comparison)))
     if curves:
-        metric = TASKS[comparison.task].curve
-        private = bool(comparison.privacy)
-        svg = plots.convergence(curves, len(all_silos(comparison)), metric, private)
+        curve, private = TASKS[comparison.task].curve, bool(comparison.privacy)
+        svg = plots.convergence(curves, len(all_silos(comparison)), curve, private)
         drawn.append(plot("Validation by round and method", svg))
+    if comparison.who_helps:
+        alternative = "Who helps whom: heat map; the table below it has the values"
+        drawn.append(plot(alternative, helper_plots.helpers(comparison.who_helps, metric)))
     return drawn
 
 

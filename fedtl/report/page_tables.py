@@ -1,9 +1,9 @@
 """Captions and columns of the tables that the page of a run and the page of a comparison share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fedtl.report.figures import TITLES
-from fedtl.report.html import Cell, Grid
+from fedtl.report.html import Cell, Grid, row
 
 
 def refitted_grid(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Grid:
@@ -19,6 +19,23 @@ def target_grid(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]
     """Scores on the second domain of each silo, which has no labels in training."""
     caption = f"Test {TITLES[metric]} on the domain without training labels"
     return Grid(caption, [*head, "as trained", "with AdaBN on that domain"], rows)
+
+
+def bytes_grid(head: str, sent: Mapping[str, Mapping[str, int]]) -> Grid:
+    """The bytes that leave a silo in each round by role: a row for each method, ``head``: what a row is."""
+    roles = list(dict.fromkeys(role for own in sent.values() for role in own))
+    rows = [
+        row(name, *(f"{own[role]:,}" if role in own else "-" for role in roles), f"{sum(own.values()):,}")
+        for name, own in sent.items()
+        if own
+    ]
+    return Grid("Bytes that leave a silo in each round, by role", [head, *roles, "all"], rows)
+
+
+def fingerprint_grid(fingerprints: Mapping[str, str]) -> Grid:
+    """The fingerprint of each silo's rows."""
+    caption = "Fingerprints of the rows: the same rows, read in the same way, have the same one (SHA-256, first 16 digits)"
+    return Grid(caption, ["silo", "fingerprint"], [row(*item) for item in fingerprints.items()])
 
 
 def late_grid(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Grid:

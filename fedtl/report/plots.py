@@ -228,7 +228,7 @@ def label_axes(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def draw_legend(axes: Axes, keys: Mapping[str, Artist]) -> None:
-    """Put a legend beside the axes. Names are set afterwards, because as labels some have a meaning for matplotlib."""
+    """Put a legend to the right of the axes. Names are set afterwards, because as labels some have a meaning for matplotlib."""
     if keys:
         legend = axes.legend(
             list(keys.values()), list(map(str, range(len(keys)))), loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False

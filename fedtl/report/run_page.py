@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from fedtl.report import interpolation_plots, plots
-from fedtl.report.answer_tables import confusion_grids
+from fedtl.report.answer_tables import RECOGNISED, confusion_grids
 from fedtl.report.calibration_plots import calibration
 from fedtl.report.feature_plots import feature_maps
 from fedtl.report.figures import (
@@ -17,7 +17,7 @@ from fedtl.report.figures import (
 )
 from fedtl.report.html import Grid, Plot, plot, render, row
 from fedtl.report.page_notes import STATISTICS, origin_note, run_guarantee
-from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
+from fedtl.report.page_tables import bytes_grid, fingerprint_grid, late_grid, refitted_grid, target_grid
 from fedtl.report.silo_cards import run_cards
 from fedtl.results.metrics import Measured
 from fedtl.results.page_facts import Features, RunFacts
@@ -44,6 +44,7 @@ def run_page(
         main=_main_grid(result),
         cards=run_cards(result, facts) if facts else [],
         confusions=confusion_grids(answers),
+        sent=bytes_grid("method", {result.method: facts.sent}) if facts else None,
         statistics=_statistics_grid(features) if features else None,
         overall=None,
         details=None,
@@ -60,9 +61,11 @@ def run_page(
             f"The silos sent {result.bytes_up:,} bytes{_saved(result)} and received {result.bytes_down:,}. The run took "
             f"{result.seconds:.1f} s on {result.device} with {result.workers} "
             f"worker{'s' * (result.workers != 1)}.",
+            *([RECOGNISED] if answers else []),
             run_guarantee(result.privacy),
             *([origin_note(facts.origin)] if facts else []),
         ],
+        fingerprints=fingerprint_grid(result.fingerprints),
         experiment=experiment_toml,
         version=result.fedtl,
     )

@@ -140,7 +140,7 @@ class AttackResult(AttackFigures):
 @dataclass(frozen=True)
 class ReconstructionFigures:
     """
-    Means over reconstructed inputs, beside those of guessing the mean validation image; PSNR in dB. ``labels``: the share
+    Means over reconstructed inputs, and those of guessing the mean validation image; PSNR in dB. ``labels``: the share
     of labels that was recovered (None: not attempted).
     """
 

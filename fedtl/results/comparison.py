@@ -131,6 +131,19 @@ class Overall:
 
 
 @dataclass(frozen=True)
+class WhoHelps:
+    """
+    What each silo is worth to the others under one method (``column``): the main metric with all silos, minus that of the same method
+    trained without one silo. ``gains``: by the silo that is left out, then by the silo that is scored; verdicts are corrected for the
+    number of all these pairs. ``to_others``: the mean over the silos that are scored, by the silo that is left out, without correction.
+    """
+
+    column: str
+    gains: Mapping[str, Mapping[str, Gain]]
+    to_others: Mapping[str, Gain] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Average:
     """A metric's mean over seeds, and the value of each."""
 
@@ -158,8 +171,8 @@ class Comparison:
     ``SiloResult`` and ``RunResult``), ``epochs`` (that a silo trains) and ``tuning`` (the trials of its settings). By silo:
     ``benefit``. ``chosen_on`` is None where no choice is allowed. ``overall``: each method over all silos; ``joining``: the
     methods that silos choose. Of silos without labels, ``over_source`` (by method) and ``label_free`` have what ``over_local``
-    and ``benefit`` have of others. ``wire``: by method, what compression saves and costs. ``folds``: how many runs share the rows of a seed. ``margin``: a smaller difference does not
-    matter; of RMSE in standard deviations of the label.
+    and ``benefit`` have of others. ``wire``: by method, what compression saves and costs. ``who_helps``: where ``compare.leave_one_out`` asks for it. ``folds``: how many runs share the rows of a seed. ``margin``: a smaller difference does not
+    matter; of RMSE in standard deviations of the label. ``fingerprints``: by silo, of the rows (``RunResult``).
     """
 
     fedtl: str
@@ -185,9 +198,11 @@ class Comparison:
     over_source: Mapping[str, Mapping[str, Gain]] = field(default_factory=dict)
     label_free: Mapping[str, LabelFreeChoice] = field(default_factory=dict)
     wire: Mapping[str, WireCost] = field(default_factory=dict)
+    who_helps: WhoHelps | None = None
     folds: int = 1
     margin: float = 0.0
     epochs: Mapping[str, int] = field(default_factory=dict)
     tuning: Mapping[str, tuple[Tuning, ...]] = field(default_factory=dict)
     seconds: float = 0.0
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
     privacy: PrivacyReport | None = None

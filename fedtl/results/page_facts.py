@@ -1,7 +1,9 @@
-"""What a page shows beside the result: figures made from the stored answers to test rows, and how the result is repeated."""
+"""What a page shows in addition to the result: figures made from the stored answers to test rows, and how the result is repeated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from fedtl.results.comparison import Gain, Interval
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,28 @@ class CalibrationBin:
 class SiloAnswers:
     """
     What a silo's model answered on its test rows. ``confusion`` [K][K]: the number of rows by their class and by the predicted one.
-    ``calibration``: by the probability of the predicted class, without empty bins.
+    ``calibration``: by the probability of the predicted class, without empty bins. ``recall`` [K]: the 95 % interval of the share of
+    each class that is recognised (Wilson, 1927, rows taken as independent); None for a class without rows.
     """
 
     classes: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
     calibration: tuple[CalibrationBin, ...]
+    recall: tuple[Interval | None, ...] = ()
 
 
 @dataclass(frozen=True)
 class ClassRecall:
-    """The test ``rows`` of one class over all seeds, and the share that is recognised by training ``alone`` and by the ``best`` method."""
+    """
+    The test ``rows`` of one class over all seeds, and the share that is recognised by training ``alone`` and by the ``best`` method.
+    ``gain``: the difference, paired by seed and row, with its verdict corrected for all classes of all silos; None where a seed has no
+    row of the class.
+    """
 
     rows: int
     alone: float
     best: float
+    gain: Gain | None = None
 
 
 @dataclass(frozen=True)

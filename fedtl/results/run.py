@@ -86,6 +86,7 @@ class RunResult:
     silo, what each way to use the model gives a silo that joined after training. ``left_out``: by silo, the rounds in which
     it did not count, and why. ``bytes_*``: of all silos and rounds; ``bytes_full``: what the silos would have sent without
     compression; 0 where it was not recorded. ``wire``: how they sent their weights. ``workers``: processes at once.
+    ``fingerprints``: by silo, of the rows that were read (``data.fingerprint``); {} under ``[privacy]``.
     """
 
     fedtl: str
@@ -110,3 +111,4 @@ class RunResult:
     workers: int
     bytes_full: int = 0
     wire: str = "float32"
+    fingerprints: Mapping[str, str] = field(default_factory=dict)

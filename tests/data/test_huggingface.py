@@ -7,6 +7,8 @@ from PIL import Image
 from fedtl.data.prepare import read_silo, silo_names
 from fedtl.data.settings import DataSettings, DealSettings
 from fedtl.errors import DataError
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.propose.propose import propose, write_proposal
 
 datasets = pytest.importorskip("datasets")
 RNG = np.random.default_rng(0)
@@ -99,3 +101,33 @@ def test_with_by_record_an_empty_cell_does_not_round_the_number_of_another_row(t
     own = settings(tmp_path, by_record=True, categories={"v": [str(number)]})
     found = [read_silo(own, name).train.x for name in ("a", "b")]
     assert found[0][:2].tolist() == found[1][:2].tolist() == [[1.0], [0.0]]
+
+
+def test_an_experiment_is_proposed_for_folders_and_for_one_set_with_a_column_of_institutions(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        columns = {
+            "patient_age": rng.normal(60, 9, 40).tolist(),
+            "outcome": ["n", "y"] * 20,
+            "sex": ["f", "m"] * 20,
+        }
+        datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "two" / name)
+    silos = propose(tmp_path / "two").settings["data"]
+    assert silos == {
+        **{"source": "huggingface", "path": str(tmp_path / "two"), "label": "outcome"},
+        "categories": {"sex": ["f", "m"]},
+    }
+    features = datasets.Features(
+        {
+            "scan": datasets.Image(),
+            "label": datasets.ClassLabel(names=["healthy", "ill"]),
+            "hospital": datasets.Value("string"),
+        }
+    )
+    rows = [Image.fromarray(one) for one in RNG.integers(0, 256, (40, 8, 8, 3), np.uint8)]
+    columns = {"scan": rows, "label": [0, 1] * 20, "hospital": ["north", "north", "south", "south"] * 10}
+    datasets.Dataset.from_dict(columns, features).save_to_disk(tmp_path / "one")
+    path = write_proposal(propose(tmp_path / "one"), tmp_path / "one", tmp_path / "study")
+    data = load_experiment(str(path)).data
+    assert (data.source, data.silo_column, data.label) == ("huggingface", "hospital", "label")
+    assert sorted(silo_names(data)) == ["north", "south"]

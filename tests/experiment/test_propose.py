@@ -1,5 +1,6 @@
 """``fedtl new``: what it proposes for folders as institutions have them, and what it refuses."""
 
+import inspect
 import tomllib
 
 import numpy as np
@@ -7,10 +8,11 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from fedtl.cli import main
+from fedtl.cli import main, train
 from fedtl.data.csv_guess import guess_dialect
 from fedtl.errors import UserError
 from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.propose.inputs import SILOS, UNITS, is_named
 from fedtl.experiment.propose.propose import propose, write_proposal
 from fedtl.experiment.propose.written import MAX_LINES
 from fedtl.experiment.run import run
@@ -145,6 +147,41 @@ def test_a_label_that_is_guessed_names_the_others_and_one_that_is_set_does_not(d
 
 def one_table(data, **columns):
     folders.rows(3, 200).assign(**columns).to_csv(data / "all.csv", index=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "patient",
+        "patient_id",
+        "Patient ID",
+        "patientId",
+        "PatientID",
+        "patientid",
+        "id_patient",
+        "my patient",
+        "patient-name",
+    ],
+)
+def test_a_column_that_says_whose_row_it_is_is_named_so(name):
+    assert is_named(name, UNITS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "patient_age",
+        "PatientAge",
+        "patient weight",
+        "n_patient",
+        "age_of_patient",
+        "site_of_lesion",
+        "hospital_days",
+        "days in clinic",
+    ],
+)
+def test_a_column_that_describes_a_person_or_an_institution_is_no_name_of_one(name):
+    assert not is_named(name, (*UNITS, *SILOS))
 
 
 @pytest.mark.parametrize("prefix", ["p", ""])
@@ -305,6 +342,20 @@ def test_the_command_says_why_and_never_overwrites(data, tmp_path):
     assert isinstance(again.exception, UserError)
     assert str(path) in str(again.exception)
     assert path.read_bytes() == before
+
+
+def test_with_run_the_comparison_is_in_the_same_folder(data, tmp_path, monkeypatch):
+    """``fedtl new --run`` is the command ``fedtl compare`` of the written file."""
+    folders.a_csv_each(data)
+    given, asked = inspect.signature(train.compare), []
+    monkeypatch.setattr(
+        train, "compare", lambda *words, **options: asked.append(given.bind(*words, **options).arguments)
+    )
+    done = CliRunner().invoke(main.app, ["new", str(tmp_path / "study"), "--data", str(data), "--run"])
+    assert done.exit_code == 0, done.output
+    study = tmp_path / "study"
+    assert asked == [{"experiment": str(study / "experiment.toml"), "out": study / "comparison"}]
+    assert "next:" not in done.output
 
 
 def test_what_is_learned_from_rows_is_not_proposed_for_a_private_study(data):

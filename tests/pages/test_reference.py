@@ -1,5 +1,6 @@
 """The pages of docs/reference are made from the code: every setting, entry, command, error and file is on them."""
 
+import json
 import re
 import sys
 
@@ -129,3 +130,48 @@ def test_the_odds_of_an_attacker_are_those_of_randomised_response(reference, eps
     for false_positives in (0.01, 1 - truth, 0.9):  # the curve of randomised response has one corner
         found = np.interp(false_positives, [0, 1 - truth, 1], [0, truth, 1])
         assert odds.true_positives(epsilon, 0.0, false_positives) == pytest.approx(found)
+
+
+def test_measured_tables_are_those_of_the_newest_files(reference):
+    """Each number is read again from its file, and each row of the file is in the table."""
+    text = {
+        name: reference.GENERATED[name]() for name in ("speed", "speed-small", "private-step", "private-cost")
+    }
+    for name, end, loads in (("speed", "", 3), ("speed-small", "-small", 3)):
+        content = json.loads(reference.measured.newest(end).read_text())
+        lines = [
+            line.split(" | ") for line in text[name].splitlines() if line.startswith("| fedtl, 1 worker |")
+        ]
+        columns = list(content["loads"])[:loads]
+        wanted = [
+            content["loads"][load]["contenders"]["fedtl, 1 worker"]["ratio_to_floor"] for load in columns
+        ]
+        assert [float(cell.strip("| ")) for cell in lines[0][1:]] == pytest.approx(wanted, abs=0.005)
+        assert content["date"] in text[name]
+    steps = json.loads(reference.measured.newest("-steps").read_text())["loads"]
+    for load in steps.values():
+        assert (
+            f"{load['contenders']['private step, book-keeping']['ratio_to_floor']:.2f} times"
+            in text["private-step"]
+        )
+    for name in ("scanner", "digits", "digits6"):
+        found = json.loads((ROOT / "simulations" / "private" / f"{name}.json").read_text())["table"]
+        for cells in found.values():
+            for cell in cells.values():
+                cell = cell.get("received", cell)
+                assert f"{100 * cell['mean']:.1f} ±{100 * cell['half']:.1f}" in text["private-cost"]
+    for page in ("explanation/speed.md", "privacy.md"):
+        assert "generated:" not in reference.filled((ROOT / "docs" / page).read_text())
+
+
+def test_the_newest_file_is_that_of_the_latest_date(reference, tmp_path, monkeypatch):
+    for name in (
+        "b-2-cores-2026-01-01",
+        "a-2-cores-2026-02-01",
+        "c-2-cores-2026-03-01-small",
+        "d-1-core-2027-01-01",
+    ):
+        (tmp_path / f"{name}.json").write_text("{}")
+    monkeypatch.setattr(reference.measured, "BENCH", tmp_path)
+    assert reference.measured.newest("").name == "a-2-cores-2026-02-01.json"
+    assert reference.measured.newest("-small").name == "c-2-cores-2026-03-01-small.json"

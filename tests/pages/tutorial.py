@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.commands import ROOT, fedtl
+from tests.commands import ROOT, run_forked
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 FILE = re.compile(r"# ([\w/.-]+\.(?:toml|py|csv))\n")
@@ -49,14 +49,15 @@ def command_lines(text: str) -> list[str]:
 def run_command(line: str, folder: Path) -> str:
     """Run one command; return what it printed to stdout."""
     program, *words = shlex.split(line.partition(" > ")[0])
-    if program == "fedtl":
+    if program in ("fedtl", "python"):
         if words[0] in LONG:
             words += ["--workers", "1"]
-        done = fedtl(*words, cwd=folder, env={**os.environ, "COLUMNS": "80"}, timeout=1500)
+        environment = {**os.environ, "COLUMNS": "80"}
+        command = [program, *words] if program == "fedtl" else words
+        done = run_forked(command, folder, environment, timeout=1500, imports=["tests.forked_workers"])
     else:
-        known = {"python": [sys.executable], "cp": ["cp"], "sleep": ["sleep"]}
-        path = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([*known[program], *words], cwd=folder, env=path, capture_output=True, text=True)
+        assert program == "cp"
+        done = subprocess.run([program, *words], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, f"{line}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     if " > " in line:
         (folder / line.partition(" > ")[2]).write_text(done.stdout)

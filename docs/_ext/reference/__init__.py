@@ -1,5 +1,5 @@
 """
-The pages of docs/reference, made from the code of fedtl when they are built. A page has a comment ``generated: NAME``, in whose
+The pages of docs/reference, made from the code of fedtl when they are built, and tables of other pages. A page has a comment ``generated: NAME``, in whose
 place the text of that name is put. Nothing is written to a file.
 """
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from reference import api, commands, entries, files, odds, results, settings
+from reference import api, commands, entries, files, measured, odds, results, settings
 
 MARK = re.compile(r"<!-- generated: ([\w-]+) -->")
 GENERATED: dict[str, Callable[[], str]] = {
@@ -29,6 +29,10 @@ GENERATED: dict[str, Callable[[], str]] = {
     "refusals": results.refusals,
     "api": api.names,
     "odds": odds.odds,
+    "speed": measured.speed,
+    "speed-small": measured.speed_small,
+    "private-step": measured.private_step,
+    "private-cost": measured.private_cost,
 }
 
 

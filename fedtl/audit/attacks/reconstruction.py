@@ -65,7 +65,7 @@ class AttemptKey:
 @dataclass(frozen=True)
 class Attempt:
     """
-    Reconstructed inputs beside the originals [N, C, H, W] in 0..1, the share of labels that was recovered (None: not
+    Reconstructed inputs next to the originals [N, C, H, W] in 0..1, the share of labels that was recovered (None: not
     attempted), and the mean validation image, repeated.
     """
 

@@ -129,7 +129,7 @@ def build_bundle(
 
 
 def _write_public(bundle: Bundle, study: Study) -> str:
-    """Write the public inputs that the plan needs beside the bundle, and return the hash of the file; "" where it needs none."""
+    """Write the public inputs that the plan needs next to the bundle, and return the hash of the file; "" where it needs none."""
     if study.trainer.public is None:
         return ""
     write_prepared(bundle.public, study.trainer.public)

@@ -13,7 +13,7 @@ from fedtl.federation.rounds import FederationConfig
 
 def with_public_model(study: HostedStudy, plan: StudyPlan) -> FederationConfig:
     """
-    Return the configuration of the rounds of feddf, whose step has the net of the plan, and the public inputs that lie beside the
+    Return the configuration of the rounds of feddf, whose step has the net of the plan, and the public inputs that lie next to the
     bundle. Raises ConfigError where these are not the plan's.
     """
     bundle = Bundle(study.path.parent.parent / "bundles" / plan.bundle_name)

@@ -87,7 +87,7 @@ class StudyPlan:
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """``server.json`` beside a bundle: what the coordinator needs to start a study from it. Fields as in ``StudyPlan``."""
+    """``server.json`` next to a bundle: what the coordinator needs to start a study from it. Fields as in ``StudyPlan``."""
 
     config: FederationConfig
     roles: Mapping[str, Role]

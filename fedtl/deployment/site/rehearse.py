@@ -70,7 +70,7 @@ class RequestedPlan:
 
 def rehearse(home: Home, source: Path | str, studies: int = 1, until: str = "") -> tuple[Rehearsal, Path]:
     """
-    Return the facts of the page, and the path of its text; the HTML is beside it. ``source``: a bundle, which can be
+    Return the facts of the page, and the path of its text; the HTML is next to it. ``source``: a bundle, which can be
     approved afterwards, or an experiment. ``studies`` and ``until``: how many studies the approval would be for, and its
     last day (YYYY-MM-DD in UTC); "": in 90 days. Raises ConfigError.
     """

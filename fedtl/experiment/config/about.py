@@ -1,4 +1,4 @@
-"""What each key of an experiment does, in one line, as ``fedtl show`` prints it beside the key."""
+"""What each key of an experiment does, in one line, as ``fedtl show`` prints it next to the key."""
 
 ABOUT = {
     "seed": "of first weights, splits and batches; the same seed gives the same run",
@@ -92,7 +92,7 @@ ABOUT = {
     "data.dice_loss": "the share of the Dice loss in the training loss of a segmentation, 0 to 1",
     "data.class_weights": 'of the training loss: "none", "balanced" by own training rows, or { class = weight }',
     "data.focal": "the power of the focal loss of a classification; 0: cross-entropy",
-    "data.public": 'inputs that all may see: a silo, "inputs:PATH" or "noise:N"',
+    "data.public": 'inputs that all may see: a silo, "inputs:PATH", "prepared:PATH" or "noise:N"',
     "model.name": 'fedtl models lists them; also any name of timm, or "torchvision/<name>"',
     "model.settings": "parameters of the model's function",
     "model.weights": 'a file of first weights, "pretrained" (those of the library), or "package:NAME"',
@@ -174,5 +174,6 @@ ABOUT = {
     "compare.tune.train": "{ lr = [0.01, 0.1] }: values of [train] that are tried on validation rows",
     "compare.tune.method": "values of [method] that are tried",
     "compare.set": "{ method = { train = { ... } } }: settings of one column",
+    "compare.leave_one_out": "also train one method without each silo in turn: who helps whom; one run more for each silo and seed",
     "compare.wire": "further columns, by wire.dtype",
 }

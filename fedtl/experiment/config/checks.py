@@ -19,7 +19,7 @@ from fedtl.experiment.config.public_checks import public_contradictions
 from fedtl.experiment.config.resolve import method_of, model_arguments, server_of
 from fedtl.experiment.config.schema import ENSEMBLE, Experiment, WireSettings, is_custom
 from fedtl.experiment.config.sequence_checks import sequence_mistakes
-from fedtl.experiment.config.set_checks import set_contradictions
+from fedtl.experiment.config.set_checks import leave_one_out_contradictions, set_contradictions
 from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
 from fedtl.experiment.config.sql_checks import sql_mistakes
 from fedtl.experiment.config.stream_checks import stream_contradictions, stream_mistakes
@@ -52,6 +52,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
             yield from _messages_of(check_choice, (*METHODS, ENSEMBLE), name, "compare.methods")
     yield from tune_contradictions(experiment)
     yield from set_contradictions(experiment)
+    yield from leave_one_out_contradictions(experiment)
     yield from _messages_of(check_choice, ("auto", *METRICS), compare.metric, "compare.metric")
     if compare.metric != "auto" and compare.metric not in experiment.data.predicted.measured:
         yield f'compare.metric = {compare.metric!r} is not a metric of {experiment.data.task}; set another, or "auto"'

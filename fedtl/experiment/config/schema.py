@@ -189,7 +189,8 @@ class CompareSettings(Settings):
     where their difference is shown to be smaller; in accuracy, AUC and R^2 as such, in RMSE in standard deviations of the
     silo's labels. 0.01 is the region of practical equivalence of Benavoli et al. (2017). ``set``: by method,
     settings of its column alone, which are not tried: ``mrmtl.method.mu = 1.0``. ``wire``: each method that sends weights has
-    a further column for each of these forms of ``wire.dtype``, and always for "float32".
+    a further column for each of these forms of ``wire.dtype``, and always for "float32". ``leave_one_out``: one method also trains without
+    each silo in turn, so that ``comparison.json`` says who helps whom.
     """
 
     methods: list[str] = Field(["local", "pooled", "fedavg", "fedbn", "fedper", "fedtl"], min_length=1)
@@ -200,6 +201,7 @@ class CompareSettings(Settings):
     tune: TrialSettings = TrialSettings()
     set: dict[str, dict[str, dict[str, Any]]] = {}
     wire: list[Form] = []
+    leave_one_out: bool = False
     _values: "dict[str, Method]" = PrivateAttr({})
 
     def with_values(self, values: "Mapping[str, Method]") -> Self:

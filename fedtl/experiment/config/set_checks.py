@@ -1,4 +1,4 @@
-"""Checks of ``[compare.set]`` that the schema cannot make: which settings of one method's column may be set."""
+"""Checks of ``[compare.set]`` and ``compare.leave_one_out`` that the schema cannot make."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,19 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.config.tune_checks import FIXED, TABLES
 
 ALIKE = ("method.tune", "method.choose")
+
+
+def leave_one_out_contradictions(experiment: Experiment) -> Iterator[str]:
+    """Yield a line for each setting with which no silo may be left out."""
+    if not experiment.compare.leave_one_out:
+        return
+    if experiment.privacy is not None:
+        yield (
+            "compare.leave_one_out and [privacy]: what a silo is worth to another is exact, and the further runs use privacy budget that is "
+            "not charged; ask it of an experiment on public rows, or remove it"
+        )
+    if trusted := experiment.method.server.get("trusted"):
+        yield f"compare.leave_one_out and method.server.trusted = {trusted}: a trusted silo cannot be left out; remove one of them"
 
 
 def set_contradictions(experiment: Experiment) -> Iterator[str]:

@@ -19,6 +19,28 @@ SILOS = (  # what institutions are called in a column
     *("machine", "sensor", "scanner", "station", "plant", "cohort", "source"),
 )
 UNITS = ("patient", "subject", "person", "participant", "individual", "customer", "speaker", "animal", "case")
+NAMING = frozenset(
+    {
+        "id",
+        "ids",
+        "nr",
+        "no",
+        "num",
+        "number",
+        "index",
+        "idx",
+        "key",
+        "uuid",
+        "code",
+        "name",
+        "hash",
+        "pseudonym",
+        "ref",
+    }
+)
+COUNTING = frozenset(
+    {"n", "num", "number", "count", "total", "mean", "age", "days", "time", "size", "distance", "per"}
+)
 NUMBERS_OF_ROWS = re.compile(
     r"(?i)(^|[_ ])(id|nr|no|number|index|idx|key|uuid|row|rowid|record)$|^id([_ ]|$)"
 )
@@ -28,9 +50,21 @@ NEARLY_ALL = 0.9  # of the cells of a text are different: it names the rows
 
 
 def is_named(name: str, words: Iterable[str]) -> bool:
-    """Return whether a column is named by one of these words: "hospital", "hospital_id" or "my hospital"."""
-    plain = re.split(r"[^a-z0-9]+", name.strip().casefold())
-    return any(word in (plain[0], plain[-1]) or plain == [f"{word}id"] for word in words)
+    """
+    Return whether a column says which one of these things a row is of: "hospital", "hospital_id", "PatientID" or "my hospital". A column
+    that describes the thing, such as "patient_age" or "site_of_lesion", or counts it, such as "n_patient", does not.
+    """
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)  # camelCase
+    plain = re.findall(r"[a-z0-9]+", apart.casefold())
+    return any(
+        plain == [f"{word}id"]
+        or (
+            word in plain
+            and NAMING.issuperset(plain[plain.index(word) + 1 :])
+            and COUNTING.isdisjoint(plain[: plain.index(word)])
+        )
+        for word in words
+    )
 
 
 def silo_columns(facts: Sequence[ColumnFacts]) -> list[ColumnFacts]:
@@ -232,7 +266,7 @@ def _dates(names: Sequence[str], formats: Sequence[Sequence[str]]) -> Guess:
 
 
 def _mostly_numbers(one: ColumnFacts) -> bool:
-    """Return whether a column of many values holds numbers beside some text, which the reader then names."""
+    """Return whether a column of many values holds numbers as well as some text, which the reader then names."""
     if len(one.values) <= MAX_CATEGORIES:
         return False
     return sum(_is_number(value) for value in one.values) > len(one.values) / 2

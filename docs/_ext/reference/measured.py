@@ -1,0 +1,126 @@
+"""
+Tables of what was measured, from the newest files of simulations/bench and from simulations/private: a new file there is all that a
+page needs.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from reference.markdown import escaped, table
+
+SIMULATIONS = Path(__file__).parents[3] / "simulations"
+BENCH, PRIVATE = SIMULATIONS / "bench", SIMULATIONS / "private"
+DATED = re.compile(r"-(\d{4}-\d{2}-\d{2})")
+# Columns of each table: the load of the file, and what it is called.
+LOADS = {"mlp": "tiny MLP", "convnet": "convnet", "resnet18": "ResNet-18"}
+SMALL_LOADS = {"mlp": "tiny MLP", "linear": "linear, 1,000 silos", "school": "linear, as School"}
+STEPS = {
+    "step of the convnet, 28 px, 32 rows": "the convnet (32 rows)",
+    "step of ResNet-18, 32 px, 16 rows": "ResNet-18 (16 rows of 32 px)",
+}
+FLOOR, FAST, HOOKS = "floor", "private step, book-keeping", "private step, Opacus' hooks"
+CALLED = {
+    "numpy": "a loop in numpy",
+    "fedtl, stacked": "fedtl, stacks of 64, 1 core",
+}  # contenders that a table names otherwise
+SETS = ("scanner", "digits", "digits6")
+EPSILONS = ("1", "3", "8")
+HEAD_AT_HOME = "free baseline: `probe`, nothing trained together"
+ROWS = {  # rows of simulations/private that the page names otherwise; older files have the second name of the baseline
+    "alone, BatchNorm: public backbone, exact statistics and head at home": HEAD_AT_HOME,
+    "free baseline: no federation, exact statistics and head at home": HEAD_AT_HOME,
+    "exact statistics (UNSOUND)": "exact statistics, UNSOUND: for comparison only",
+}
+
+
+def newest(end: str) -> Path:
+    """Return the file of the latest date whose name ends so after the date."""
+    named = re.compile(rf"-cores?{DATED.pattern}{end}\.json$")
+    files = [path for path in BENCH.glob("*.json") if named.search(path.name)]
+    return max(files, key=lambda path: DATED.findall(path.name)[-1])
+
+
+def speed() -> str:
+    """Return how long a round takes against the floor, on loads of all frameworks."""
+    return _rounds("", LOADS, without=("fedtl, stacked",))
+
+
+def speed_small() -> str:
+    """Return the same of small models, without other frameworks."""
+    return _rounds(
+        "-small", SMALL_LOADS, without=("floor, naive memory format", "floor, as many at once as workers")
+    )
+
+
+def private_step() -> str:
+    """Return how long a private step takes against a plain one, as a sentence."""
+    path = newest("-steps")
+    loads = _read(path)["loads"]
+
+    def times(who: str) -> str:
+        found = (f"{_ratio(loads[load]['contenders'][who])} times on {name}" for load, name in STEPS.items())
+        return " and ".join(found)
+
+    return (
+        f"Measured on {_about(path)}: a private step takes, against a plain one, {times(FAST)}, noise included; with the hooks of Opacus "
+        f"{times(HOOKS)} (`simulations/bench/bench.py --only steps`)."
+    )
+
+
+def private_cost() -> str:
+    """Return the accuracy of each row of simulations/private, as released: before a silo tunes its model at home."""
+    tables = {name: _read(PRIVATE / f"{name}.json")["table"] for name in SETS}
+    names = list(dict.fromkeys(row for one in tables.values() for row in one))
+    rows = [[ROWS.get(name, name), *(_cell(one.get(name, {})) for one in tables.values())] for name in names]
+    return table(["accuracy (%); private rows: epsilon 1 / 3 / 8", *SETS], rows)
+
+
+def _rounds(end: str, columns: Mapping[str, str], without: Iterable[str]) -> str:
+    path = newest(end)
+    content = _read(path)
+    loads = {load: content["loads"][load]["contenders"] for load in columns}
+    who = [
+        name
+        for name in dict.fromkeys(one for its in loads.values() for one in its)
+        if name not in (FLOOR, *without)
+    ]
+    rows = [
+        [CALLED.get(name, name), *(_ratio(its[name]) if name in its else "" for its in loads.values())]
+        for name in who
+    ]
+    missed = [bar for bar in content["bars"] if not bar["met"] and bar["load"] in columns]
+    said = "".join(
+        f" Not reached: {escaped(bar['claim'])} on {columns[bar['load']]} ({bar['value']:.2f})."
+        for bar in missed
+    )
+    return f"{table(['times the floor', *columns.values()], rows)}\n\nMeasured on {_about(path)}.{said}"
+
+
+def _ratio(contender: Mapping[str, Any]) -> str:
+    return f"{contender['ratio_to_floor']:.2f}" if "ratio_to_floor" in contender else ""
+
+
+def _about(path: Path) -> str:
+    content = _read(path)
+    its, versions = content["machine"], content["machine"]["versions"]
+    others = (
+        f"{name} {version}"
+        for name, version in versions.items()
+        if version and name in ("torch", "flwr", "pfl")
+    )
+    return f"{content['date']}, {its['cpu']}, {its['cores']} cores, {', '.join(others)} (`simulations/bench/{path.name}`)"
+
+
+def _cell(cells: Mapping[str, Mapping[str, Any]]) -> str:
+    shown = [cells[key] for key in ("none", *EPSILONS) if key in cells]
+    return " / ".join(
+        f"{100 * one['mean']:.1f} ±{100 * one['half']:.1f}"
+        for one in (cell.get("received", cell) for cell in shown)
+    )
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
