@@ -52,12 +52,11 @@ def make_engine(
         from fedtl.simulation.ray import RayCluster
 
         return RayCluster(make_context, settings.workers, settings.threads, settings.address, device)
-    if (size := settings.stack or _stack(trainer)) > 1 and silos > 1:
-        return Stacked(trainer, size)
-    workers = min(settings.workers or default_workers(device), silos)
+    size = min(settings.stack or _stack(trainer), silos)
+    workers = min(settings.workers or default_workers(device), -(-silos // max(1, size)))
     if settings.name == "serial" or workers < 2:
-        return Serial(trainer)
-    return Processes(make_context, workers, settings.threads)
+        return Stacked(trainer, size) if size > 1 else Serial(trainer)
+    return Processes(make_context, workers, settings.threads, size)
 
 
 def _stack(trainer: Trainer) -> int:

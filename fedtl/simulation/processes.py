@@ -19,9 +19,10 @@ from torch import multiprocessing
 from fedtl.errors import ConfigError, FedTLError
 from fedtl.models.state import State
 from fedtl.privacy.taint import Labels
-from fedtl.simulation.engine import Job, UnexpectedFailure, WorkerContext
+from fedtl.simulation.engine import Fit, Job, UnexpectedFailure, WorkerContext
 from fedtl.simulation.mapped_pickle import read_mapped, write_mapped
 from fedtl.simulation.scheduler import most_at_once, run_in_order
+from fedtl.simulation.stacked import chunks
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.simulation.worker import (
     READY,
@@ -55,10 +56,15 @@ class _Worker:
 
 
 class Processes:
-    """The engine of several processes. ``make_context`` is sent to them, so it must be picklable."""
+    """
+    The engine of several processes. ``make_context`` is sent to them, so it must be picklable. ``stack``: each trains as many silos
+    at once, with the bits that ``Stacked`` gives.
+    """
 
-    def __init__(self, make_context: Callable[[], WorkerContext], workers: int, threads: int) -> None:
-        self.workers, self._threads = workers, threads
+    def __init__(
+        self, make_context: Callable[[], WorkerContext], workers: int, threads: int, stack: int = 1
+    ) -> None:
+        self.workers, self._threads, self._stack = workers, threads, stack
         self._make_context, self._jobs, self._job = make_context, 0, Path()
         self._last_worker: dict[str, int] = {}
         self._temporary = temporary_folder(memory_folder())
@@ -70,8 +76,13 @@ class Processes:
         self._jobs += 1
         self._job = self._folder / f"job-{self._jobs}"
         write_mapped(self._job, job)
-        most = most_at_once(self._job.stat().st_size, silos)
-        yield from run_in_order(self, silos, self._last_worker, most)
+        if self._stack > 1 and isinstance(job, Fit):
+            yield from run_in_order(
+                self, silos, self._last_worker, self._stack, stacked_with(silos, self._stack)
+            )
+        else:
+            most = most_at_once(self._job.stat().st_size, silos)
+            yield from run_in_order(self, silos, self._last_worker, most)
         self._job.unlink()
 
     def __enter__(self) -> Self:
@@ -97,7 +108,9 @@ class Processes:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         process = context.Process(
-            target=serve, args=(there, self._folder / CONTEXT, self._threads, number), daemon=True
+            target=serve,
+            args=(there, self._folder / CONTEXT, self._threads, number, self._stack),
+            daemon=True,
         )
         with ignore_sigint():
             process.start()
@@ -157,3 +170,10 @@ class Processes:
         new = self._start(worker.number)
         worker.process, worker.pipe, worker.started, worker.ready = new.process, new.pipe, False, False
         return UnexpectedFailure(f"its worker process died ({how})")
+
+
+def stacked_with(silos: Sequence[Silo], size: int) -> dict[int, Sequence[int]]:
+    """Return for each silo, by its number, the numbers of all silos of its stack in order."""
+    number = {silo.name: index for index, silo in enumerate(silos)}
+    stacks = (sorted(number[silo.name] for silo in chunk) for chunk in chunks(silos, size))
+    return {index: stack for stack in stacks for index in stack}

@@ -48,12 +48,17 @@ def most_at_once(job_bytes: int, silos: Sequence[Silo]) -> int:
 
 
 def run_in_order(
-    pool: WorkerPool, silos: Sequence[Silo], last_worker: dict[str, int], most: int
+    pool: WorkerPool,
+    silos: Sequence[Silo],
+    last_worker: dict[str, int],
+    most: int,
+    stacks: Mapping[int, Sequence[int]] | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """
     Run the job as ``Engine.each`` does. ``last_worker``: the worker that last had each silo; the silo goes to it again if
     it is idle, because it has the silo's data mapped. ``most``: how many silos a worker gets at a time; fewer towards the end, so that
     no worker waits for another's group. A silo that failed is done again alone, so that it takes no other one with it.
+    ``stacks``: by silo, all silos that go to a worker with it, whatever the number of workers.
     """
     waiting, turn = list(range(len(silos))), 0
     done: dict[int, Any] = {}
@@ -64,7 +69,8 @@ def run_in_order(
             failed = [index for index in allowed if failures[index]][:1]
             known = [index for index in allowed if last_worker.get(silos[index].name) == worker]
             count = min(most, max(1, len(waiting) // (2 * pool.workers)))
-            if group := failed or (known or allowed)[:count]:
+            first = (known or allowed)[:1]
+            if group := failed or (stacks[first[0]] if stacks and first else (known or allowed)[:count]):
                 waiting = [index for index in waiting if index not in group]
                 last_worker |= {silos[index].name: worker for index in group}
                 pool.hand(worker, {index: silos[index] for index in group})

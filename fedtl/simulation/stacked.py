@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any, Self
 
 import torch
@@ -65,7 +65,7 @@ class Stacked:
         if not isinstance(job, Fit):
             yield from Serial(self.trainer).each(job, silos)
             return
-        chunk_of = {silo.name: chunk for chunk in _chunks(silos, self._size) for silo in chunk}
+        chunk_of = {silo.name: chunk for chunk in chunks(silos, self._size) for silo in chunk}
         done: dict[str, Update | SiloFailed] = {}
         for silo in silos:
             if silo.name not in done:
@@ -99,16 +99,18 @@ class Stacked:
         return rows
 
 
-def _chunks(silos: Sequence[Silo], size: int) -> Iterator[list[Silo]]:
+def chunks(silos: Sequence[Silo], size: int) -> Iterator[list[Silo]]:
     """
-    Groups of at most ``size`` silos with heads of one width and one task, whose loss may have weights of its classes; the largest
+    Yield groups of about equal numbers, at most ``size`` silos with heads of one width and one task, whose loss may have weights of its classes; the largest
     silo first, so that the silos that still train are the first of the stack. Neighbours stay together, so few results are held
-    back until it is their turn.
+    back until it is their turn. The groups depend on the silos and the size alone, as rounding depends on them.
     """
     for kind in {(silo.data.width, silo.data.task) for silo in silos}:
         group = [silo for silo in silos if (silo.data.width, silo.data.task) == kind]
-        for start in range(0, len(group), size):
-            yield sorted(group[start : start + size], key=lambda silo: len(silo.data.train), reverse=True)
+        count = -(-len(group) // size)
+        ends = [-(-len(group) * number // count) for number in range(count + 1)]
+        for start, end in pairwise(ends):
+            yield sorted(group[start:end], key=lambda silo: len(silo.data.train), reverse=True)
 
 
 @dataclass(frozen=True)

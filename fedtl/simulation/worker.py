@@ -20,8 +20,9 @@ from fedtl.errors import FedTLError
 from fedtl.models.state import State, copy_state
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Labels
-from fedtl.simulation.engine import UnexpectedFailure, WorkerContext, first_line, try_job
+from fedtl.simulation.engine import Fit, UnexpectedFailure, WorkerContext, first_line, try_job
 from fedtl.simulation.mapped_pickle import read_mapped, write_mapped
+from fedtl.simulation.stacked import Stacked
 from fedtl.training import threads as machine
 from fedtl.training.silo import Silo
 
@@ -104,10 +105,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def serve(pipe: Connection, make_context: Path, threads: int, number: int) -> None:
+def serve(pipe: Connection, make_context: Path, threads: int, number: int, stack: int) -> None:
     """
     Send STARTED, then READY once the context is made, then for each Order None when its answers are written, or an error that
-    ends the run. Ends when None is received.
+    ends the run. Ends when None is received. ``stack``: how many silos are trained at once.
     """
     pipe.send(STARTED)
     become_worker(threads, number)
@@ -120,17 +121,18 @@ def serve(pipe: Connection, make_context: Path, threads: int, number: int) -> No
         pipe.send(FedTLError(f"a worker process cannot be set up: {first_line(error)}"))
         return
     context = replace(made, data=lru_cache(CACHED_SILOS)(made.data))
+    stacked = Stacked(context.trainer, stack) if stack > 1 else None
     pipe.send(READY)
     path, job = None, None
     while (order := pipe.recv()) is not None:
         if order.job != path:
             path, job = order.job, read_mapped(order.job)
-        pipe.send(_carry_out(order, job, context))
+        pipe.send(_carry_out(order, job, context, stacked))
 
 
-def _carry_out(order: Order, job: Any, context: WorkerContext) -> FedTLError | None:
+def _carry_out(order: Order, job: Any, context: WorkerContext, stacked: Stacked | None) -> FedTLError | None:
     try:
-        answers = answers_of(job, context, order.silos, read_mapped(order.locals))
+        answers = answers_of(job, context, order.silos, read_mapped(order.locals), stacked)
     except FedTLError as error:
         return error
     write_mapped(order.answers, answers)
@@ -146,13 +148,26 @@ def kept_apart(answer: Answer) -> tuple[Any, tuple[State, Labels]]:
 
 
 def answers_of(
-    job: Any, context: WorkerContext, silos: Sequence[SiloFacts], locals: Sequence[State]
+    job: Any,
+    context: WorkerContext,
+    silos: Sequence[SiloFacts],
+    locals: Sequence[State],
+    stacked: Stacked | None = None,
 ) -> list[Answer]:
-    """Run a job at some silos with these local states, one after the other. Raises a FedTLError that ends the run."""
+    """
+    Run a job at some silos with these local states, one after the other, or ``stacked`` where several are trained. Raises a
+    FedTLError that ends the run.
+    """
+    members = (
+        Silo(facts.name, context.data(facts.name), local, facts.secret, facts.guarantee, facts.labels)
+        for facts, local in zip(silos, locals, strict=True)
+    )
+    if stacked and isinstance(job, Fit) and len(silos) > 1:
+        together = list(members)
+        results = dict(stacked.each(job, together))
+        return [(results[silo.name], silo.local, silo.labels) for silo in together]
     answers = list[Answer]()
-    for facts, local in zip(silos, locals, strict=True):
-        data = context.data(facts.name)
-        silo = Silo(facts.name, data, local, facts.secret, facts.guarantee, facts.labels)
+    for silo in members:
         result = try_job(job, context.trainer, silo)
         failed = isinstance(result, UnexpectedFailure)
         answers.append(result if failed else (result, silo.local, silo.labels))

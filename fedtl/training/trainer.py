@@ -205,7 +205,7 @@ class Trainer:
 
     def _evaluated(self, state: State, width: int) -> Net:
         net = self.net(width, Use.EVALUATION)
-        net.load_state_dict(on_device(model_part(state), self.device))
+        net.fill(model_part(state))
         return net
 
     def sets(self, state: State) -> dict[str, State]:

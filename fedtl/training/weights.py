@@ -35,13 +35,13 @@ class Weights:
             return
         if self.held:
             self.sets[self.held] = copied(self.sets[self.held])
-        self.net.load_state_dict(self.sets[name])
+        self.net.fill(self.sets[name])
         self.sets[name], self.held = self.net.state_dict(), name
 
     def put(self, name: str, state: State) -> None:
         """Give a set other values."""
         if name == self.held:
-            self.net.load_state_dict(state)
+            self.net.fill(state)
             state = self.net.state_dict()
         self.sets[name] = state
 

@@ -24,6 +24,10 @@ STACK = 64  # largest number of silos in one stack
 STACKED = "fedtl, stacked"
 
 
+def stacked(workers: int) -> str:
+    return f"{STACKED}, {workers} workers"
+
+
 @dataclass(frozen=True)
 class Bar:
     """``who`` takes at least (or at most) ``bound`` times as long as ``over``."""

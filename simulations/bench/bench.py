@@ -73,6 +73,9 @@ def insiders(load: loads.Load, workers: Sequence[int]) -> Iterator[dict[str, Con
             made[bars.fedtl(count)] = Fedtl(load, count)
         if not unstackable(load):
             made[bars.STACKED] = Fedtl(load, 1, bars.STACK)
+            # A stack trains in one process, so every worker has one.
+            stack = min(bars.STACK, -(-load.silos // workers[-1]))
+            made[bars.stacked(workers[-1])] = Fedtl(load, workers[-1], stack)
         yield made
     finally:
         for contender in made.values():

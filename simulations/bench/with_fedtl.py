@@ -83,8 +83,6 @@ def _engine(load: Load, trainer: Trainer, workers: int, stack: int, address: str
         from fedtl.simulation.ray import RayCluster  # Ray may be absent
 
         return RayCluster(partial(make_worker_context, load), workers, 1, address, "cpu")
-    if stack > 1:
-        return Stacked(trainer, stack)
-    return (
-        Serial(trainer) if workers == 1 else Processes(partial(make_worker_context, load), workers, threads=1)
-    )
+    if workers > 1:
+        return Processes(partial(make_worker_context, load), workers, threads=1, stack=stack)
+    return Stacked(trainer, stack) if stack > 1 else Serial(trainer)

@@ -45,7 +45,11 @@ def test_on_a_cpu(monkeypatch):
     assert chosen({}, trainer(), silos=1) == (Serial, 1)
     assert chosen({"workers": 2}, trainer()) == (Processes, 2)
     assert chosen({"name": "serial"}, trainer()) == (Serial, 1)
-    assert chosen({"stack": 3}, trainer()) == (Stacked, 1)
+    assert chosen({"stack": 3, "workers": 1}, trainer()) == (Stacked, 1)
+    assert chosen({"stack": 3, "name": "serial"}, trainer()) == (Stacked, 1)
+    assert chosen({"stack": 3, "workers": 2}, trainer()) == (Processes, 2)
+    assert chosen({"stack": 3}, trainer(), silos=6) == (Processes, 2)  # as many as stacks
+    assert chosen({"stack": 3}, trainer(), silos=3) == (Stacked, 1)
     assert chosen({"stack": 3}, trainer(), silos=1) == (Serial, 1)
 
 
@@ -78,7 +82,6 @@ def test_an_impossible_engine_is_refused(monkeypatch):
     ("settings", "match"),
     [
         (["engine.address=127.0.0.1:6379"], "engine.address"),
-        (["engine.stack=4", "engine.workers=2"], "engine.workers = 2"),
         (["engine.stack=4", "engine.name=ray"], 'engine.name = "ray"'),
     ],
 )

@@ -20,9 +20,11 @@ from fedtl.simulation import processes, scheduler
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
+from fedtl.simulation.stacked import Stacked
 from fedtl.simulation.temp_folder import temporary_folder
 from fedtl.training.silo import Silo
 from tests.commands import fork_instead_of_spawn
+from tests.simulation.stacked import stacks
 
 NAMES = [f"s{number}" for number in range(7)]
 
@@ -249,3 +251,31 @@ def test_a_context_that_cannot_be_unpickled_ends_the_run_with_the_reason(tmp_pat
 class Unpicklable:
     def __call__(self):
         raise AttributeError("module '__main__' has no attribute 'f'")
+
+
+def make_stackable_context():
+    data = stacks.five("mlp")
+    return WorkerContext(stacks.trainer_of("mlp"), data.__getitem__)
+
+
+@pytest.mark.slow
+def test_stacks_have_the_same_bits_on_any_number_of_workers(forked):
+    trainer, data = stacks.trainer_of("mlp"), stacks.five("mlp")
+    alone = stacks.federate(Stacked(trainer, 2), trainer, data)
+    with Processes(make_stackable_context, 2, 1, stack=2) as engine:
+        shared, locals_, replies = stacks.federate(engine, trainer, data)
+        other = dict(engine.each(WhatItHas(), stacks.silos_of(trainer, data)))
+    assert stacks.same(shared, alone[0])
+    assert all(stacks.same(locals_[name], alone[1][name]) for name in data)
+    assert replies == alone[2]
+    assert other == {name: len(its.train) for name, its in data.items()}
+    one_by_one = stacks.federate(Serial(trainer), trainer, data)
+    assert not stacks.same(shared, one_by_one[0])  # it was stacks that were trained
+
+
+@dataclass(frozen=True)
+class WhatItHas:
+    """Another job than that of a round."""
+
+    def __call__(self, trainer, silo):
+        return len(silo.data.train)

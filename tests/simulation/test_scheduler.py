@@ -70,6 +70,18 @@ def test_a_silo_that_ends_its_worker_takes_no_other_with_it():
     assert attempts[1:] == [(3,)] * (MAX_ATTEMPTS - 1)
 
 
+def test_a_stack_goes_to_one_worker_and_after_its_death_one_silo_after_another():
+    stacks = {index: stack for stack in ([0, 2], [1, 3, 4], [5]) for index in stack}
+    for workers in (1, 2, 3):
+        pool = Pool(workers, min)
+        assert [name for name, _ in run_in_order(pool, silos(6), {}, 3, stacks)] == [s.name for s in silos(6)]
+        assert sorted(pool.handed) == [(0, 2), (1, 3, 4), (5,)]
+    pool = Pool(1, min, poison={"silo-003"})
+    failed = [one for _, one in run_in_order(pool, silos(6), {}, 3, stacks) if isinstance(one, SiloFailed)]
+    assert len(failed) == 1
+    assert sorted(pool.handed) == [(0, 2), (1,), (1, 3, 4), (3,), (4,), (5,)]
+
+
 def test_a_silo_goes_to_the_worker_that_had_it():
     members, last = silos(16), {}
     list(run_in_order(Pool(2, min), members, last, 2))

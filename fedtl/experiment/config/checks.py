@@ -249,9 +249,8 @@ def _engine_contradictions(engine: EngineSettings) -> Iterator[str]:
     """Yield a line for each setting that the engine does not have."""
     if engine.address and engine.name != "ray":
         yield f'engine.address is a setting of engine "ray", not of {engine.name!r}'
-    if engine.stack > 1 and (engine.name == "ray" or engine.workers > 1):
-        other = 'engine.name = "ray"' if engine.name == "ray" else f"engine.workers = {engine.workers}"
-        yield f"engine.stack = {engine.stack} trains in one process, but {other} in several; remove one of them"
+    if engine.stack > 1 and engine.name == "ray":
+        yield f'engine.stack = {engine.stack} and engine.name = "ray": workers on a cluster train one silo after another; set engine.stack = 1'
 
 
 def _start_contradictions(model: ModelSettings, data: DataSettings) -> Iterator[str]:

@@ -1,0 +1,199 @@
+"""
+The gradients of a small model without autograd: the kernels that one step calls are recorded, and called again for later batches.
+
+With a few thousand weights, torch's modules and autograd take several times as long as the kernels. A recorded step calls the same
+kernels in the same order with the same arguments, so its gradients have the same bits, which is checked when it is recorded. A step
+is recorded only where its kernels cannot depend on values: layers of torch and the task's loss, and no kernel that draws random
+numbers, that gives Python a value, or that reads a tensor which is neither the net's nor the batch's.
+"""
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fedtl.methods.losses import Batch
+from fedtl.models.net import Net
+from fedtl.tasks.base import LearningTask
+
+log = logging.getLogger(__name__)
+
+EAGER_STEPS = 8  # of one kind, before one is recorded: recording takes as long as several steps
+DEPENDS_ON_VALUES = {
+    torch.Tag.nondeterministic_seeded,
+    torch.Tag.data_dependent_output,
+    torch.Tag.dynamic_output_shape,
+}
+DETACH, ONES = torch.ops.aten.detach.default, torch.ops.aten.ones_like.default
+Gradients = Sequence[Tensor | None]
+
+
+class Unfit(Exception):
+    """A step that cannot be recorded."""
+
+
+class GradientSteps:
+    """The steps of a net in one phase, by the shapes of their batches. ``moving``: the parameters that need gradients."""
+
+    def __init__(self, net: Net, moving: Sequence[nn.Parameter]) -> None:
+        self._moving, self._buffers = moving, list(net.buffers())
+        self._tensors = [*net.parameters(), *self._buffers]
+        self._kinds: dict[Hashable, int | Replay | None] = {}  # steps so far, a recorded step, or None: unfit
+
+    def backward(self, batch: Batch, loss: Callable[[], Tensor]) -> None:
+        """Set the gradients of the loss on the batch, as ``loss().backward()`` does; they were None."""
+        inputs = (batch.x, batch.y, batch.domain)
+        kind = tuple((one.shape, one.dtype, one.stride()) for one in inputs)
+        known = self._kinds.get(kind, 0)
+        if isinstance(known, Replay):
+            for weight, gradient in zip(self._moving, known(inputs), strict=True):
+                weight.grad = gradient
+        elif known == EAGER_STEPS:
+            self._kinds[kind] = self._recorded(inputs, loss)
+        else:
+            loss().backward()
+            self._kinds[kind] = None if known is None else known + 1
+
+    def _recorded(self, inputs: Sequence[Tensor], loss: Callable[[], Tensor]) -> "Replay | None":
+        """Do one step as usual, and return it recorded; None where it is unfit, or another result than the usual one follows."""
+        before = [one.clone() for one in self._buffers]
+        loss().backward()
+        after = [one.clone() for one in self._buffers]
+        try:
+            with torch.random.fork_rng(devices=[]):
+                _copy(before, self._buffers)
+                replay = record([*self._tensors, *inputs], self._moving, loss)
+                _copy(before, self._buffers)
+                gradients = replay(inputs)
+            same = all(map(_equal, [*gradients, *self._buffers], [*(w.grad for w in self._moving), *after]))
+            return replay if same else None
+        except Exception as error:
+            log.debug("steps of %s are not recorded: %s", [tuple(one.shape) for one in inputs], error)
+            return None
+        finally:
+            _copy(after, self._buffers)
+
+
+def recorded_steps(net: Net, moving: Sequence[nn.Parameter], task: LearningTask) -> GradientSteps | None:
+    """Return the steps of the net that train these parameters for the task; None for a net with layers that are not torch's."""
+    modules = list(net.modules())
+    if any(
+        module is not net and not type(module).__module__.startswith("torch.nn.modules.")
+        for module in modules
+    ):
+        return None
+    tensors = (*net.parameters(), *net.buffers())
+    key = (task, *map(id, moving), *map(id, tensors), *(module.training for module in modules))
+    if key not in net.kept:
+        net.kept[key] = GradientSteps(net, moving)
+    steps: GradientSteps = net.kept[key]
+    return steps
+
+
+class Replay:
+    """A recorded step. ``values``: what its calls take and give, by place; the last known ones are the inputs."""
+
+    def __init__(
+        self, values: list[Any], known: int, calls: Sequence[Any], results: Sequence[int | None]
+    ) -> None:
+        self._values, self._known, self._calls, self._results = values, known, calls, results
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Sequence[Tensor]) -> Gradients:
+        """Return the gradients, and change the net's buffers, as the recorded step does."""
+        values = self._values.copy()
+        values[self._known - len(inputs) : self._known] = inputs
+        for kernel, arguments, place in self._calls:
+            values[place] = kernel(*arguments(values))
+        return [None if place is None else values[place] for place in self._results]
+
+
+class Recorder(TorchDispatchMode):
+    """Records the kernels that are called while it is active. ``known``: the tensors that may be read."""
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.values: list[Any] = list(known)  # all of them, so that no other tensor gets the id of one
+        self.places = {id(tensor): place for place, tensor in enumerate(known)}
+        self.calls: list[tuple[Callable[..., Any], list[int], int, bool]] = []
+        self.constants = set[int]()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False: to hide the function below from its compiler, torch would import it, two seconds of each process."""
+        return False
+
+    def __torch_dispatch__(self, kernel: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if DEPENDS_ON_VALUES & set(kernel.tags) or any(isinstance(one, Tensor) for one in kwargs.values()):
+            raise Unfit(str(kernel))
+        places = [self._place_of(one) for one in args]
+        if kernel._schema.is_mutable and self.constants.intersection(places):
+            raise Unfit(f"{kernel} writes to a constant")
+        result = kernel(*args, **kwargs)
+        if kernel is DETACH:
+            self.places[id(result)] = places[0]
+            self.values.append(result)
+            return result
+        place = self.keep(result)
+        if kernel is ONES:  # the gradient of the loss, which is then not computed
+            self.constants.add(place)
+            return result
+        call = partial(kernel._op, **kwargs) if kwargs else kernel._op
+        self.calls.append((call, places, place, kernel._schema.is_mutable))
+        for number, part in enumerate(result if isinstance(result, tuple) else ()):
+            self.calls.append((itemgetter(number), [place], self.keep(part), False))
+        return result
+
+    def keep(self, value: Any) -> int:
+        self.values.append(value)
+        if isinstance(value, Tensor):
+            self.places.setdefault(id(value), len(self.values) - 1)
+        return len(self.values) - 1
+
+    def _place_of(self, value: Any) -> int:
+        if isinstance(value, Tensor) and id(value) not in self.places:
+            raise Unfit("it reads a tensor that is neither the net's nor the batch's")
+        if isinstance(value, list | tuple) and any(isinstance(one, Tensor) for one in value):
+            raise Unfit("it reads a list of tensors")
+        return self.places[id(value)] if isinstance(value, Tensor) else self.keep(value)
+
+
+def record(known: Sequence[Tensor], moving: Sequence[nn.Parameter], loss: Callable[[], Tensor]) -> Replay:
+    """Return the step of these parameters by this loss. Raises Unfit."""
+    with Recorder(known) as recorder:
+        found = torch.autograd.grad(loss(), moving, allow_unused=True)
+        for weight, gradient in zip(moving, found, strict=True):
+            if gradient is not None and gradient.stride() != weight.stride():
+                raise Unfit("a gradient has another layout than its weight")
+    results = [None if gradient is None else recorder.places[id(gradient)] for gradient in found]
+    needed, calls = {place for place in results if place is not None}, []
+    for call, places, place, mutable in reversed(recorder.calls):
+        if mutable or place in needed:
+            needed.update(places)
+            calls.append((call, _taker(places), place))
+    made = {place for _, _, place in calls}
+    values = [
+        None if n in made else value if n in needed else None for n, value in enumerate(recorder.values)
+    ]
+    return Replay(values, len(known), calls[::-1], results)
+
+
+def _taker(places: Sequence[int]) -> Callable[[list[Any]], tuple[Any, ...]]:
+    if len(places) == 1:
+        return itemgetter(slice(places[0], places[0] + 1))
+    return itemgetter(*places)
+
+
+def _copy(values: Sequence[Tensor], into: Sequence[Tensor]) -> None:
+    for value, one in zip(values, into, strict=True):
+        one.copy_(value)
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b)
