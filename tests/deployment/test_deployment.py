@@ -197,7 +197,7 @@ def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdra
 
     for site in SITES:
         hours(site, closed)
-    federation.change(federation.server / "server.toml", ask_again=1.0)
+    federation.change(federation.server / "server.toml", ask_again=2.0)
     rules = ["rounds=1", "minimum_silos=2", "request.verdict=true", *ROUNDS_ONLY]
     made = federation.bundle(load_experiment("digits", rules), "night")
     federation.approve(made, *SITES, studies=3)
