@@ -91,7 +91,7 @@ DOORS = {
         *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call")),
     },
     "flwr": {
-        *("federation.flower", "federation.flower_pulls"),
+        *("federation.flower", "federation.flower_messages", "federation.flower_pulls"),
         *("deployment.site.supernode", "deployment.site.superexec", "deployment.site.client_app"),
         *("deployment.coordinator.superlink", "deployment.coordinator.bounded_superlink"),
         *("deployment.coordinator.pack", "deployment.coordinator.server_app"),

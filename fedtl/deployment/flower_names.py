@@ -11,6 +11,7 @@ PRIVATE_NAMES = (  # module:name
     "flwr.cli.config_utils:load_and_validate",
     "flwr.proto.control_pb2:ListNodesRequest",
     "flwr.proto.control_pb2:ListNodesResponse",
+    "flwr.proto.control_pb2:ListRunsRequest",
     "flwr.proto.control_pb2:RegisterNodeRequest",
     "flwr.proto.control_pb2:RegisterNodeResponse",
     "flwr.proto.control_pb2:StartRunRequest",

@@ -10,6 +10,7 @@ from flwr.app import Context, Message, RecordDict
 from safetensors.torch import load_file
 
 from fedtl.deployment.coordinator.admitted import AdmittedSite, write_admitted
+from fedtl.deployment.coordinator.asking import verdicts_of
 from fedtl.deployment.coordinator.bundle import build_bundle
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
@@ -91,7 +92,7 @@ def test_a_study_runs_from_one_app_to_the_other(both):
     assert any(not torch.equal(shared[name], start[name]) for name in start)
     words = ["received", "began", "sent", "received", "sent", "received", "verdict"]
     assert [line["what"] for line in site.lines()[-7:]] == words
-    assert study.verdicts == {"plain": site.lines()[-1]["verdict"]}
+    assert verdicts_of(study) == {"plain": site.lines()[-1]["verdict"]}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 
 from fedtl._util.randomness import address
 from fedtl._util.records import to_plain
+from fedtl.deployment.coordinator.asking import asked_until, verdicts_of
 from fedtl.deployment.coordinator.server import create_server
+from fedtl.deployment.coordinator.studies import stop_study
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.deployment.site.egress_lines import parse_lines
@@ -195,7 +197,7 @@ def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdra
 
     for site in SITES:
         hours(site, closed)
-    federation.change(federation.server / "server.toml", ask_again=1.0)
+    federation.change(federation.server / "server.toml", ask_again=2.0)
     rules = ["rounds=1", "minimum_silos=2", "request.verdict=true", *ROUNDS_ONLY]
     made = federation.bundle(load_experiment("digits", rules), "night")
     federation.approve(made, *SITES, studies=3)
@@ -213,18 +215,18 @@ def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdra
     assert result["left_out"]["blurred"][0].endswith("(hours)")
     told("inverted", "verdict")
     early = HostedStudy(federation.server / "studies" / "early")
-    wait("refusal", lambda: early.verdicts["plain"].endswith("(hours)"), about=federation.last_words)
+    wait("refusal", lambda: verdicts_of(early)["plain"].endswith("(hours)"), about=federation.last_words)
     wait("late", lambda: not federation.status().studies["late"].queued, about=federation.last_words)
-    assert early.asked_until
+    stop_study(federation.server, "late")
+    assert asked_until(early)
     assert "verdict" not in answers(federation, "plain", "early")
     hours("plain")
-    wait("both verdicts", lambda: early.asked_until is None, about=federation.last_words)
-    said = {site: federation.record(site) for site in ("plain", "inverted")}
-    words = {site: [line["verdict"] for line in lines if line["what"] == "verdict" and line["study"] == "early"] for site, lines in said.items()}  # fmt: skip
-    assert {site: [word] for site, word in early.verdicts.items()} == words
-    assert all(uncovered_lines(parse_lines(lines)) == [] for lines in said.values())
-    assert federation.result("late")["silos"] == {"inverted": 1, "plain": 1}
     hours("blurred")
+    wait("both verdicts", lambda: asked_until(early) is None, about=federation.last_words)
+    for site, word in verdicts_of(early).items():
+        lines = federation.record(site)
+        assert [line["verdict"] for line in lines if line["what"] == "verdict"] == [word]
+        assert uncovered_lines(parse_lines(lines)) == []
     printed = fedtl_command("server", "withdraw", federation.server, "plain").stdout
     assert "study early: its updates counted in rounds 1" in printed
     assert f"fedtl server start {federation.server} night --study early-without-plain" in printed
@@ -234,8 +236,8 @@ def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdra
     assert without["silos"] == {"blurred": 1, "inverted": 1}
     assert answers(federation, "plain", "early-without-plain") == []
     other = HostedStudy(federation.server / "studies" / "early-without-plain")
-    wait("its verdicts", lambda: other.asked_until is None, about=federation.last_words)
-    assert other.verdicts["blurred"].endswith("(declined)")
+    wait("its verdicts", lambda: asked_until(other) is None, about=federation.last_words)
+    assert verdicts_of(other)["blurred"].endswith("(declined)")
     fedtl_command("server", "readmit", federation.server, "plain")
 
 

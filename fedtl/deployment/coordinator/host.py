@@ -10,6 +10,7 @@ from typing import Protocol
 from safetensors.torch import load_file, save_file
 
 from fedtl._util.files import write_bytes, write_file, write_json
+from fedtl.deployment.coordinator.asking import asked_until
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, log_before
 from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.deployment.coordinator.verdicts import VerdictQuestions, ask_for_verdicts, open_verdicts
@@ -22,6 +23,7 @@ from fedtl.messages import Task, verdict_question
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
+from fedtl.results.run import HistoryLine
 
 log = logging.getLogger(__name__)
 Progress = Callable[[Round], None]
@@ -72,7 +74,7 @@ def host_study(
             if plan.verdict:
                 result = open_verdicts(study, plan, result)
             write_json(study.path / "result.json", result, private=True)
-        if study.asked_until is None:
+        if asked_until(study) is None:
             return study.result
         config, shared = plan.config, load_file(study.path / "shared.safetensors")
         question = verdict_question(config.study, config.rounds, config.seed, shared)
@@ -97,13 +99,8 @@ def _run_rounds(
                 line = history_line(finished, time.monotonic() - started)
                 for warning in outliers(line.weights, line.norms, plan.config.limits):
                     log.warning("round %d: %s", line.round, warning)
-                if state.round and not known.issuperset(
-                    line.silos
-                ):  # for the withdrawal of a site that comes late
-                    log_before(study, line.round).save(state)
+                _keep(study, state, finished.after, line, known)
                 known |= set(line.silos)
-                study.log.append(line)
-                study.log.save(finished.after)
                 state, tries_left, started = finished.after, plan.tries, time.monotonic()
                 if progress:
                     progress(finished)
@@ -121,6 +118,16 @@ def _run_rounds(
                 write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
                 raise
     return state
+
+
+def _keep(
+    study: HostedStudy, before: ServerState, after: ServerState, line: HistoryLine, known: set[str]
+) -> None:
+    """Store a round, and the state before it where a silo comes late, which is none of ``known``: for its withdrawal."""
+    if before.round and not known.issuperset(line.silos):
+        log_before(study, line.round).save(before)
+    study.log.append(line)
+    study.log.save(after)
 
 
 def _check_disk(study: HostedStudy) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedtl.deployment.certificates import days_left, validity
 from fedtl.deployment.coordinator.admitted import read_admitted
+from fedtl.deployment.coordinator.asking import asked_until, verdicts_of
 from fedtl.deployment.coordinator.settings import load_server_settings
 from fedtl.deployment.coordinator.studies import is_at_work
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
@@ -90,6 +91,6 @@ def _study_status(study: HostedStudy) -> StudyStatus:
         replied=sorted(last.silos) if last else [],
         left_out=last.left_out if last else {},
         outliers=outliers(last.weights, last.norms, study.plan.config.limits) if last else (),
-        verdicts=study.verdicts,
-        asked_until=None if stopped.is_file() else study.asked_until,
+        verdicts=verdicts_of(study),
+        asked_until=None if stopped.is_file() else asked_until(study),
     )

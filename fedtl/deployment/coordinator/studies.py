@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from fedtl._util.files import append_durably, lock_folder, write_bytes
+from fedtl.deployment.coordinator.asking import asked_until, occupies_sites
 from fedtl.deployment.coordinator.bundle import Bundle
 from fedtl.deployment.coordinator.settings import ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.sites import check_name, register_sites
@@ -40,13 +41,13 @@ def studies_to_resume(folder: Path) -> list[HostedStudy]:
     return [
         one
         for one in studies
-        if (not one.done or one.asked_until) and not any((one.path / file).exists() for file in ended)
+        if (not one.done or asked_until(one)) and not any((one.path / file).exists() for file in ended)
     ]
 
 
 def studies_before(folder: Path) -> list[HostedStudy]:
     """Return the studies for whose end a queued one waits."""
-    return [study for study in studies_to_resume(folder) if study.occupies_sites]
+    return [study for study in studies_to_resume(folder) if occupies_sites(study)]
 
 
 def start_next(folder: Path) -> HostedStudy | None:
@@ -100,7 +101,7 @@ def start_study(folder: Path, bundle_name: str, study_name: str, now: bool = Fal
     plan = _plan(bundle, check_name(study_name), settings)
     start = load_file(bundle.folder / "start.safetensors")
     study = HostedStudy.create(folder / "studies" / study_name, plan, start)
-    if study.done and study.asked_until is None:
+    if study.done and asked_until(study) is None:
         raise ConfigError(f"study {study_name!r} is done; its result is in {study.path}")
     if not SuperLink(folder).healthy:
         raise ConfigError(f"no SuperLink runs for {folder}; start it: fedtl server run {folder}")

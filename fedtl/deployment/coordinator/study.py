@@ -10,7 +10,6 @@ The folder of a study at the coordinator. It holds tensors by name, and neither 
 """
 
 import json
-import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from fedtl._util.files import lock_folder, write_file, write_json
 from fedtl._util.records import from_plain
-from fedtl.deployment.coordinator.study_files import NOT_YET, StudyPlan, StudyResult
+from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.errors import ConfigError
 from fedtl.federation.round_log import RoundLog
 from fedtl.federation.rounds import ServerState
@@ -27,9 +26,6 @@ from fedtl.models.state import State
 
 STOPPED_FILE = "stopped"  # says why a study was stopped; it is not resumed while the file is there
 QUEUED_FILE = "queued"  # the time since which a study waits until the studies before it have ended
-ASKING_FILE = (
-    "asking"  # the time until which the sites of a study that is done are asked whether joining helped
-)
 SERVER_FOLDER_VARIABLE = "FEDTL_SERVER"  # the environment variable that tells a ServerApp its folder
 
 
@@ -76,30 +72,6 @@ class HostedStudy:
             raise ConfigError(
                 f"{path} is not the result of a study: {error}; restore it from a backup"
             ) from error
-
-    @property
-    def verdicts(self) -> dict[str, str]:
-        """By site, whether joining helped it, or why it did not say; empty before the result, and where the plan does not ask. Raises ConfigError."""
-        if not self.done:
-            return {}
-        result = self.result
-        return dict(sorted({**result.without_verdict, **result.verdicts}.items()))
-
-    @property
-    def asked_until(self) -> float | None:
-        """The time until which sites are asked whether joining helped; None where none is asked, or where it is over."""
-        path = self.path / ASKING_FILE
-        until = float(path.read_text()) if self.done and path.is_file() else 0.0
-        return until if time.time() < until else None
-
-    @property
-    def occupies_sites(self) -> bool:
-        """Whether sites still train for a study that was started: its rounds, or the model that they compare them with."""
-        if not self.done:
-            return True
-        return self.asked_until is not None and any(
-            reason.endswith(NOT_YET) for reason in self.result.without_verdict.values()
-        )
 
     @property
     def queued_since(self) -> float | None:

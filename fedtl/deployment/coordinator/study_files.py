@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, cast
 
 from fedtl._util.records import to_plain
 from fedtl.federation.limits import NO_LIMITS, UpdateLimits
@@ -165,7 +165,7 @@ def _server(table: Mapping[str, Any]) -> Server:
 def _server_table(step: Server) -> dict[str, Any]:
     """Return the kind of a server's step and its settings, as ``_server`` reads them. Raises KeyError for a step that no plan can have."""
     kinds = {kind: name for name, kind in SERVER_STEPS.items()}
-    given = {one.name: getattr(step, one.name) for one in fields(step) if one.compare}
+    given = {one.name: getattr(step, one.name) for one in fields(cast(Any, step)) if one.compare}
     return {"kind": kinds[type(step)], **to_plain(given)}
 
 

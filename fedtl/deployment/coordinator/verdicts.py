@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from fedtl._util.files import write_bytes, write_json
+from fedtl._util.files import write_json
 from fedtl._util.pace import Pace
-from fedtl.deployment.coordinator.study import ASKING_FILE, HostedStudy
+from fedtl.deployment.coordinator.asking import asked_until, begin_asking, end_asking
+from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import NOT_YET, StudyPlan, StudyResult
 from fedtl.federation.policy import Code
 from fedtl.messages import Refusal, SiloVerdict
@@ -43,7 +44,7 @@ class VerdictQuestions(Protocol):
 def open_verdicts(study: HostedStudy, plan: StudyPlan, result: StudyResult) -> StudyResult:
     """Note until when the sites of ``result`` are asked, and return the result in which none has answered yet."""
     until = time.time() + plan.verdict_days * DAY_SECONDS
-    write_bytes(study.path / ASKING_FILE, f"{until}\n".encode(), private=True)
+    begin_asking(study, until)
     return replace(result, without_verdict={name: f"{name}: {NOT_YET}" for name in sorted(result.silos)})
 
 
@@ -57,7 +58,7 @@ def ask_for_verdicts(study: HostedStudy, plan: StudyPlan, questions: VerdictQues
     longest = min(max(plan.deadline, 2 * result.seconds), MAX_ANSWER_SECONDS)
     due = dict.fromkeys(_undecided(result), 0.0)
     pace = Pace(SHORTEST_POLL, LONGEST_POLL, time.monotonic)
-    while due and (left := (study.asked_until or 0.0) - time.time()) > 0:
+    while due and (left := (asked_until(study) or 0.0) - time.time()) > 0:
         now = time.monotonic()
         ready = [name for name, at in due.items() if at <= now and name not in questions.waiting]
         answers: list[SiloVerdict | Refusal] = []
@@ -74,7 +75,7 @@ def ask_for_verdicts(study: HostedStudy, plan: StudyPlan, questions: VerdictQues
         if due:
             idle = min(min(due.values()) - time.monotonic(), left)
             time.sleep(pace.pause if questions.waiting else max(idle, SHORTEST_POLL))
-    (study.path / ASKING_FILE).unlink(missing_ok=True)
+    end_asking(study)
     return result
 
 

@@ -9,11 +9,12 @@ import torch
 
 from fedtl._util.files import write_json
 from fedtl.deployment.coordinator import studies
+from fedtl.deployment.coordinator.asking import asked_until, begin_asking
 from fedtl.deployment.coordinator.follow import study_end
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.status import server_status
 from fedtl.deployment.coordinator.studies import start_study, stop_study, studies_to_resume
-from fedtl.deployment.coordinator.study import ASKING_FILE, STOPPED_FILE, HostedStudy
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import NOT_YET, BundleInfo, StudyResult
 from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.deployment.coordinator.watch import QueueWatch
@@ -52,7 +53,7 @@ def server(tmp_path, monkeypatch):
         """``reasons``: why sites have not said whether joining helped; they are asked for so many days."""
         result = replace(StudyResult.of(study.path.name, []), silos={"a": 1}, without_verdict=reasons or {})
         if reasons:
-            (study.path / ASKING_FILE).write_text(f"{studies.time.time() + days * 86400}\n")
+            begin_asking(study, studies.time.time() + days * 86400)
         write_json(study.path / "result.json", result)
 
     return SimpleNamespace(
@@ -162,7 +163,7 @@ def test_a_study_waits_for_the_first_answers_of_the_sites_before_it_and_not_for_
     status = server_status(server.folder).studies["first"]
     assert status.done
     assert status.verdicts["a"].endswith("(hours)")
-    assert status.asked_until == first.asked_until > studies.time.time()
+    assert status.asked_until == asked_until(first) > studies.time.time()
     server.end("first", reasons={"a": f"a: {NOT_YET}"}, days=-1.0)  # it is too late
     assert server_status(server.folder).studies["first"].asked_until is None
     assert [study.path.name for study in studies_to_resume(server.folder)] == ["second"]

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from fedtl._util.files import write_json
+from fedtl.deployment.coordinator import asking as asking_files
 from fedtl.deployment.coordinator import host, verdicts
-from fedtl.deployment.coordinator import study as studies_folder
+from fedtl.deployment.coordinator.asking import asked_until, verdicts_of
 from fedtl.deployment.coordinator.host import host_study
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
@@ -114,7 +115,7 @@ class Clock:
     def __init__(self, monkeypatch, during=lambda: None):
         self.now, self.during, self.began = 1_800_000_000.0, during, 1_800_000_000.0
         fake = SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now, sleep=self.sleep)
-        for module in (verdicts, studies_folder):
+        for module in (verdicts, asking_files):
             monkeypatch.setattr(module, "time", fake)
 
     def sleep(self, seconds):
@@ -241,11 +242,11 @@ def test_the_result_is_there_before_the_verdicts_which_are_added_as_they_come(tm
     assert "verdict" not in its.plan.to_json()  # as files of earlier versions
     asking(its)
     assert StudyPlan.from_json(json.loads(json.dumps(its.plan.to_json()))) == its.plan
-    assert its.verdicts == {}
+    assert verdicts_of(its) == {}
     silos, seen = Answering(a=[], b=[DECLINED]), []
 
     def look():
-        seen.append(its.verdicts)
+        seen.append(verdicts_of(its))
         if len(seen) == 3:
             silos.says["a"] = [Verdict.GAINS]
 
@@ -253,14 +254,14 @@ def test_the_result_is_there_before_the_verdicts_which_are_added_as_they_come(tm
     result = go(its, silos)
     nothing = "a: has not answered yet"
     assert seen == [{"a": nothing, "b": f"b: {DECLINED}"}] * 3
-    assert its.verdicts == {"a": "gains", "b": f"b: {DECLINED}"}
+    assert verdicts_of(its) == {"a": "gains", "b": f"b: {DECLINED}"}
     assert result == its.result
     assert silos.sent == [["a", "b"]]
     assert clock.past < 10
     assert (silos.question.round, silos.question.rounds) == (5, 4)
     assert silos.seconds == 1.0  # the deadline, because the rounds took less
     assert all(torch.equal(silos.question.shared[name], shared(its)[name]) for name in START)
-    assert its.asked_until is None
+    assert asked_until(its) is None
 
 
 def test_a_site_outside_its_hours_is_asked_again_while_another_one_hangs(tmp_path, monkeypatch):
@@ -268,13 +269,13 @@ def test_a_site_outside_its_hours_is_asked_again_while_another_one_hangs(tmp_pat
     silos = Answering(a=[], b=[RESTING] * 3 + [Verdict.AS_GOOD])
     clock = Clock(monkeypatch)
     noted = []
-    clock.during = lambda: noted or noted.append(its.verdicts["b"])
+    clock.during = lambda: noted or noted.append(verdicts_of(its)["b"])
     go(its, silos)
     assert silos.sent.count(["b"]) == 3
     assert noted == [f"b: {RESTING}"]
-    assert its.verdicts["b"] == "as good"
+    assert verdicts_of(its)["b"] == "as good"
     assert (
-        its.verdicts["a"] == "a: has not answered yet"
+        verdicts_of(its)["a"] == "a: has not answered yet"
     )  # this fake never says that the time of one question is over
     assert 4320 <= clock.past < 4340
 
@@ -289,7 +290,7 @@ def test_a_site_that_does_not_answer_is_asked_until_it_is_too_late(reason, tmp_p
     go(its, silos)
     assert len(silos.sent) == 12
     assert 43200 <= clock.past <= 43210
-    assert its.verdicts == {"a": "loses", "b": f"b: {reason}"}
+    assert verdicts_of(its) == {"a": "loses", "b": f"b: {reason}"}
     again = Answering(a=[], b=[])
     go(its, again)
     assert (again.asked, again.sent) == ([], [])
@@ -303,18 +304,18 @@ def test_a_server_that_ends_before_the_verdicts_goes_on_asking_who_has_not_answe
         go(its, silos)
     assert its.done
     assert its.result.silos == {"a": 4, "b": 4}
-    assert its.asked_until is not None
-    assert its.verdicts == {"a": "gains", "b": "b: has not answered yet"}
-    until = its.asked_until
+    assert asked_until(its) is not None
+    assert verdicts_of(its) == {"a": "gains", "b": "b: has not answered yet"}
+    until = asked_until(its)
     clock = Clock(monkeypatch)
     clock.now += 3600
     later = Answering(b=[Verdict.UNCLEAR])
     monkeypatch.setattr(later, "silos", lambda: pytest.fail("no round is run"))
-    assert its.asked_until == until
+    assert asked_until(its) == until
     go(its, later)
     assert later.sent == [["b"]]
-    assert its.verdicts == {"a": "gains", "b": "unclear"}
-    assert its.asked_until is None
+    assert verdicts_of(its) == {"a": "gains", "b": "unclear"}
+    assert asked_until(its) is None
 
 
 def test_a_round_waits_for_sites_that_do_not_train_at_this_hour(tmp_path, monkeypatch):

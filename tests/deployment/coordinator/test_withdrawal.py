@@ -14,7 +14,6 @@ from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Update
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
-from tests.commands import fedtl
 
 START = {"body.w": torch.zeros(3)}
 
@@ -87,16 +86,6 @@ def test_a_withdrawal_can_be_repeated_and_an_unknown_site_is_refused(server):
     assert withdraw_site(server, "late")[0].after == 2
     with pytest.raises(ConfigError, match="no site 'other'"):
         withdraw_site(server, "other")
-
-
-@pytest.mark.slow
-def test_the_command_prints_how_to_train_on(server):
-    (server / "server.toml").write_text('host = "h"\n')
-    hosted(server, "first", 3)
-    done = fedtl("server", "withdraw", server, "late")
-    assert done.returncode == 0, done.stderr
-    assert "counted in rounds 3, 4, 5" in done.stdout
-    assert f"after round 2 of it: fedtl server start {server} b --study first-without-late" in done.stdout
 
 
 def test_a_preparation_that_was_cut_off_is_made_anew(server):

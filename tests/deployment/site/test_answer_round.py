@@ -81,6 +81,12 @@ def test_the_next_round_continues_from_the_stored_state(site):
         assert same(here.delta, there.delta)
 
 
+def test_a_site_that_comes_late_answers_the_round_that_runs_and_none_before_it(site):
+    assert isinstance(site.ask(site.task(3)), Update)
+    site.refused(site.task(2), Code.ROUND, "round 2 is over")
+    assert isinstance(site.ask(site.task(4)), Update)
+
+
 def test_an_older_round_and_another_task_for_the_same_round_are_refused(site):
     for number in (1, 2, 3):
         site.ask(site.task(number))
