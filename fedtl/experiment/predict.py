@@ -20,6 +20,7 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.export_columns import describe_columns
 from fedtl.experiment.export_script import write_script
 from fedtl.experiment.final_models import common_labels, load_final_model
+from fedtl.experiment.model_card import write_card
 from fedtl.experiment.new_inputs import prepared_inputs
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.run_trainer import run_trainer
@@ -41,7 +42,7 @@ class SiloModel:
 
     def __init__(self, folder: RunFolder, silo: str) -> None:
         """Load the model. Raises ConfigError where the run did not end, has no such silo, or a file is damaged."""
-        self.silo = silo
+        self.silo, self.folder = silo, folder
         folder.read_json("result.json")
         self.inputs, self.classes, self.shape = folder.inputs(silo)
         self.experiment: Experiment = folder.experiment()
@@ -163,7 +164,7 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
     """
     One ordinary PyTorch model in a new folder: ``model.safetensors`` under its library's own names, ``model.json``
     (labels, inputs), ``predict.py``, which needs no fedtl, and ``model.onnx``, where these can be made. Of a mix of models each has a file, ``model.json`` has their
-    weights, and ``model.onnx`` is the whole mix. ``about``: further keys of ``model.json``. Returns lines that say what was written.
+    weights, and ``model.onnx`` is the whole mix; ``README.md`` is a model card. ``about``: further keys of ``model.json``. Returns lines that say what was written.
     """
     model.check_head()
     check_new_folder(out)
@@ -200,6 +201,7 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         f"{out / 'model.json'}: labels and inputs",
         write_script(model, out, written),
         _onnx(model, out),
+        *write_card(model, out, about),
     ]
 
 

@@ -30,7 +30,12 @@ def pair_page(
         "pair.html.j2",
         title=f"{names[0]} and {names[1]}",
         answers=[(name, answer(one)) for name, one in zip(names, comparisons, strict=True)],
-        grids=[_silos(names, comparisons), _methods(names, comparisons), differing_settings(names, settings)],
+        grids=[
+            _silos(names, comparisons),
+            _methods(names, comparisons),
+            differing_settings(names, settings),
+            *([rows] if (rows := same_rows(names, comparisons)).rows else []),
+        ],
         notes=NOTES,
         version=version,
     )
@@ -72,6 +77,17 @@ def _methods(names: Sequence[str], comparisons: Sequence[Comparison]) -> Grid:
     ]
     heads = [f"{name}: test {TITLES[one.metric]}" for name, one in zip(names, comparisons, strict=True)]
     return Grid("Mean of each method over all silos, with its 95 % interval", ["method", *heads], rows)
+
+
+def same_rows(names: Sequence[str], comparisons: Sequence[Comparison]) -> Grid:
+    """Return whether each silo has the same rows in both, by their fingerprints."""
+    marks = [one.fingerprints for one in comparisons]
+    silos = dict.fromkeys(silo for own in marks for silo in own)
+    rows = []
+    for silo in silos:
+        first, second = (own.get(silo, "-") for own in marks)
+        rows.append(row(silo, first, second, "the same" if first == second else "different"))
+    return Grid("Fingerprints of the rows", ["silo", *names, "rows"], rows)
 
 
 def differing_settings(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> Grid:

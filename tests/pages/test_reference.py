@@ -169,7 +169,7 @@ def test_the_newest_file_is_that_of_the_latest_date(reference, tmp_path, monkeyp
         "b-2-cores-2026-01-01",
         "a-2-cores-2026-02-01",
         "c-2-cores-2026-03-01-small",
-        "d-1-core-2027-01-01",
+        "d-2-cores-deploy-2027-01-01",
     ):
         (tmp_path / f"{name}.json").write_text("{}")
     monkeypatch.setattr(reference.measured, "BENCH", tmp_path)

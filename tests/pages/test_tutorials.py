@@ -7,15 +7,15 @@ import pytest
 from tests.pages.tutorial import ROOT, run_page, words_of
 
 TUTORIALS = ROOT / "docs" / "tutorials"
-# Seconds alone on 2 cores decide the mark: below 5, in every full run; above, in the nightly one.
+# CPU seconds decide the mark: up to about 10 in a full run; above, in the nightly one.
 MARKS = {
-    "digits": pytest.mark.nightly,
-    "own-csv": pytest.mark.nightly,
-    "images": pytest.mark.nightly,
-    "private": pytest.mark.nightly,
-    "federation": pytest.mark.nightly,  # with real processes, on the ports that the page names
+    "digits": pytest.mark.slow,
+    "own-csv": pytest.mark.slow,
+    "images": pytest.mark.nightly,  # a network of 4 million weights
+    "private": pytest.mark.slow,
+    "federation": pytest.mark.nightly,  # twelve real processes, on the ports that the page names
     "new-site": pytest.mark.slow,
-    "own-method": pytest.mark.nightly,
+    "own-method": pytest.mark.slow,
 }
 LIKE = {"private": 0.9}  # its noise is of the operating system, so a line may say another thing
 

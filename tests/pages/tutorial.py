@@ -119,8 +119,7 @@ def rewritten(page: str, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    for argument in map(Path, sys.argv[1:]):
-        source = argument.resolve()
+    for source in [Path(argument).resolve() for argument in sys.argv[1:]]:
         with tempfile.TemporaryDirectory() as place:
             os.chdir(place)
             source.write_text(rewritten(source.read_text(), Path(place)))

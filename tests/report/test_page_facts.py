@@ -24,7 +24,7 @@ from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.report.answer_tables import recall_grid
 from fedtl.report.compare_page import compare_page
-from fedtl.report.pair_page import differing_settings
+from fedtl.report.pair_page import differing_settings, same_rows
 from fedtl.report.run_page import run_page
 from fedtl.report.silo_cards import comparison_cards, run_cards
 from fedtl.results.comparison import Comparison
@@ -224,6 +224,19 @@ def test_two_comparisons_side_by_side(tmp_path):
     (tmp_path / "b" / "comparison.json").unlink()
     with pytest.raises(ConfigError, match="no comparison.json"):
         write_pair_page(*folders, tmp_path / "other.html")
+
+
+def test_whether_two_comparisons_have_the_same_rows_is_told_by_silo():
+    comparison = from_plain(Comparison, a_comparison())
+    pair = [
+        replace(comparison, fingerprints=own)
+        for own in ({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"})
+    ]
+    assert [[cell.text for cell in one][::3] for one in same_rows("xy", pair).rows] == [
+        ["a", "the same"],
+        ["b", "different"],
+        ["c", "different"],
+    ]
 
 
 def test_only_settings_that_differ_are_listed():
