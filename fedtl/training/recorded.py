@@ -17,12 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedtl.methods.losses import Batch
+from fedtl.methods.base import Phase
+from fedtl.methods.losses import Batch, TaskLoss, Term
 from fedtl.models.net import Net
 from fedtl.tasks.base import LearningTask
+from fedtl.training.weights import Weights
 
 log = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 EAGER_STEPS = 8  # of one kind, before one is recorded: recording takes as long as several steps
 DEPENDS_ON_VALUES = {
     torch.Tag.nondeterministic_seeded,
@@ -77,6 +80,25 @@ class GradientSteps:
             return None
         finally:
             _copy(after, self._buffers)
+
+
+class OrdinarySteps:
+    """Steps of which none is recorded."""
+
+    def backward(self, batch: Batch, loss: Callable[[], Tensor]) -> None:
+        loss().backward()
+
+
+def gradient_steps(
+    weights: Weights,
+    phase: Phase,
+    terms: Sequence[Term],
+    moving: Sequence[nn.Parameter],
+    task: LearningTask,
+) -> GradientSteps | OrdinarySteps:
+    """Return the steps of a phase that trains these parameters by these losses."""
+    plain = terms == (TaskLoss(),) and phase.through is None and weights.compute == (CPU, "float32")
+    return (recorded_steps(weights.net, moving, task) if plain else None) or OrdinarySteps()
 
 
 def recorded_steps(net: Net, moving: Sequence[nn.Parameter], task: LearningTask) -> GradientSteps | None:
