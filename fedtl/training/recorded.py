@@ -139,7 +139,7 @@ class Recorder(TorchDispatchMode):
     """Records the kernels that are called while it is active. ``known``: the tensors that may be read."""
 
     def __init__(self, known: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values: list[Any] = list(known)  # all of them, so that no other tensor gets the id of one
         self.places = {id(tensor): place for place, tensor in enumerate(known)}
         self.calls: list[tuple[Callable[..., Any], list[int], int, bool]] = []
