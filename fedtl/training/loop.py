@@ -18,7 +18,6 @@ from fedtl.methods.losses import (
     OnWeights,
     PerBatch,
     PerExample,
-    TaskLoss,
     losses_among,
     mean_loss,
 )
@@ -27,16 +26,14 @@ from fedtl.methods.sets import MODEL, START
 from fedtl.models.net import Net
 from fedtl.models.roles import Role
 from fedtl.models.state import State
-from fedtl.tasks.base import LearningTask
 from fedtl.training.augment import Augmenter, augmenter
 from fedtl.training.batches import ROWS_AT_ONCE, draw_batches, learns_from, make_batch, on_device
 from fedtl.training.config import TrainingConfig
-from fedtl.training.recorded import GradientSteps, recorded_steps
+from fedtl.training.recorded import gradient_steps
 from fedtl.training.sgd import Sgd, Stepper
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights, copied
 
-CPU = torch.device("cpu")
 Moving = Sequence[
     tuple[str, nn.Parameter]
 ]  # the parameters that an optimiser moves, by their names in the model
@@ -94,16 +91,14 @@ class Loop:
         loop = self if phase.lr is None else replace(self, training=plain)
         stepper, clip = plain_stepper(loop, moving, task), loop.training.clip
         data = silo.data if change else on_device(silo.data, self.device)  # images are changed on the CPU
-        recorded = self._recorded(weights, phase, data.task, moving)
+        terms = losses_among(terms_of(self.method, phase))
+        gradients = gradient_steps(weights, phase, terms, [weight for _, weight in moving], data.task)
         for step, (rows, target_rows) in enumerate(steps):
             changed = None if change is None else partial(change, step=step)
             batch = make_batch(data, rows, target_rows, self.device, changed)
             stepper.zero_grad()
             loss = partial(self._loss, weights, phase, batch, progress(task, step, len(steps)))
-            if recorded:
-                recorded.backward(batch, loss)
-            else:
-                loss().backward()
+            gradients.backward(batch, loss)
             with torch.inference_mode():  # gradients of recorded steps can be changed in it alone
                 self.add_weight_gradients(weights, phase, moving)
                 if clip is not None:
@@ -111,15 +106,6 @@ class Loop:
                 stepper.step()
                 take_proximal_steps(self, weights, phase, moving, task)
         return len(steps)
-
-    def _recorded(
-        self, weights: Weights, phase: Phase, predicted: LearningTask, moving: Moving
-    ) -> GradientSteps | None:
-        """Return the recorded steps of a phase that may have some."""
-        terms = losses_among(terms_of(self.method, phase))
-        if terms != (TaskLoss(),) or phase.through is not None or weights.compute != (CPU, "float32"):
-            return None
-        return recorded_steps(weights.net, [weight for _, weight in moving], predicted)
 
     def _picked(self, weights: Weights, phase: Phase, pick: Pick, silo: Silo, task: Task) -> Phase:
         """Return the phase with only the set that the silo picks."""

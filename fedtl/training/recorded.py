@@ -17,12 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedtl.methods.losses import Batch
+from fedtl.methods.base import Phase
+from fedtl.methods.losses import Batch, TaskLoss, Term
 from fedtl.models.net import Net
 from fedtl.tasks.base import LearningTask
+from fedtl.training.weights import Weights
 
 log = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 EAGER_STEPS = 8  # of one kind, before one is recorded: recording takes as long as several steps
 DEPENDS_ON_VALUES = {
     torch.Tag.nondeterministic_seeded,
@@ -79,6 +82,25 @@ class GradientSteps:
             _copy(after, self._buffers)
 
 
+class OrdinarySteps:
+    """Steps of which none is recorded."""
+
+    def backward(self, batch: Batch, loss: Callable[[], Tensor]) -> None:
+        loss().backward()
+
+
+def gradient_steps(
+    weights: Weights,
+    phase: Phase,
+    terms: Sequence[Term],
+    moving: Sequence[nn.Parameter],
+    task: LearningTask,
+) -> GradientSteps | OrdinarySteps:
+    """Return the steps of a phase that trains these parameters by these losses."""
+    plain = terms == (TaskLoss(),) and phase.through is None and weights.compute == (CPU, "float32")
+    return (recorded_steps(weights.net, moving, task) if plain else None) or OrdinarySteps()
+
+
 def recorded_steps(net: Net, moving: Sequence[nn.Parameter], task: LearningTask) -> GradientSteps | None:
     """Return the steps of the net that train these parameters for the task; None for a net with layers that are not torch's."""
     modules = list(net.modules())
@@ -117,7 +139,7 @@ class Recorder(TorchDispatchMode):
     """Records the kernels that are called while it is active. ``known``: the tensors that may be read."""
 
     def __init__(self, known: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values: list[Any] = list(known)  # all of them, so that no other tensor gets the id of one
         self.places = {id(tensor): place for place, tensor in enumerate(known)}
         self.calls: list[tuple[Callable[..., Any], list[int], int, bool]] = []

@@ -37,10 +37,10 @@ class Sgd:
     @torch.no_grad()
     def step(self) -> None:
         for lr, group in self._groups.items():
-            weights = [weight for weight in group if weight.grad is not None]
-            directions: Sequence[Tensor] = [weight.grad for weight in weights if weight.grad is not None]
+            weights: list[Tensor] = [weight for weight in group if weight.grad is not None]
+            directions = [weight.grad for weight in weights if weight.grad is not None]
             if weights and self._weight_decay:
-                directions = torch._foreach_add(directions, weights, alpha=self._weight_decay)
+                directions = list(torch._foreach_add(directions, weights, alpha=self._weight_decay))
             if weights and self._momentum:
                 directions = self._velocities(weights, directions)
             if weights:

@@ -157,6 +157,7 @@ def test_quick_runs_end_to_end(tmp_path):
             "fedtl, 2 workers",
         ),
         "fedtl, stacked",
+        "fedtl, stacked, 2 workers",
     }
     assert all(len(its["seconds"]) == 2 and its["median"] > 0 for its in load["contenders"].values())
     assert load["skipped"].keys() == {"Flower", "pfl", "NVIDIA FLARE"}
