@@ -72,6 +72,7 @@ DOORS = {
     "PIL": {"data.huggingface", "data.pictures"},
     "pydicom": {"data.dicom"},
     "nibabel": {"data.nifti"},
+    "duckdb": {"data.parquet_query"},
     "pydantic": {
         *(
             "_util.settings",

@@ -126,11 +126,6 @@ def test_methods_with_one_score_a_row_are_refused(method):
         experiment(method={"name": method})
 
 
-def test_augmentation_would_leave_the_masks():
-    with pytest.raises(ConfigError, match="train.augment"):
-        experiment(train={"augment": {"flip": {}}})
-
-
 def test_it_is_sound_under_privacy():
     assert not list(unsound(experiment(privacy={"epsilon": 3.0}, method={"name": "fedtl"})))
 
