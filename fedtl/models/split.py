@@ -38,6 +38,7 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
     evaluation mode and in training mode, and the scores of a row in evaluation mode depend on that row alone.
     """
     x = _inputs(model.eval(), shape)
+    _check_copies(model)
     whole = _checked_scores(model, x)
     _check_own_scores(model, x, whole)
     old_head = _classifier(model, classifier)
@@ -70,6 +71,16 @@ def _frozen(body: nn.Module, heads: Heads) -> frozenset[str]:
     return frozenset(name for name, weight in net.named_parameters() if not weight.requires_grad)
 
 
+def _check_copies(model: nn.Module) -> None:
+    """Raise ModelError for a layer that keeps a computed tensor, which torch does not copy; it was called before."""
+    for name, module in model.named_modules():
+        if any(isinstance(value, Tensor) and not value.is_leaf for value in vars(module).values()):
+            raise ModelError(
+                f"{name or 'the model'} ({type(module).__name__}) keeps a tensor that it computed, which cannot be copied; use "
+                "torch.nn.utils.parametrizations for weight_norm and spectral_norm, and keep no outputs in self"
+            )
+
+
 def _inputs(model: nn.Module, shape: Shape) -> Tensor:
     """
     Return two random rows that the model takes: normal values, or 0 and 1 for a model on integer codes. Raises ModelError.
@@ -86,6 +97,11 @@ def _inputs(model: nn.Module, shape: Shape) -> Tensor:
         except ModelError as error:
             failure = failure or error
     assert failure is not None
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and weight.dtype != torch.float32:
+            raise ModelError(
+                f"{name} is of type {weight.dtype}, and fedtl needs float32; return model.float()"
+            )
     raise ModelError(f"the model cannot take inputs of shape {shape}: {failure}") from failure
 
 

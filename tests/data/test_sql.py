@@ -257,7 +257,7 @@ def test_a_parquet_query_reads_this_file_only(parquet, tmp_path, query, words):
 
 def test_a_file_that_is_no_parquet_is_refused(parquet):
     parquet.write_text("no table at all")
-    with pytest.raises(DataError, match="cannot be read as Parquet"):
+    with pytest.raises(DataError, match="read as Parquet"):
         sql.silos(data_of(parquet, OF_ROWS, silo_column="hospital"))
 
 

@@ -38,7 +38,18 @@ def refusal(read, words):
 
 @pytest.mark.parametrize(
     "write",
-    ["{}%", "{} mg", "${}", "{} €", "<{}", "\u2212{}", "≈ {}", "12\u2019{:03.0f}.5", "1 {:03.0f}", "1,234,{:03.0f}"],
+    [
+        "{}%",
+        "{} mg",
+        "${}",
+        "{} €",
+        "<{}",
+        "\u2212{}",
+        "≈ {}",
+        "12\u2019{:03.0f}.5",
+        "1 {:03.0f}",
+        "1,234,{:03.0f}",
+    ],
 )
 @pytest.mark.parametrize("few", [False, True])
 def test_a_number_with_other_signs_is_neither_a_category_nor_missing(tmp_path, write, few):
