@@ -116,8 +116,9 @@ def _rows(path: Path, settings: DataSettings, name: str) -> "pd.DataFrame":
 @lru_cache(maxsize=4)  # every silo of one file asks for it
 def _found(
     path: str, changed: int, size: int, query: str, silo: str
-) -> tuple[list[str], list[Sequence[object]]]:
+) -> tuple[list[str], Sequence[Sequence[object]]]:
     """Return the names of the columns, and the rows. Raises DataError."""
+    rows: Sequence[Sequence[object]]
     if path.lower().endswith(parquet_query.SUFFIX):
         names, rows = parquet_query.found_by(path, with_dollar(query), silo, MAX_CELLS)
     else:
@@ -138,7 +139,7 @@ def _found(
     return names, rows
 
 
-def _found_by_sqlite(path: str, query: str, silo: str) -> tuple[list[str], list[Sequence[object]]]:
+def _found_by_sqlite(path: str, query: str, silo: str) -> tuple[list[str], Sequence[Sequence[object]]]:
     try:
         with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as connection:
             connection.set_authorizer(_allowed)

@@ -38,7 +38,6 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
     evaluation mode and in training mode, and the scores of a row in evaluation mode depend on that row alone.
     """
     x = _inputs(model.eval(), shape)
-    _check_copies(model)
     whole = _checked_scores(model, x)
     _check_own_scores(model, x, whole)
     old_head = _classifier(model, classifier)
@@ -57,6 +56,7 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
             f"the classifier {classifier!r} is not the last layer, so fedtl cannot use it as a head; choose another model"
         )
     _check_training(model, heads, x, whole.shape)
+    _check_copies(model)
     model.train()
     frozen, by_pixel = _frozen(model, heads), whole.dim() == 4
     return ModelSpec(
@@ -72,7 +72,7 @@ def _frozen(body: nn.Module, heads: Heads) -> frozenset[str]:
 
 
 def _check_copies(model: nn.Module) -> None:
-    """Raise ModelError for a layer that keeps a computed tensor, which torch does not copy; it was called before."""
+    """Raise ModelError for a layer that keeps a computed tensor, which torch does not copy; it was called with gradients before."""
     for name, module in model.named_modules():
         if any(isinstance(value, Tensor) and not value.is_leaf for value in vars(module).values()):
             raise ModelError(
