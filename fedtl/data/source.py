@@ -67,7 +67,9 @@ def finite_numbers(values: Array) -> Array:
 
 def rounded_whole_number(values: Array) -> int | None:
     """Return the first whole number that float64 would round; None where it holds all exactly. Other types hold none."""
-    if values.dtype.kind not in "ui" or values.dtype.itemsize < 8:
+    if values.dtype.kind not in "ui" or values.dtype.itemsize < 8 or not values.size:
+        return None
+    if max(int(values.max()), -int(values.min())) < EXACT:
         return None
     large = values[np.abs(values.astype(np.float64)) >= EXACT].ravel()
     return next((whole for whole in map(int, large) if int(float(whole)) != whole), None)
