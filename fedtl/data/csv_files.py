@@ -106,7 +106,7 @@ def _check_rows(path: str, dialect: Dialect) -> tuple[list[str], int]:
         )
     if "\0" in header[0]:
         raise DataError(f'{path} seems to be UTF-16 text; set data.encoding = "utf-16-le" or "utf-16"')
-    if len(header) == 1 and len(header[0].split()) > 1:
+    if len(header) == 1 and len(header[0].split()) > 1 and not dialect.as_text:  # then no row decides this
         first = next(rows, (0, [""]))[1]
         if len(first) == 1 and len(first[0].split()) == len(header[0].split()):
             raise DataError(f'{path}: its columns seem to be separated by blanks; set data.delimiter = " "')

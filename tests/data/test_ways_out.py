@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedtl.data.csv_files import Dialect, check_csv
 from fedtl.data.image_files import load_images
 from fedtl.data.prepare import read_silo
 from fedtl.data.settings import DataSettings
@@ -110,6 +111,12 @@ def test_a_table_that_is_written_otherwise_says_how(tmp_path, content, words):
 def test_blanks_separate_where_the_settings_say_so(tmp_path):
     raw = table(tmp_path, "x z label\n" + "1 2 0\n3 4 1\n" * 2, delimiter=" ")
     assert raw.train.x.tolist() == [[1, 2], [3, 4]] * 2
+
+
+def test_no_row_decides_whether_blanks_separate_where_each_is_read_by_itself(tmp_path):
+    for first in ("1 2 0", "7"):
+        (tmp_path / "a.csv").write_text(f"x z label\n{first}\n")
+        assert check_csv(str(tmp_path / "a.csv"), Dialect(as_text=True)).missing.keys() == {"x z label"}
 
 
 @pytest.mark.parametrize(
