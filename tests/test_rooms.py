@@ -72,6 +72,7 @@ DOORS = {
     "PIL": {"data.huggingface", "data.pictures"},
     "pydicom": {"data.dicom"},
     "nibabel": {"data.nifti"},
+    "duckdb": {"data.parquet_query"},
     "pydantic": {
         *(
             "_util.settings",
@@ -97,7 +98,7 @@ DOORS = {
         *("deployment.coordinator.pack", "deployment.coordinator.server_app"),
     },
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
-    "dp_accounting": {"privacy.accounting"},
+    "dp_accounting": {"privacy.loss_distributions"},
     "opacus": {"privacy.per_sample.hooks", "privacy.prv"},
     "datasets": {"data.huggingface"},
     "ray": {"simulation.ray"},

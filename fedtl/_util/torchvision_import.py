@@ -40,6 +40,12 @@ def import_transforms() -> ModuleType:
     return importlib.import_module("torchvision.transforms.v2")
 
 
+def import_tensor_types() -> ModuleType:
+    """Return the module ``torchvision.tv_tensors``. Raises ImportError without torchvision."""
+    import_torchvision()
+    return importlib.import_module("torchvision.tv_tensors")
+
+
 def define_missing_operators() -> list[str]:
     """Define the operators' schemas that this process does not have. Returns their names."""
     missing = [name for name in SCHEMAS if not hasattr(torch.ops.torchvision, name)]

@@ -6,6 +6,7 @@ and text in a column that is declared as nothing else is refused.
 """
 
 import math
+import re
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from fedtl.data.csv_files import has_decimal_comma
 from fedtl.data.dates import date_advice, date_numbers
 from fedtl.data.hashing import category_codes, hashed_inputs
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import MAX_FLOAT32, Array
+from fedtl.data.source import MAX_FLOAT32, Array, rounded_whole_number
 from fedtl.data.words import hashed_words
 from fedtl.errors import DataError
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_CATEGORIES = 20  # that a message proposes for a column of text
+# A number as people write it: -3 with a typographic minus, <0.5, $1,200.50, 12 345, 7.5 %, 40 mg.
+DECORATED_NUMBER = re.compile(
+    r"[<>≤≥=~≈±$€£¥\s]*[+\-\u2212\u2013]?\s*(\d{1,3}([,.'\u2019\s]\d{3})+|\d+)([.,]\d+)?([eE][+-]?\d+)?\s*([%‰°$€£¥]|\s[^\W\d]\S{0,7})?"
+)
 
 
 def column_inputs(cells: "pd.Series", column: Column, settings: DataSettings, where: str) -> dict[str, Array]:
@@ -102,9 +107,19 @@ def numbers(cells: "pd.Series", where: str) -> Array:
         return np.full(len(cells), np.nan)
     if not pd.api.types.is_numeric_dtype(cells):
         raise DataError(f"{where}: {_text_problem(present)}")
+    if (whole := rounded_whole_number(np.asarray(present))) is not None:
+        raise DataError(
+            f"{where}: {cells.name} holds {whole}, which numbers of 64 bits round; if it names the rows, list it in data.drop, otherwise "
+            "subtract a constant from the column"
+        )
     values = np.asarray(cells.to_numpy(np.float64, na_value=np.nan))
-    if count := int((np.abs(values) > MAX_FLOAT32).sum()):
+    if count := int(np.isinf(values).sum()):
         raise DataError(f"{where}: {cells.name} holds {count} infinite values; leave such cells empty")
+    if (large := values[np.abs(values) > MAX_FLOAT32]).size:
+        raise DataError(
+            f"{where}: {cells.name} holds {len(large)} values beyond {MAX_FLOAT32:.2g}, such as {large[0]:g}; divide the column by a "
+            "constant, or leave such cells empty"
+        )
     return values
 
 
@@ -112,7 +127,7 @@ def _text_problem(present: "pd.Series") -> str:
     """Return what is wrong with a column that should hold numbers, and what to do."""
     if not isinstance(first := present.iloc[0], Hashable):
         return f"{present.name} holds a {type(first).__name__} in a cell; write one value a cell, or list it in data.drop"
-    texts = [cell for cell in present if not _is_number(cell)]
+    texts = [cell for cell in present if not is_number(cell)]
     categories = sorted(map(spelled, present.unique()))
     if texts and all(has_decimal_comma(str(cell)) for cell in texts):
         advice = 'if the comma is a decimal mark, set data.decimal = ","'
@@ -120,6 +135,8 @@ def _text_problem(present: "pd.Series") -> str:
         return f"{present.name} holds numbers stored as text ({first!r}); store them as numbers, or declare data.categories.{present.name}"
     elif len(texts) == len(present) and (dates := date_advice(texts, str(present.name))):
         advice = dates
+    elif all(DECORATED_NUMBER.fullmatch(str(cell).strip()) for cell in texts):
+        advice = "write plain numbers, without other signs, units or separators of thousands, and with - for minus; or list it in data.drop"
     elif len(texts) < len(present) / 2:
         advice = "leave such cells empty: empty cells are missing values"
     elif len(categories) > MAX_CATEGORIES:
@@ -165,7 +182,8 @@ def spelled_by_cell(cell: object) -> str:
     return str(int(value)) if math.isfinite(value) and value == int(value) and abs(value) < 2**53 else text
 
 
-def _is_number(cell: object) -> bool:
+def is_number(cell: object) -> bool:
+    """Return whether Python reads the cell's text as a number."""
     try:
         float(str(cell))
     except ValueError:

@@ -8,7 +8,7 @@ from fedtl.data.hidden import used_fraction, uses_missing
 from fedtl.data.labels import label_texts, merge_labels, without_label
 from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import MAX_FLOAT32, Array, Raw, finite_numbers, parts_of
+from fedtl.data.source import MAX_FLOAT32, Array, Raw, finite_numbers, parts_of, rounded_whole_number
 from fedtl.errors import DataError
 
 MIN_TRAINING_ROWS = 4
@@ -90,13 +90,19 @@ def check_classes(raw: Raw, silo: str, classes: Sequence[str], trained: frozense
 def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, missing_values: bool) -> None:
     """Check the inputs of one part of a silo; ``train``: the inputs of its training rows."""
     if x.dtype.kind not in "uif":
-        raise DataError(f"{where} inputs are of type {x.dtype}; fedtl reads uint8 pixels and numbers")
+        raise DataError(
+            f"{where} inputs are of type {x.dtype}; fedtl reads uint8 pixels and numbers: save {_as_numbers(x)}"
+        )
     if (shape := _common_shape(x, settings)) != (expected := _common_shape(train, settings)):
         raise DataError(
             f"{where} inputs have shape {shape}, but training inputs {expected}; all rows of a silo need one shape"
         )
     if is_pixels(x) != is_pixels(train):
         raise DataError(f"{where} images are {x.dtype}, training images are {train.dtype}; use one type")
+    if not settings.by_record and (whole := rounded_whole_number(x)) is not None:
+        raise DataError(
+            f"{where} inputs hold {whole}, which numbers of 64 bits round; leave out what names the rows, or subtract a constant"
+        )
     if (
         settings.by_record or x.dtype.kind != "f" or settings.stream
     ):  # a streamed file is checked when it is read
@@ -113,10 +119,30 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
             f"{where} {what} hold {int(invalid.sum())} values that are not finite; correct or remove them"
         )
     row, column = np.argwhere(invalid)[0]
+    odd = x[row, column]
+    if np.isfinite(odd):
+        raise DataError(
+            f"{where} row {row}, column {column} is {odd:g}, beyond {MAX_FLOAT32:.2g}; divide the column by a constant"
+        )
     raise DataError(
-        f"{where} row {row}, column {column} is {x[row, column]}, not a finite number; "
+        f"{where} row {row}, column {column} is {odd}, not a finite number; "
         'missing values are possible with data.source = "table"'
     )
+
+
+def _as_numbers(x: Array) -> str:
+    """Return what makes numbers of inputs of another type."""
+    match x.dtype.kind:
+        case "b":
+            return "x.astype('float32')"
+        case "c":
+            return "their real and imaginary parts, or abs(x)"
+        case "M" | "m":
+            return "their distance from a date in days: (x - start) / numpy.timedelta64(1, 'D')"
+        case "V":
+            return "the fields as columns: numpy.lib.recfunctions.structured_to_unstructured(x)"
+        case _:
+            return 'codes of the texts, or use data.source = "table" with data.categories'
 
 
 def _common_shape(x: Array, settings: DataSettings) -> tuple[int, ...]:
@@ -133,12 +159,20 @@ def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
     """Check that labels are classes, or the numbers that the task needs. Raises DataError."""
     task = settings.predicted
     if not task.has_classes:
+        if (whole := rounded_whole_number(y)) is not None:
+            raise DataError(
+                f"silo {silo}: the label {whole} is a number that 64 bits round; subtract a constant from the labels"
+            )
         usable = task.valid(finite_numbers(y))
         if not usable.all():
             odd = task.odd(y[~usable]) if y.dtype.kind in "uif" else y.tolist()[0]
             raise DataError(
                 f"silo {silo}: {task.name} needs {task.needs} as labels, not {odd!r}; correct or remove such rows"
             )
+    elif y.dtype.kind == "f" and np.isnan(y).any():
+        raise DataError(
+            f'silo {silo}: {int(np.isnan(y).sum())} of {len(y)} rows have no label (nan); remove them, or set data.missing_labels = "inputs"'
+        )
     elif y.dtype.kind == "f" and not (np.isfinite(y) & (y == y.round())).all():
         raise DataError(
             f'silo {silo}: label {_first_odd_label(y)} is not a class; for values set data.task = "regression"'

@@ -10,6 +10,7 @@ import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from fedtl.errors import DataError
@@ -103,6 +104,13 @@ def _check_rows(path: str, dialect: Dialect) -> tuple[list[str], int]:
             f"{path}: its columns seem to be separated by {marks[0]!r}; set data.delimiter = {_quoted(marks[0])}"
             f"{_decimal_advice(rows, marks[0])}"
         )
+    if "\0" in header[0]:
+        raise DataError(f'{path} seems to be UTF-16 text; set data.encoding = "utf-16-le" or "utf-16"')
+    if len(header) == 1 and len(header[0].split()) > 1 and not dialect.as_text:  # then no row decides this
+        first = next(rows, (0, [""]))[1]
+        if len(first) == 1 and len(first[0].split()) == len(header[0].split()):
+            raise DataError(f'{path}: its columns seem to be separated by blanks; set data.delimiter = " "')
+        rows = chain([(2, first)], rows)
     names = [name or f"Unnamed: {number}" for number, name in enumerate(header)]
     if twice := [name for number, name in enumerate(names) if name in names[:number]]:
         raise DataError(f"{path}: two columns are named {twice[0]!r}; rename or remove one of them")
@@ -119,6 +127,8 @@ def _check_rows(path: str, dialect: Dialect) -> tuple[list[str], int]:
 def _difference(fields: Sequence[str], names: Sequence[str]) -> str:
     """Return by what a row differs from the header, and what to do."""
     text = f"{len(fields)} fields, but the header names {len(names)} columns"
+    if len(names) == 1:
+        return f"{text} ({names[0][:40]!r}); remove the lines above the header"
     if len(fields) < len(names):
         return f"{text}; complete the row, with an empty cell for a missing value, or remove it"
     if not any(fields[len(names) :]):

@@ -39,7 +39,7 @@ CONVERSIONS = {
     ".gz": "its content, unpacked",
     ".zip": "its content, unpacked",
 }
-UNIMPORTANT = {"thumbs.db", "desktop.ini"}
+UNIMPORTANT = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
 def is_hidden(path: Path) -> bool:

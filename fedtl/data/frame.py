@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from fedtl.data.cells import column_inputs, numbers, numbers_by_cell, spelled, spelled_by_cell
+from fedtl.data.cells import column_inputs, is_number, numbers, numbers_by_cell, spelled, spelled_by_cell
 from fedtl.data.columns import column_named, columns_of_inputs
 from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Array, Part, Raw
@@ -153,8 +153,14 @@ def as_frame(rows: Sequence[Sequence[object]], names: Sequence[str], by_cell: bo
 def column_of(frame: "pd.DataFrame", name: str, where: str, key: str) -> "pd.Series":
     """Return the column; ``key`` is the setting that names it. Raises DataError."""
     if name not in frame.columns:
+        numbers = sum(map(is_number, frame.columns)) > len(frame.columns) / 2
         raise DataError(
             f"{key}: {where} has no column {name!r}; it has {', '.join(map(str, frame.columns[:12]))}"
+            + (
+                "; the first line seems to be a row: write the names of the columns above it"
+                if numbers
+                else ""
+            )
         )
     return frame[name]
 

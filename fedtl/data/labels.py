@@ -11,7 +11,7 @@ from fedtl._util.labels import NO_LABEL, is_known
 from fedtl.data.dataset import Dataset
 from fedtl.data.pixels import resized_masks
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import Array, Raw, finite_numbers, parts_of
+from fedtl.data.source import EXACT, Array, Raw, finite_numbers, parts_of
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
@@ -60,7 +60,8 @@ def spelled_alike(labels: Iterable[str]) -> list[tuple[str, ...]]:
 
 def _plain_spelling(label: str) -> str:
     try:
-        return repr(float(label))
+        value = float(label)
+        return label if abs(value) >= EXACT else repr(value)  # beyond, different whole numbers are one float
     except ValueError:
         return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", label.casefold().strip().rstrip(".").strip())
 

@@ -67,6 +67,8 @@ def read(settings: DataSettings, name: str) -> Raw:
 
 def _arrays(path: Path) -> dict[str, Array]:
     """Return all arrays of a file by our names. Raises DataError."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, and a file of that name is read; rename the folder or move it")
     try:
         check_unpacked(path)  # np.load would take a file that is no zip for a pickle, and report that
         with np.load(path, allow_pickle=False) as archive:

@@ -116,10 +116,12 @@ def _check_depth(file: "Image.Image", path: Path, settings: DataSettings) -> Non
     tiles = [tile[3] for tile in getattr(file, "tile", ())]
     raw = {args if isinstance(args, str) else args[0] for args in tiles if args}
     of_ppm = any(
-        isinstance(args, tuple) and args[1:] and args[0] == "RGB" and args[1] > OPAQUE for args in tiles
+        isinstance(args, tuple) and args[1:] and args[0] == "RGB" and args[1] > OPAQUE
+        for args in tiles
+        if file.format == "PPM"  # the second is the largest number there, and a text in a JPEG
     )
     deep_tiff_or_png = file.format in ("PNG", "TIFF") and any(";16" in str(one) for one in raw)
-    cut = file.mode in (*GREY, *COLOURS) and (deep_tiff_or_png or (file.format == "PPM" and of_ppm))
+    cut = file.mode in (*GREY, *COLOURS) and (deep_tiff_or_png or of_ppm)
     if cut and settings.pixel_bits != 8:
         raise DataError(
             f"{path} has 16 bits in each channel, of which fedtl reads 8 only if data.pixel_bits = 8; set it, or save the rows as "

@@ -8,6 +8,7 @@ import numpy as np
 from fedtl.data.settings import DataSettings
 
 Array = np.ndarray
+EXACT = 2**53  # up to which float64 holds every whole number
 MAX_FLOAT32 = np.float64(np.finfo(np.float32).max)  # an array of float16 is compared with it in float64
 
 
@@ -62,6 +63,16 @@ def finite_numbers(values: Array) -> Array:
         return np.full(values.shape, np.nan)
     numbers = values.astype(np.float64)
     return np.where(np.abs(numbers) <= MAX_FLOAT32, numbers, np.nan)
+
+
+def rounded_whole_number(values: Array) -> int | None:
+    """Return the first whole number that float64 would round; None where it holds all exactly. Other types hold none."""
+    if values.dtype.kind not in "ui" or values.dtype.itemsize < 8 or not values.size:
+        return None
+    if max(int(values.max()), -int(values.min())) < EXACT:
+        return None
+    large = values[np.abs(values.astype(np.float64)) >= EXACT].ravel()
+    return next((whole for whole in map(int, large) if int(float(whole)) != whole), None)
 
 
 def parts_of(raw: Raw) -> dict[str, Part]:

@@ -1,5 +1,5 @@
 """
-The rows that a query finds in an SQLite database: one file whose query names the silo of each row (``data.silo_column``) or takes the
+The rows that a query finds in an SQLite database or, by DuckDB, in a Parquet file (``parquet_query``): one file whose query names the silo of each row (``data.silo_column``) or takes the
 silo's name as ``:silo``, or a folder with one file for each silo.
 
 The query can only read this file: SQLite opens it read-only, and refuses every action but reading before it runs.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from fedtl.data import parquet_query
 from fedtl.data.frame import as_frame, column_of, rows_of_frame
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Raw
@@ -23,11 +24,12 @@ from fedtl.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".sqlite", ".sqlite3", ".db")
-ABOUT = "a query (data.query) on an SQLite file, with a silo column or the parameter :silo, or on a folder of one file a silo"
+SUFFIXES = (".sqlite", ".sqlite3", ".db", parquet_query.SUFFIX)
+ABOUT = "a query (data.query) on an SQLite or Parquet file, with a silo column or the parameter :silo, or on a folder of one file a silo"
 QUOTED = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)""", re.DOTALL
 )  # texts, quoted names and comments of a query
+PARAMETER = re.compile(r":silo\b")
 PARENTHESES = re.compile(r"\([^()]*\)")
 WAL = 2  # bytes 18 and 19 of the header: how the file is written and read
 READING = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE)
@@ -37,7 +39,16 @@ MAX_CELLS = 50_000_000  # of a query
 
 def takes_silo(query: str) -> bool:
     """Return whether the query has the parameter ``:silo``, outside of quoted texts and comments."""
-    return re.search(r":silo\b", QUOTED.sub(" ", query)) is not None
+    return PARAMETER.search(QUOTED.sub(" ", query)) is not None
+
+
+def with_dollar(query: str) -> str:
+    """Return the query with the parameter as DuckDB writes it, ``$silo``; quoted texts and comments stay as they are."""
+    parts, end = list[str](), 0
+    for quoted in QUOTED.finditer(query):
+        parts += [PARAMETER.sub("$silo", query[end : quoted.start()]), quoted[0]]
+        end = quoted.end()
+    return "".join([*parts, PARAMETER.sub("$silo", query[end:])])
 
 
 def orders_rows(query: str) -> bool:
@@ -105,20 +116,13 @@ def _rows(path: Path, settings: DataSettings, name: str) -> "pd.DataFrame":
 @lru_cache(maxsize=4)  # every silo of one file asks for it
 def _found(
     path: str, changed: int, size: int, query: str, silo: str
-) -> tuple[list[str], list[tuple[object, ...]]]:
+) -> tuple[list[str], Sequence[Sequence[object]]]:
     """Return the names of the columns, and the rows. Raises DataError."""
-    try:
-        with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as connection:
-            connection.set_authorizer(_allowed)
-            parameters: Mapping[str, str] = {"silo": silo} if silo else {}
-            cursor = connection.execute(query, parameters)
-            names = [column[0] for column in cursor.description or ()]
-            rows = cursor.fetchmany(MAX_CELLS // max(1, len(names)) + 1)
-    except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
-        reason = str(error)
-        if "not authorized" in reason or "prohibited" in reason:
-            reason += "; it may only read this file: write one SELECT"
-        raise DataError(f"data.query on {path}: {reason}") from error
+    rows: Sequence[Sequence[object]]
+    if path.lower().endswith(parquet_query.SUFFIX):
+        names, rows = parquet_query.found_by(path, with_dollar(query), silo, MAX_CELLS)
+    else:
+        names, rows = _found_by_sqlite(path, query, silo)
     if len(names) * len(rows) > MAX_CELLS:
         raise DataError(
             f"data.query on {path} finds more than {MAX_CELLS:,} values; select fewer rows or columns"
@@ -132,6 +136,22 @@ def _found(
         raise DataError(
             f"data.query on {path}: the column {binary[0]!r} holds binary values, which are no inputs; leave it out"
         )
+    return names, rows
+
+
+def _found_by_sqlite(path: str, query: str, silo: str) -> tuple[list[str], Sequence[Sequence[object]]]:
+    try:
+        with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as connection:
+            connection.set_authorizer(_allowed)
+            parameters: Mapping[str, str] = {"silo": silo} if silo else {}
+            cursor = connection.execute(query, parameters)
+            names = [column[0] for column in cursor.description or ()]
+            rows = cursor.fetchmany(MAX_CELLS // max(1, len(names)) + 1)
+    except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+        reason = str(error)
+        if "not authorized" in reason or "prohibited" in reason:
+            reason += "; it may only read this file: write one SELECT"
+        raise DataError(f"data.query on {path}: {reason}") from error
     return names, rows
 
 

@@ -105,7 +105,7 @@ def check_output(path: Path) -> None:
         raise ConfigError(f"--out: {path} must end in {' or '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
         try:
-            import pyarrow  # type: ignore[import-untyped]  # noqa: F401
+            import pyarrow  # noqa: F401
         except ImportError as error:
             raise ConfigError(
                 f'--out: {path} needs pyarrow; install "fedtl[parquet]", or name a .npz file'

@@ -2,21 +2,27 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from fedtl.data import table
 from fedtl.data.facts import NO_FACTS
+from fedtl.data.formats import CONVERSIONS, unread_data_files
 from fedtl.data.labels import spelled_alike
+from fedtl.data.settings import DataSettings
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import MAX_ASPECT, DataSchema, SiloSchema
 
 MIN_SHARE = 0.05  # of the rows of a silo; fewer repeated ones do not change a result much
 DARK = 16  # an image whose brightest pixel is below this share of the range, 1/16, is nearly black
 MAX_CHANNELS = 4  # of what is surely an image
+READ = {"table": table.SUFFIXES, "npz": (".npz",)}  # by source, what a folder of silos' files is read for
 NAMELESS = "Unnamed: "  # how pandas names a column without a name
 
 
 def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     """Yield the notes. Under ``[privacy]`` only those that follow from the header of the files and the shape of an input."""
     yield from _of_shape(schema.shape)
+    yield from _of_files(experiment.data)
     silos = schema.silos
     if experiment.privacy is not None:
         yield from index_notes({name: replace(silo, facts=NO_FACTS) for name, silo in silos.items()})
@@ -32,6 +38,15 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     yield from _of_copies(schema)
     if not experiment.data.pixel_range:
         yield from _of_pixels(silos)
+
+
+def _of_files(data: DataSettings) -> Iterator[str]:
+    """Yield a line for files that may hold rows and lie beside those of the silos."""
+    folder, read = Path(data.path), READ.get(data.source)
+    if read and data.path and folder.is_dir() and (files := unread_data_files(folder, read)):
+        names = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")
+        use = CONVERSIONS[files[0].suffix.lower()]
+        yield f"{len(files)} files beside those of the silos are not read ({names}); to read {files[0].suffix}, use {use}"
 
 
 def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:

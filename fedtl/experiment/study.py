@@ -162,7 +162,9 @@ def build(
     trainer = Trainer(spec, method, training, on, first.state, dtype, alone, public)
     trainer = with_silo_models(experiment, schema.shape, trainer)
     check_silo_models(experiment, schema)
-    check_augmentation(training.augment, schema.shape, schema.eight_bits is not False)
+    check_augmentation(
+        training.augment, schema.shape, schema.eight_bits is not False, experiment.data.predicted.per_pixel
+    )
     check_unlabelled(experiment, method, training_silos(experiment, schema))
     check_server(experiment, trainer)
     _check_roles(experiment, trainer)

@@ -56,6 +56,7 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
             f"the classifier {classifier!r} is not the last layer, so fedtl cannot use it as a head; choose another model"
         )
     _check_training(model, heads, x, whole.shape)
+    _check_copies(model)
     model.train()
     frozen, by_pixel = _frozen(model, heads), whole.dim() == 4
     return ModelSpec(
@@ -68,6 +69,16 @@ def _frozen(body: nn.Module, heads: Heads) -> frozenset[str]:
     with seeded("cut", "head"):
         net = Net(body, heads.make(1), nn.ModuleDict())
     return frozenset(name for name, weight in net.named_parameters() if not weight.requires_grad)
+
+
+def _check_copies(model: nn.Module) -> None:
+    """Raise ModelError for a layer that keeps a computed tensor, which torch does not copy; it was called with gradients before."""
+    for name, module in model.named_modules():
+        if any(isinstance(value, Tensor) and not value.is_leaf for value in vars(module).values()):
+            raise ModelError(
+                f"{name or 'the model'} ({type(module).__name__}) keeps a tensor that it computed, which cannot be copied; use "
+                "torch.nn.utils.parametrizations for weight_norm and spectral_norm, and keep no outputs in self"
+            )
 
 
 def _inputs(model: nn.Module, shape: Shape) -> Tensor:
@@ -86,6 +97,11 @@ def _inputs(model: nn.Module, shape: Shape) -> Tensor:
         except ModelError as error:
             failure = failure or error
     assert failure is not None
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and weight.dtype != torch.float32:
+            raise ModelError(
+                f"{name} is of type {weight.dtype}, and fedtl needs float32; return model.float()"
+            )
     raise ModelError(f"the model cannot take inputs of shape {shape}: {failure}") from failure
 
 

@@ -66,6 +66,11 @@ def fit_weights(
     library's and must hold the whole body. A head of another width is left out. Raises ModelError, for a body tensor of another
     shape and for a value that is not finite, too.
     """
+    for name, tensor in file.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise ModelError(
+                f"model.weights: {where}: {name} is sparse, quantized or without values; save the tensors of an ordinary model"
+            )
     names, by_fedtl = file_names(file, net, spec)
     named = _untied({name: file[own] for name, own in names.items()}, spec, where)
     unknown = sorted(named.keys() - net.keys())

@@ -5,6 +5,7 @@ Random changes of training images (data augmentation): a closed list of bounded 
 Each row is changed by itself, with random numbers that depend on the address of the step and the number of the row alone. So
 what a row becomes does not depend on the other rows of its batch, on the process, or on where a run was interrupted. The changes
 are made on the CPU and on the rows as they are stored, before a batch goes to the device, so every device sees the same images.
+A mask moves with its image: its pixels take the nearest class, and those that were not in the image have none.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +17,11 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from fedtl._util.labels import NO_LABEL
 from fedtl._util.randomness import address
 from fedtl._util.settings import Fraction
-from fedtl._util.torchvision_import import import_transforms
+from fedtl._util.torchvision_import import import_tensor_types, import_transforms
+from fedtl.data.dataset import Dataset
 from fedtl.errors import ConfigError, ModelError
 from fedtl.models.net import Shape
 
@@ -28,7 +31,8 @@ Area = Annotated[float, Ge(0.05), Le(1)]
 Share = Annotated[float, Gt(0.02), Le(0.5)]
 Hue = Annotated[float, Ge(0), Le(0.5)]
 Sigma = Annotated[float, Gt(0.1), Le(5)]
-Transform = Callable[[Tensor], Tensor]  # of one image [C, H, W]
+Transform = Callable[..., Any]  # of one image [C, H, W], or of an image and its mask [H, W]
+Fill = float | dict[type, float]
 
 
 class Change(Protocol):
@@ -36,8 +40,11 @@ class Change(Protocol):
 
     only_pixels: bool
 
-    def transform(self, v2: ModuleType, size: tuple[int, int]) -> Any:
-        """Return the transform of ``torchvision.transforms.v2`` for images of this height and width."""
+    def transform(self, v2: ModuleType, size: tuple[int, int], fill: Fill) -> Any:
+        """
+        Return the transform of ``torchvision.transforms.v2`` for images of this height and width. ``fill``: what pixels hold that
+        were not in the image.
+        """
         ...
 
 
@@ -49,7 +56,7 @@ class Flip:
     vertical: bool = False
     only_pixels = False
 
-    def transform(self, v2: ModuleType, size: tuple[int, int]) -> Any:
+    def transform(self, v2: ModuleType, size: tuple[int, int], fill: Fill) -> Any:
         return (v2.RandomVerticalFlip if self.vertical else v2.RandomHorizontalFlip)(self.probability)
 
 
@@ -60,8 +67,8 @@ class Shift:
     pixels: Pixels = 4
     only_pixels = False
 
-    def transform(self, v2: ModuleType, size: tuple[int, int]) -> Any:
-        return v2.RandomCrop(size, padding=self.pixels)
+    def transform(self, v2: ModuleType, size: tuple[int, int], fill: Fill) -> Any:
+        return v2.RandomCrop(size, padding=self.pixels, fill=fill)
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Crop:
     area: Area = 0.5
     only_pixels = False
 
-    def transform(self, v2: ModuleType, size: tuple[int, int]) -> Any:
+    def transform(self, v2: ModuleType, size: tuple[int, int], fill: Fill) -> Any:
         return v2.RandomResizedCrop(size, scale=(self.area, 1.0), antialias=True)
 
 
@@ -82,8 +89,8 @@ class Rotate:
     degrees: Degrees = 10.0
     only_pixels = False
 
-    def transform(self, v2: ModuleType, size: tuple[int, int]) -> Any:
-        return v2.RandomRotation(self.degrees, interpolation=v2.InterpolationMode.BILINEAR)
+    def transform(self, v2: ModuleType, size: tuple[int, int], fill: Fill) -> Any:
+        return v2.RandomRotation(self.degrees, interpolation=v2.InterpolationMode.BILINEAR, fill=fill)
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Jitter:
     hue: Hue = 0.0
     only_pixels = True
 
-    def transform(self, v2: ModuleType, size: tuple[int, int]) -> Any:
+    def transform(self, v2: ModuleType, size: tuple[int, int], fill: Fill) -> Any:
         return v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
 
 
@@ -107,7 +114,7 @@ class Blur:
     sigma: Sigma = 1.0
     only_pixels = False
 
-    def transform(self, v2: ModuleType, size: tuple[int, int]) -> Any:
+    def transform(self, v2: ModuleType, size: tuple[int, int], fill: Fill) -> Any:
         width = 2 * min(int(3 * self.sigma + 0.5), (min(size) - 1) // 2) + 1  # the filter fits into the image
         return v2.GaussianBlur(max(width, 1), (0.1, self.sigma))
 
@@ -119,7 +126,7 @@ class Erase:
     share: Share = 0.2
     only_pixels = False
 
-    def transform(self, v2: ModuleType, size: tuple[int, int]) -> Any:
+    def transform(self, v2: ModuleType, size: tuple[int, int], fill: Fill) -> Any:
         return v2.RandomErasing(0.5, (0.02, self.share))
 
 
@@ -129,8 +136,11 @@ CHANGES: dict[str, Callable[..., Change]] = {
 }
 
 
-def check_augmentation(changes: Sequence[Change], shape: Shape, pixels: bool) -> None:
-    """Raise ConfigError where inputs of this shape cannot be changed so. ``pixels``: whether they are 0..255."""
+def check_augmentation(changes: Sequence[Change], shape: Shape, pixels: bool, masks: bool = False) -> None:
+    """
+    Raise ConfigError where inputs of this shape cannot be changed so. ``pixels``: whether they are 0..255; ``masks``: whether their
+    labels are masks.
+    """
     if not changes:
         return
     if len(shape) != 3:
@@ -142,39 +152,60 @@ def check_augmentation(changes: Sequence[Change], shape: Shape, pixels: bool) ->
                 f'train.augment: "{name}" changes grey or RGB pixels of 0..255, and the inputs are '
                 f"{shape[0]} channels of {'pixels' if pixels else 'other numbers'}; remove it"
             )
+        if masks and isinstance(change, Erase):
+            raise ConfigError(
+                'train.augment: "erase" hides pixels whose class the mask still states, but data.task = "segmentation"; remove it'
+            )
 
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Changes the rows of the batches of one phase. ``at``: the address of the phase; ``key``: the silo's secret."""
+    """
+    Changes the rows of the batches of one phase. ``at``: the address of the phase; ``key``: the silo's secret. ``types``: what
+    torchvision knows an image and a mask by; None where labels are no masks.
+    """
 
     transform: Transform
     at: tuple[str | int, ...]
     key: bytes
+    types: tuple[Transform, Transform] | None = None
 
-    def __call__(self, x: Tensor, rows: Tensor, step: int) -> Tensor:
-        """Return the changed images [B, C, H, W], which are number ``rows`` [B] of the silo, in a step of the phase."""
-        changed: list[Tensor] = []
+    def __call__(self, x: Tensor, y: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """
+        Return the changed images [B, C, H, W], which are number ``rows`` [B] of the silo, in a step of the phase, and their labels:
+        the same, or masks [B, H, W] that moved with the images.
+        """
+        if not len(x):
+            return x, y
         with torch.random.fork_rng(devices=[]):
-            for image, row in zip(x, rows.tolist(), strict=True):
-                torch.default_generator.manual_seed(address("augment", *self.at, step, row, key=self.key))
-                changed.append(self.transform(image))
-        return torch.stack(changed) if changed else x
+            changed = [self._changed(*one, step) for one in zip(x, y, rows.tolist(), strict=True)]
+        images, labels = zip(*changed, strict=True)
+        return torch.stack(images), y if self.types is None else torch.stack(labels)
+
+    def _changed(self, image: Tensor, label: Tensor, row: int, step: int) -> tuple[Tensor, Tensor]:
+        torch.default_generator.manual_seed(address("augment", *self.at, step, row, key=self.key))
+        if self.types is None:
+            return self.transform(image), label
+        as_image, as_mask = self.types
+        image, label = self.transform(as_image(image), as_mask(label))
+        return image.as_subclass(Tensor), label.as_subclass(Tensor)
 
 
 def augmenter(
-    changes: Sequence[Change], x: Tensor, at: tuple[str | int, ...], key: bytes
+    changes: Sequence[Change], train: Dataset, at: tuple[str | int, ...], key: bytes
 ) -> Augmenter | None:
     """
-    Return what changes images such as ``x`` [N, C, H, W] one kind after the other; None without changes. Raises ConfigError where
+    Return what changes images such as those of ``train`` one kind after the other; None without changes. Raises ConfigError where
     they cannot be changed so.
     """
     if not changes:
         return None
-    check_augmentation(changes, tuple(x.shape[1:]), x.dtype == torch.uint8)
+    shape, masks = tuple(train.x.shape[1:]), train.y.dim() == 3
+    check_augmentation(changes, shape, train.x.dtype == torch.uint8, masks)
     try:
-        v2 = import_transforms()
+        v2, tensors = import_transforms(), import_tensor_types()
     except ImportError as error:
         raise ModelError("train.augment needs a package: pip install 'fedtl[vision]'") from error
-    height, width = x.shape[2:]
-    return Augmenter(v2.Compose([change.transform(v2, (height, width)) for change in changes]), at, key)
+    fill: Fill = {tensors.Image: 0.0, tensors.Mask: float(NO_LABEL)} if masks else 0.0
+    kinds = [change.transform(v2, (shape[1], shape[2]), fill) for change in changes]
+    return Augmenter(v2.Compose(kinds), at, key, (tensors.Image, tensors.Mask) if masks else None)

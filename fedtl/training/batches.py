@@ -47,11 +47,11 @@ def make_batch(
     rows: Tensor,
     target_rows: Tensor | None,
     device: torch.device,
-    change: Callable[[Tensor, Tensor], Tensor] | None = None,
+    change: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> Batch:
     """
     Return the batch of these rows of the silo, and of these of its second domain; values of regression are scaled. ``change``: of
-    the inputs, from them and the numbers of their rows, those of the second domain after the others.
+    the inputs and masks, from inputs, labels and the numbers of their rows, those of the second domain after the others.
 
     Copies from main memory do not wait for the GPU. CUDA reads pageable memory before such a copy returns.
     """
@@ -66,7 +66,7 @@ def make_batch(
         numbers = torch.cat([rows, torch.full_like(target_rows, -1)])
     if change is not None:
         others = [] if target_rows is None else [target_rows + len(data.train)]
-        x = change(x, torch.cat([rows, *others]))
+        x, y = change(x, y, torch.cat([rows, *others]))
     x, y, domain, numbers = (one.to(device, non_blocking=True) for one in (x, y, domain, numbers))
     return Batch(to_inputs(x, device), y, domain, numbers, data.task)
 

@@ -67,7 +67,7 @@ class Loop:
         if phase.pick is not None:
             phase = self._picked(weights, phase, phase.pick, silo, task)
         at = (task.seed, task.round, silo.name, number)
-        change = augmenter(self.training.augment, silo.data.train.x, at, silo.secret)
+        change = augmenter(self.training.augment, silo.data.train, at, silo.secret)
         taken = self._train(weights, phase, silo, task, steps, change) if steps else 0
         self.end(weights, phase)
         return taken

@@ -155,7 +155,7 @@ WRONG = {
     "few": (change(train_x=rows(3).x, train_y=rows(3).y), "3 training rows"),
     "negative": (change(train_y=rows(20).y - 1), "label -1"),
     "half": (change(train_y=rows(20).y + 0.5), "label 0.5"),
-    "nan label": (change(train_y=with_value(np.nan, rows(20).y.astype(float))), "label nan"),
+    "nan label": (change(train_y=with_value(np.nan, rows(20).y.astype(float))), "rows have no label"),
     "inf label": (change(train_y=with_value(np.inf, rows(20).y.astype(float))), "label inf"),
     "nan": (change(train_x=with_value(np.nan)), "column 0 is nan"),
     "inf": (change(test_x=with_value(np.inf), test_y=rows(20).y), "test row 3"),

@@ -191,3 +191,78 @@ def test_privacy_is_refused(file):
     data = {"source": "sql", "path": str(file), "query": ALL, "silo_column": "hospital", "label": "ill"}
     with pytest.raises(ConfigError, match="from other rows"):
         parse_experiment({"data": data, "model": {"name": "mlp"}, "privacy": {"epsilon": 3.0}})
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    pytest.importorskip("duckdb")
+    rows = ROWS.assign(seen=pd.date_range("2020-01-01", periods=40), smokes=ROWS.ill == 1)
+    rows.to_parquet(tmp_path / "hospitals.parquet", index=False)
+    return tmp_path / "hospitals.parquet"
+
+
+OF_ROWS = ALL.replace("visits", "rows")
+
+
+def test_the_rows_of_a_parquet_file_are_those_of_sqlite(file, parquet, tmp_path):
+    columns = OF_ROWS.replace("*", "* EXCLUDE (seen, smokes)")
+    by_column = data_of(parquet, columns, silo_column="hospital")
+    by_name = data_of(parquet, BY_NAME.replace("visits", "rows"), silos=["south", "north"])
+    assert silo_names(by_column) == ["north", "south"]
+    for silo in ("north", "south"):
+        wanted = read_silo(data_of(file, silo_column="hospital"), silo)
+        same(read_silo(by_column, silo), wanted)
+        same(read_silo(by_name, silo), wanted)
+    (tmp_path / "each").mkdir()
+    ROWS[ROWS.hospital == "north"].to_parquet(tmp_path / "each" / "north.parquet", index=False)
+    wanted = read_silo(data_of(file, silo_column="hospital"), "north")
+    same(read_silo(data_of(tmp_path / "each", OF_ROWS, drop=["id", "hospital"]), "north"), wanted)
+
+
+def test_a_parquet_query_has_dates_and_truth_values(parquet):
+    query = "SELECT hospital, ill, seen, smokes, CAST(age AS DECIMAL(9, 2)) AS age FROM rows ORDER BY id"
+    names, rows = sql._found(str(parquet), 0, 0, query, "")
+    assert names == ["hospital", "ill", "seen", "smokes", "age"]
+    assert rows[1][:4] == ["south", ROWS.ill[1], "2020-01-02T00:00:00", ROWS.ill[1]]
+    assert rows[1][4] == ROWS.age[1]
+    assert rows[4][4] is None or np.isnan(rows[4][4])
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("SELECT * FROM read_csv('{0}/secret.csv') ORDER BY 1", "only this file can be read"),
+        ("SELECT * FROM '{0}/hospitals.parquet' ORDER BY 1", "only this file can be read"),
+        ("COPY rows TO '{0}/copy.csv'", "no single SELECT"),
+        ("SELECT 1 ORDER BY 1; SELECT 2", "no single SELECT"),
+        ("ATTACH '{0}/new.db' AS other", "no single SELECT"),
+        ("SET enable_external_access = true", "no single SELECT"),
+        ("INSTALL httpfs", "no single SELECT"),
+        ("SELECT * FROM pd ORDER BY 1", "only this file can be read"),
+        ("SELECT hospital, ill, [1, 2] AS pair FROM rows ORDER BY id", "'pair' holds values of type list"),
+        ("SELECT hospital, ill, 'a'::BLOB AS scan FROM rows ORDER BY id", "'scan' holds binary"),
+        ("SELECT hospital, age, age FROM rows ORDER BY id", "two columns 'age'"),
+        ("SELECT * FROM visits ORDER BY id", "the table is called rows"),
+    ],
+)
+def test_a_parquet_query_reads_this_file_only(parquet, tmp_path, query, words):
+    (tmp_path / "secret.csv").write_text("hospital,ill\nnorth,1\n")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    settings = data_of(parquet, OF_ROWS, silo_column="hospital")
+    with pytest.raises(DataError, match=words) as caught:
+        sql.silos(settings.model_copy(update={"query": query.format(tmp_path)}))
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_that_is_no_parquet_is_refused(parquet):
+    parquet.write_text("no table at all")
+    with pytest.raises(DataError, match="read as Parquet"):
+        sql.silos(data_of(parquet, OF_ROWS, silo_column="hospital"))
+
+
+def test_the_parameter_is_written_as_duckdb_does_outside_of_texts():
+    assert (
+        sql.with_dollar("SELECT ':silo' WHERE a = :silo -- :silo")
+        == "SELECT ':silo' WHERE a = $silo -- :silo"
+    )

@@ -44,6 +44,11 @@ REFUSED = {
     "scores that are not finite": (lambda: zoo.Plain(nn.Threshold(1e9, float("nan"))), "not finite"),
     "a score for each position": (lambda: zoo.Plain(nn.Unflatten(1, (1, 6))), r"shape \(2, 1, 3\)"),
     "an error of its own": (lambda: zoo.Plain(zoo.Failing(KeyError("k"))), r"middle \(Failing\): 'k'"),
+    "a computed tensor in a layer": (
+        lambda: zoo.Plain(nn.utils.spectral_norm(nn.Linear(6, 6))),
+        "middle.*parametrizations",
+    ),
+    "weights of half precision": (lambda: zoo.Plain(nn.Linear(6, 6).half()), r"middle\.weight.*float32"),
     "a shape that does not fit": (lambda: zoo.Plain(nn.Linear(5, 6)), r"middle \(Linear\): mat1"),
 }
 

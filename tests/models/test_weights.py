@@ -168,6 +168,15 @@ def test_a_value_that_no_weight_can_have_is_refused(plan, value, reason):
         fitted(library, plan)
 
 
+@pytest.mark.parametrize("other_kind", [lambda tensor: tensor.to_sparse(), lambda tensor: tensor.to("meta")])
+def test_a_tensor_of_another_kind_is_refused(plan, other_kind):
+    other, state = other_state()
+    library = {other.library_name(name): tensor for name, tensor in state.items()}
+    library["features.1.weight"] = other_kind(library["features.1.weight"])
+    with pytest.raises(ModelError, match=r"features\.1\.weight is sparse"):
+        fitted(library, plan)
+
+
 def test_a_counter_of_one_value_may_have_any_shape(plan):
     other, state = other_state()
     library = {other.library_name(name): tensor for name, tensor in state.items()}

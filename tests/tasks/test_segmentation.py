@@ -126,11 +126,6 @@ def test_methods_with_one_score_a_row_are_refused(method):
         experiment(method={"name": method})
 
 
-def test_augmentation_would_leave_the_masks():
-    with pytest.raises(ConfigError, match="train.augment"):
-        experiment(train={"augment": {"flip": {}}})
-
-
 def test_it_is_sound_under_privacy():
     assert not list(unsound(experiment(privacy={"epsilon": 3.0}, method={"name": "fedtl"})))
 
@@ -208,7 +203,8 @@ def of_blobs(folder, **others):
 
 @pytest.mark.slow
 def test_a_run_predicts_masks(blobs, tmp_path):
-    plan = of_blobs(blobs)
+    train = {"batch_size": 8, "lr": 0.1}
+    plan = of_blobs(blobs, train={**train, "augment": [{"name": "flip"}, {"name": "shift", "pixels": 1}]})
     folder = RunFolder.create(tmp_path / "run", plan)
     result = run(plan, folder)
     assert {"dice", "pixel_accuracy", "loss"} <= result.silos["a"].measured.figures.keys()
@@ -221,6 +217,11 @@ def test_a_run_predicts_masks(blobs, tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"masks/{number}.png")), 255 * one)
     shares = [row["share(blob)"] for row in model.task.answers(scores, ())]
     np.testing.assert_allclose(shares, scores.argmax(1).numpy().mean((1, 2)))
+    with pytest.raises(ConfigError, match="mask still states"):
+        run(
+            of_blobs(blobs, train={**train, "augment": [{"name": "erase"}]}),
+            RunFolder.create(tmp_path / "erase", plan),
+        )
     with pytest.raises(ConfigError, match="scores for each pixel"):
         run(of_blobs(blobs, model={"name": "convnet"}), RunFolder.create(tmp_path / "other", plan))
 

@@ -9,8 +9,9 @@ from fedtl.data.labels import label_numbers
 from fedtl.data.memory import rows_in_memory
 from fedtl.data.prepare import prepare_silo
 from fedtl.data.settings import DataSettings
+from fedtl.deployment.plan import load_agreement, make_agreement
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.known_tasks import KNOWN, check_every_task
+from fedtl.experiment.config.known_tasks import INSTEAD, KNOWN, check_every_task
 from fedtl.experiment.config.load import parse_experiment
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.tasks.registry import TASKS
@@ -92,9 +93,21 @@ def test_per_example_losses_are_sound_under_privacy():
         assert not list(unsound(experiment(data, privacy={"epsilon": 3.0}, method={"name": "fedtl"})))
 
 
-def test_commands_that_need_classes_or_values_say_so():
-    with pytest.raises(ConfigError, match="fedtl audit works"):
-        check_every_task(experiment(SURVIVAL), "fedtl audit")
+@pytest.mark.parametrize("what", INSTEAD)
+def test_commands_that_need_classes_or_values_say_so_and_what_to_do(what):
+    masks = {"task": "segmentation", "classes": ["ground", "lesion"], "source": "memory", "silos": ["a"]}
+    for data in (SURVIVAL, masks):
+        with pytest.raises(ConfigError, match=f"{what} works") as caught:
+            check_every_task(experiment(data), what)
+        assert str(caught.value).endswith(INSTEAD[what])
+
+
+def test_an_agreement_on_masks_is_refused(tmp_path):
+    masks = {"task": "segmentation", "classes": ["ground", "lesion"], "source": "npz", "path": str(tmp_path)}
+    plan = parse_experiment({"data": masks, "model": {"name": "unet"}})
+    (tmp_path / "plan.toml").write_text(make_agreement(plan, (1, 8, 8), (), "", False).dump())
+    with pytest.raises(ConfigError, match="a deployment works with"):
+        load_agreement(tmp_path / "plan.toml")
 
 
 def read(data, frame):

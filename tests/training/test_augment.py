@@ -5,7 +5,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor
 
+from fedtl._util.labels import NO_LABEL
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.methods.registry import METHODS
@@ -22,9 +24,12 @@ ALL = tuple(make() for make in CHANGES.values())
 
 
 def changed(changes, x=PIXELS, rows=ROWS, step=0, at=(0, 1, "a", 0), key=b"s"):
-    make = augmenter(changes, x, at, key)
+    y = torch.arange(len(x))
+    make = augmenter(changes, Dataset(x, y), at, key)
     assert make is not None
-    return make(x, rows, step)
+    found, labels = make(x, y, rows, step)
+    assert torch.equal(labels, y)
+    return found
 
 
 def test_what_each_change_does():
@@ -69,6 +74,28 @@ def test_a_row_is_changed_alike_in_any_batch_and_otherwise_in_another_step(kind)
     assert not any(torch.equal(changed(changes, x, **other), whole) for other in others)
 
 
+@pytest.mark.parametrize("kind", [Flip(0.5), Flip(0.5, vertical=True), Shift(3), Crop(0.3), Rotate(90.0)])
+def test_a_mask_moves_with_its_image(kind):
+    """The image holds 50 more than the class of each pixel, which no interpolation blurs where its neighbours are of the same class."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(3, (20, 4, 4), generator=generator).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    y = y.to(torch.int16)
+    x, rows = (50 * (y[:, None] + 1)).to(torch.uint8), torch.arange(20)
+    alone = changed((kind, Blur(0.2), Jitter(0.0, 0.0)), x, rows)
+    make = augmenter((kind, Blur(0.2), Jitter(0.0, 0.0)), Dataset(x, y), (0, 1, "a", 0), b"s")
+    moved, masks = make(x, y, rows, 0)
+    assert torch.equal(moved, alone)  # what an image becomes does not depend on its mask
+    assert (type(moved), type(masks), masks.dtype) == (Tensor, Tensor, torch.int16)
+    assert (masks != y).any((1, 2)).float().mean() > 0.2
+    level = moved[:, 0].float() / 50 - 1
+    flat = (level - level.round()).abs() < 0.05  # not at an edge
+    assert flat.float().mean() > 0.5
+    assert (level.round()[flat] == masks[flat]).float().mean() > 0.97
+    outside = masks == NO_LABEL
+    assert outside.any() == isinstance(kind, Shift | Rotate)
+    assert (moved[:, 0][outside] > 50).sum() <= 0.1 * outside.sum()  # nothing, or an edge
+
+
 def images(n):
     generator = torch.Generator().manual_seed(n)
     x = torch.randint(256, (n, 1, 8, 8), generator=generator).to(torch.uint8)
@@ -109,12 +136,17 @@ def test_the_rows_of_a_second_domain_are_changed_too():
 
 
 def test_what_cannot_be_changed_is_refused():
+    def rows(x):
+        return Dataset(x, torch.zeros(len(x)))
+
     with pytest.raises(ConfigError, match=r"shape \(4,\)"):
-        augmenter((Flip(),), torch.zeros(5, 4), (), b"")
+        augmenter((Flip(),), rows(torch.zeros(5, 4)), (), b"")
     with pytest.raises(ConfigError, match="other numbers"):
-        augmenter((Jitter(),), PIXELS.float(), (), b"")
+        augmenter((Jitter(),), rows(PIXELS.float()), (), b"")
     with pytest.raises(ConfigError, match="5 channels"):
-        augmenter((Jitter(),), torch.zeros(2, 5, 8, 8, dtype=torch.uint8), (), b"")
-    assert augmenter((), torch.zeros(5, 4), (), b"") is None
+        augmenter((Jitter(),), rows(torch.zeros(2, 5, 8, 8, dtype=torch.uint8)), (), b"")
+    with pytest.raises(ConfigError, match="mask still states"):
+        augmenter((Erase(),), Dataset(PIXELS, torch.zeros(6, 8, 8)), (), b"")
+    assert augmenter((), rows(torch.zeros(5, 4)), (), b"") is None
     trainer = Trainer(model_spec("convnet", (1, 8, 8), 0), METHODS["fedavg"](), replace(PLAIN, augment=ALL))
     assert "changed at random" in (why_not_stackable(trainer) or "")

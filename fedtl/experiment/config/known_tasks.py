@@ -14,10 +14,18 @@ def check_in_memory(experiment: Experiment, what: str) -> None:
         )
 
 
+INSTEAD = {
+    "fedtl audit": "its attacks and canaries need one label a row; fedtl show states what leaves and the planned epsilon",
+    "a deployment": "what a site signs and what a verdict states is defined for one label a row; compare in a simulation (fedtl compare)",
+    "--distil": "a student learns from one answer a row; fedtl predict uses the models of the run as they are",
+    "fedtl transferability": "its measures need one label a row; fedtl compare measures what joining brings",
+}
+
+
 def check_every_task(experiment: Experiment, what: str) -> None:
     """Raise ConfigError where ``what``, a command, cannot be used with the task, or with streamed images."""
     check_in_memory(experiment, what)
     if experiment.data.task not in KNOWN:
         raise ConfigError(
-            f'{what} works with classification and regression only, and data.task = "{experiment.data.task}"'
+            f'{what} works with classification and regression only, and data.task = "{experiment.data.task}": {INSTEAD[what]}'
         )

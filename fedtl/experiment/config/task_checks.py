@@ -80,8 +80,6 @@ def task_contradictions(experiment: Experiment) -> Iterator[str]:
         yield f"data.class_weights differ from silo to silo, but engine.stack = {experiment.engine.stack}; set it to 1"
     if data.predicted.everywhere:
         return
-    if data.predicted.per_pixel and experiment.train.augment:
-        yield f'train.augment changes images and not their masks, but data.task = "{data.task}"; remove it'
     where = f'but data.task = "{data.task}"'
     used = {
         "data.unlabelled": data.unlabelled,
