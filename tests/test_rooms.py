@@ -98,7 +98,7 @@ DOORS = {
         *("deployment.coordinator.pack", "deployment.coordinator.server_app"),
     },
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
-    "dp_accounting": {"privacy.loss_distributions"},
+    "dp_accounting": {"privacy.accounting"},
     "opacus": {"privacy.per_sample.hooks", "privacy.prv"},
     "datasets": {"data.huggingface"},
     "ray": {"simulation.ray"},

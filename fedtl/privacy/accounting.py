@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from operator import le
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 
 from fedtl.errors import ConfigError
 from fedtl.messages import SpendEvent
-from fedtl.privacy.loss_distributions import compose
 
 Floats = NDArray[np.float64]
 MAX_NOISE, MIN_NOISE = (
@@ -165,18 +165,29 @@ def smallest_deltas(events: Iterable[SpendEvent], epsilons: Floats) -> Floats:
     schedule = merge_events(events)
     if not schedule:
         return 0 * epsilons
-    return np.asarray(_distribution(schedule, False).get_delta_for_epsilon(epsilons), float)
+    return np.asarray(_accountant(schedule, False).get_delta(epsilons), float)
 
 
 @lru_cache(1 << 16)  # a number each; silos with equally many rows have the same costs in each round
 def _composed(events: tuple[SpendEvent, ...], delta: float, replace_one: bool) -> float:
-    return float(_distribution(events, replace_one).get_epsilon_for_delta(delta)) if events else 0.0
+    return float(_accountant(events, replace_one).get_epsilon(delta)) if events else 0.0
 
 
 @lru_cache(8)
-def _distribution(events: tuple[SpendEvent, ...], replace_one: bool) -> Any:
-    """Return the distribution of the privacy loss of all events together."""
-    return compose(events, _width(events), replace_one)
+def _accountant(events: tuple[SpendEvent, ...], replace_one: bool) -> Any:
+    """Return the library's accountant with all events composed."""
+    library = _library()
+    relation = library.NeighboringRelation
+    # REPLACE_SPECIAL is its name for zero-out. Its RDP accountant is wrong for REPLACE_ONE, so PLD only.
+    accountant = library.pld.PLDAccountant(
+        relation.REPLACE_ONE if replace_one else relation.REPLACE_SPECIAL, _width(events)
+    )
+    for event in events:
+        gaussian: Any = library.GaussianDpEvent(event.noise_multiplier)
+        if event.sample_rate < 1:
+            gaussian = library.PoissonSampledDpEvent(event.sample_rate, gaussian)
+        accountant.compose(gaussian, event.steps)
+    return accountant
 
 
 def mean_loss(events: Iterable[SpendEvent]) -> float:
@@ -203,3 +214,14 @@ def _width(events: Sequence[SpendEvent]) -> float:
     return max(
         GRID_WIDTH * mu / math.sqrt(max(1, steps / GRID_STEPS)), GRID_WIDTH * max(loss, most) / GRID_LOSS
     )
+
+
+@lru_cache(1)
+def _library() -> ModuleType:
+    """Import dp-accounting when it is first needed, because that takes seconds."""
+    try:
+        import dp_accounting
+        import dp_accounting.pld
+    except ImportError as error:
+        raise ConfigError("privacy needs dp-accounting: pip install 'fedtl[privacy]'") from error
+    return dp_accounting

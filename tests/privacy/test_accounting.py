@@ -4,11 +4,7 @@ recorded numbers.
 """
 
 import math
-from dataclasses import replace
 
-import dp_accounting
-import dp_accounting.pld
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +13,7 @@ from scipy.stats import norm
 
 from fedtl.errors import ConfigError
 from fedtl.messages import SpendEvent
-from fedtl.privacy import accounting, loss_distributions
+from fedtl.privacy import accounting
 from fedtl.privacy.accounting import (
     add_costs,
     calibrate,
@@ -30,7 +26,6 @@ from fedtl.privacy.accounting import (
 from fedtl.privacy.prv import EPSILON_ERROR, prv_epsilon, understated
 
 DELTA = 1e-5
-EPSILONS = np.array([0.1, 1.0, 5.0])
 
 
 def gaussian(mu, delta=DELTA):
@@ -102,58 +97,6 @@ def test_rounds_cost_what_their_steps_cost_together():
         SpendEvent(2.0, 0.125, 96),
         SpendEvent(3.0, 1.0, 1),
     )
-
-
-LIBRARY = [
-    ([(5.5, 0.32, 4)], 2e-3, False),
-    ([(5.5, 0.32, 800)], 4e-3, False),
-    ([(2.0, 0.02, 1)], 1e-2, False),  # up to 1000 points have another class
-    ([(2.0, 0.02, 2)], 1e-2, False),
-    ([(40.0, 0.02, 2)], 1e-2, False),  # these few are not composed by a Fourier transform
-    ([(0.2, 0.5, 3)], 2e-2, False),
-    ([(2.0, 0.125, 96)], 5e-3, True),
-    ([(4.0, 0.3, 500), (3.0, 0.1, 40), (6.0, 1.0, 7)], 5e-3, False),
-]
-
-
-@pytest.mark.parametrize(("events", "width", "replace_one"), LIBRARY)
-def test_a_composition_equals_that_of_the_librarys_accountant_bit_for_bit(events, width, replace_one):
-    """Whether a step is kept changes no number: it is asked for after another number of steps, on another grid and for the other adjacency, and again."""
-    schedule = merge_events(SpendEvent(*event) for event in events)
-    relation = dp_accounting.NeighboringRelation
-    theirs = dp_accounting.pld.PLDAccountant(
-        relation.REPLACE_ONE if replace_one else relation.REPLACE_SPECIAL, width
-    )
-    for event in schedule:
-        noise = dp_accounting.GaussianDpEvent(event.noise_multiplier)
-        sampled = dp_accounting.PoissonSampledDpEvent(event.sample_rate, noise)
-        theirs.compose(sampled if event.sample_rate < 1 else noise, event.steps)
-    loss_distributions._kept.clear()
-    more = [replace(event, steps=event.steps + 1) for event in schedule]
-    loss_distributions.compose(more, 2 * width, replace_one)
-    loss_distributions.compose(more, width, not replace_one)
-    for _ in range(2):
-        ours = loss_distributions.compose(schedule, width, replace_one)
-        assert ours.get_epsilon_for_delta(DELTA) == theirs.get_epsilon(DELTA)
-        assert ours.get_delta_for_epsilon(EPSILONS).tolist() == theirs.get_delta(EPSILONS).tolist()
-
-
-def test_the_grid_of_a_schedule_is_that_of_its_composition():
-    schedule = (SpendEvent(5.5, 0.32, 800),)
-    composed = loss_distributions.compose(schedule, accounting._width(schedule), False)
-    assert epsilon(schedule, DELTA) == composed.get_epsilon_for_delta(DELTA)
-
-
-def test_the_steps_that_were_used_last_are_kept(monkeypatch):
-    monkeypatch.setattr(loss_distributions, "KEPT_STEPS", 2)
-    loss_distributions._kept.clear()
-    rates = [0.1, 0.2, 0.1, 0.3]
-    for rate in rates:
-        loss_distributions.compose([SpendEvent(20.0, rate, 5)], 1e-2, False)
-    assert [key[1] for key in loss_distributions._kept] == [0.1, 0.3]
-    monkeypatch.setattr(loss_distributions, "KEPT_POINTS", 5)
-    loss_distributions.compose([SpendEvent(20.0, 0.4, 5)], 1e-2, False)
-    assert [key[1] for key in loss_distributions._kept] == [0.1, 0.3]
 
 
 def test_no_events_cost_nothing():
