@@ -37,7 +37,9 @@ def exported(folder, path, *sets):
     lines = export_model(model, folder / "out")
     assert any(line.startswith(str(folder / "out" / FILE)) for line in lines), lines
     assert (folder / "out" / "config.json").is_file()
-    assert "\n| " in (folder / "out" / "README.md").read_text().split("## Metrics")[1]  # measured at this silo
+    assert (
+        "\n| " in (folder / "out" / "README.md").read_text().split("## Metrics")[1]
+    )  # measured at this silo
     return model, folder / "out" / FILE
 
 
