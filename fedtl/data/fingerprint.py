@@ -17,15 +17,16 @@ from fedtl.data.streamed import StreamedImages, blocks
 LENGTH = 16  # hexadecimal digits that are kept: two different sets are alike with a probability of 2 ** -64
 
 
-def rows_fingerprint(raw: Raw) -> str:
+def rows_fingerprint(raw: Raw, labels: bool = True) -> str:
     """
     Return the first 64 bits of the SHA-256 of the rows as the source gave them: inputs, labels, units and column names of each part,
-    in their order. Of images that are streamed: of the names and sizes of the files, because they are not read here.
+    in their order. Of images that are streamed: of the names and sizes of the files, because they are not read here. ``labels``:
+    False for a silo whose labels are not used.
     """
     digest = sha256(json.dumps(raw.columns).encode())
     for name, part in parts_of(raw).items():
         digest.update(name.encode())
-        for values in (part.x, part.y, part.units):
+        for values in (part.x, part.y if labels else None, part.units):
             _add(digest, values)
     _add(digest, raw.target)
     return digest.hexdigest()[:LENGTH]

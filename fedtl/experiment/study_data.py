@@ -57,8 +57,13 @@ class StudyData:
         return self.stores.stored(self.settings, name)
 
     def fingerprint(self, name: str) -> str:
-        """Return the fingerprint of a silo's rows, which is made once for all runs that share the stored rows. Raises DataError."""
-        return self.stores.raw.get_or_make(f"{name}.fingerprint", lambda: rows_fingerprint(self.stored(name)))
+        """
+        Return the fingerprint of a silo's rows, without its labels where it is unlabelled. It is made once for all runs that share the
+        stored rows. Raises DataError.
+        """
+        labels = name not in self.settings.unlabelled
+        key = f"{name}.fingerprint" if labels else f"{name}.fingerprint-without-labels"
+        return self.stores.raw.get_or_make(key, lambda: rows_fingerprint(self.stored(name), labels))
 
     def prepare(self, name: str, raw: Raw) -> Prepared:
         """Prepare stored rows as this silo's, without storing the result. Raises DataError."""

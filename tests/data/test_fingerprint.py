@@ -37,6 +37,7 @@ def test_any_change_gives_another_fingerprint_and_a_copy_the_same():
     ]
     marks = [first, *map(rows_fingerprint, changed)]
     assert len(set(marks)) == len(marks)
+    assert rows_fingerprint(raw(), labels=False) == rows_fingerprint(raw(y=Y[::-1]), labels=False) != first
 
 
 def test_it_is_sha_256_of_what_it_says():
