@@ -50,10 +50,10 @@ class OpenMessages(Generic[Reply]):
         for name in sorted(set(silos) - set(admitted)):
             yield self._refusal(name, "is no longer admitted")
         content, group = self.records(self.task), str(self.task.round)
+        end = time.monotonic() + seconds  # not after Flower's, which begins with the message
         messages = [
             Message(content, nodes[name], self.kind, ttl=seconds, group_id=group) for name in admitted
         ]
-        end = time.monotonic() + seconds
         for name, sent in zip(admitted, self.grid.push_messages(messages), strict=True):
             if sent:
                 self._open[sent] = _Open(name, seconds, end)
@@ -64,10 +64,15 @@ class OpenMessages(Generic[Reply]):
         """Yield what has come, and then a refusal for each silo whose time is over."""
         if not self._open:
             return
-        for reply in self.grid.pull_messages(list(self._open)):
-            if one := self._open.pop(reply.metadata.reply_to_message_id, None):
-                yield self.read(reply, one.silo, self.task)
+        replies = self.grid.pull_messages(list(self._open))
         now = time.monotonic()
+        for reply in replies:
+            sent = reply.metadata.reply_to_message_id
+            one = self._open.get(sent)
+            # Of a message whose time is over Flower says an error code alone.
+            if one is not None and not (reply.has_error() and now >= one.end):
+                del self._open[sent]
+                yield self.read(reply, one.silo, self.task)
         over = {sent: one for sent, one in self._open.items() if now >= one.end}
         for sent, one in sorted(over.items(), key=lambda item: item[1].silo):
             del self._open[sent]
