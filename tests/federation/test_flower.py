@@ -232,7 +232,9 @@ class Grid:
             act = self.acts[message.metadata.dst_node_id]
             if act and message.object_id in ids:
                 ready.append(wire(answer_message(wire(message), lambda decode, act=act: act(decode()))))
-            elif message.object_id in ids and time.time() >= message.metadata.created_at + message.metadata.ttl:
+            elif (
+                message.object_id in ids and time.time() >= message.metadata.created_at + message.metadata.ttl
+            ):
                 ready.append(Message(Error(code=3), reply_to=message))  # as Flower does
         return ready
 
