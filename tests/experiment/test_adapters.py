@@ -89,7 +89,7 @@ def test_an_exported_model_is_the_plain_one_with_the_same_scores(folder, tmp_pat
     torch.testing.assert_close(
         net.eval()(x), model.final.scores(model.trainer, x, model.data), rtol=1e-4, atol=1e-5
     )
-    assert "scores" in written[-1]
+    assert any("scores" in line for line in written)
     onnx = pytest.importorskip("onnx.reference")
     (scores,) = onnx.ReferenceEvaluator(str(tmp_path / "out" / "model.onnx")).run(None, {"x": x.numpy()})
     torch.testing.assert_close(torch.from_numpy(scores), net(x), rtol=1e-3, atol=1e-4)
