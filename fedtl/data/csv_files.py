@@ -83,13 +83,16 @@ def _is_really_utf8(path: str, encoding: str) -> bool:
 
 
 def csv_rows(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
-    """Yield the fields of each row that is not blank, the header's first, with the number of its line in the file."""
+    """
+    Yield the fields of each row that is not blank, the header's first, with the number of its line in the file. A line of two quotes is not
+    blank: pandas reads it as a row.
+    """
     csv.field_size_limit(sys.maxsize)
     encoding = "utf-8-sig" if dialect.encoding.lower() in ("utf-8", "utf8") else dialect.encoding
     with Path(path).open(encoding=encoding, newline="") as file:
         rows = csv.reader(file, delimiter=dialect.delimiter)
         for fields in rows:
-            if fields and (len(fields) > 1 or fields[0].strip()):
+            if fields and (len(fields) > 1 or not fields[0] or fields[0].strip()):
                 yield rows.line_num, fields
 
 
