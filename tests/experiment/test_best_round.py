@@ -16,7 +16,11 @@ from tests.commands import fedtl
 from tests.experiment.runs import ENGINES, do, numbers, same, small, tensors
 
 FEW = ['data.silos=["plain", "faint"]', "data.val=0.2"]
-HIGH = ["train.lr=0.5", "train.momentum=0", "train.weight_decay=0.3"]  # the loss falls for two rounds, then rises
+HIGH = [
+    "train.lr=0.5",
+    "train.momentum=0",
+    "train.weight_decay=0.3",
+]  # the loss falls for two rounds, then rises
 
 
 class Stop(Exception):
