@@ -317,7 +317,7 @@ def test_what_is_not_read_is_counted(tmp_path):
     save(GREY, tmp_path, "a", "more", "cat", "9.png")
     (tmp_path / "a" / "test" / "bird").mkdir()
     unread = "; ".join(read(settings(tmp_path), "a").unread)
-    for part in ("2 files of train/cat", "1 .mha, 1 .txt", "1 images of train", "test/bird", "more beside"):
+    for part in ("2 files of train/cat", "1 .mha, 1 .txt", "1 images of train", "test/bird", "more next to"):
         assert part in unread
 
 

@@ -81,7 +81,8 @@ def test_a_measurement_ends_within_its_limit_with_all_that_it_started(deploy, tm
     ended = deploy.run_limited(
         ["sh", "-c", f'setsid sh -c "{stubborn.replace("$", chr(92) + "$")}" & wait'], 0.5
     )
-    assert (ended.code, ended.left) == (None, 1)
+    assert ended.code is None
+    assert ended.left in (1, 2)  # the process, and its sleep where it was seen
     assert time.monotonic() - began < 10
     wait("its end", lambda: not alive(int(note.read_text())), 5)
     assert deploy.run_limited(["sh", "-c", "exit 3"], 30.0).code == 3
