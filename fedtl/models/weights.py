@@ -56,6 +56,15 @@ def read_weights(path: Path) -> State:
     return {str(name): value for name, value in content.items()}
 
 
+def _check_ordinary(file: State, where: str) -> None:
+    """Raise ModelError for a tensor that has no plain values."""
+    for name, tensor in file.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise ModelError(
+                f"model.weights: {where}: {name} is sparse, quantized or without values; save the tensors of an ordinary model"
+            )
+
+
 def fit_weights(
     file: State, net: State, roles: dict[str, Role], spec: ModelSpec, where: str
 ) -> tuple[State, list[str]]:
@@ -66,11 +75,7 @@ def fit_weights(
     library's and must hold the whole body. A head of another width is left out. Raises ModelError, for a body tensor of another
     shape and for a value that is not finite, too.
     """
-    for name, tensor in file.items():
-        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-            raise ModelError(
-                f"model.weights: {where}: {name} is sparse, quantized or without values; save the tensors of an ordinary model"
-            )
+    _check_ordinary(file, where)
     names, by_fedtl = file_names(file, net, spec)
     named = _untied({name: file[own] for name, own in names.items()}, spec, where)
     unknown = sorted(named.keys() - net.keys())
