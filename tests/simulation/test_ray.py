@@ -67,14 +67,14 @@ def two_nodes():
 
 @pytest.fixture(scope="module")
 def shared_cluster(quiet):
-    with two_nodes() as (cluster, _):
-        yield cluster
+    with two_nodes() as started:
+        yield started
 
 
 @pytest.fixture
 def address(shared_cluster):
-    """Of a cluster of two nodes that the tests share, unless they lose one."""
-    yield shared_cluster.address
+    """Of a cluster of two nodes that the tests share, until the last one loses a node."""
+    yield shared_cluster[0].address
     ray.shutdown()
 
 
@@ -158,32 +158,6 @@ def serial():
     return list(Serial(trainer()).each(Fit(task()), members)), members
 
 
-def test_a_lost_node_does_not_change_the_result(tmp_path):
-    wanted, others = serial()
-    members = silos()
-    with two_nodes() as (cluster, nodes), RayCluster(make_context, 2, 1, cluster.address, "cpu") as engine:
-        here = ray.get_runtime_context().get_node_id()
-        (victim,) = {node["NodeID"] for node in ray.nodes()} - {here}
-        job = Noted(Fit(task()), tmp_path, victim=victim)
-
-        def kill():
-            while job.at(victim) < 2:
-                time.sleep(0.05)
-            cluster.remove_node(nodes[1], allow_graceful=False)
-
-        killing = threading.Thread(target=kill, daemon=True)
-        killing.start()
-        found = list(engine.each(job, members))
-        killing.join(60)
-    same(found, wanted)
-    for silo, other in zip(members, others, strict=True):
-        assert all(torch.equal(silo.local[name], other.local[name]) for name in other.local)
-    begun = [silo for silo, _ in job.begun()]
-    assert set(begun) == set(NAMES)
-    # What the lost node was at is begun again, and so is what it had done, unless its result was here before.
-    assert len(begun) in (len(NAMES) + 1, len(NAMES) + 2)
-
-
 def test_two_nodes_give_the_bits_of_serial_and_silos_stay_on_a_node(tmp_path, address):
     wanted, others = serial()
     members, notes = silos(), [tmp_path / "1", tmp_path / "2"]
@@ -252,6 +226,33 @@ def test_a_stopped_run_resumes_on_the_cluster_with_the_same_numbers(tmp_path, ad
     assert (tmp_path / "one" / "shared.safetensors").read_bytes() == (
         folder.path / "shared.safetensors"
     ).read_bytes()
+
+
+def test_a_lost_node_does_not_change_the_result(tmp_path, shared_cluster, address):
+    wanted, others = serial()
+    members = silos()
+    cluster, nodes = shared_cluster  # the last test that uses it
+    with RayCluster(make_context, 2, 1, address, "cpu") as engine:
+        here = ray.get_runtime_context().get_node_id()
+        (victim,) = {node["NodeID"] for node in ray.nodes()} - {here}
+        job = Noted(Fit(task()), tmp_path, victim=victim)
+
+        def kill():
+            while job.at(victim) < 2:
+                time.sleep(0.05)
+            cluster.remove_node(nodes[1], allow_graceful=False)
+
+        killing = threading.Thread(target=kill, daemon=True)
+        killing.start()
+        found = list(engine.each(job, members))
+        killing.join(60)
+    same(found, wanted)
+    for silo, other in zip(members, others, strict=True):
+        assert all(torch.equal(silo.local[name], other.local[name]) for name in other.local)
+    begun = [silo for silo, _ in job.begun()]
+    assert set(begun) == set(NAMES)
+    # What the lost node was at is begun again, and so is what it had done, unless its result was here before.
+    assert len(begun) in (len(NAMES) + 1, len(NAMES) + 2)
 
 
 def test_an_adopted_folder_is_removed_by_its_last_user(tmp_path):
