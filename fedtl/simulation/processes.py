@@ -21,7 +21,7 @@ from fedtl.models.state import State
 from fedtl.privacy.taint import Labels
 from fedtl.simulation.engine import Fit, Job, UnexpectedFailure, WorkerContext
 from fedtl.simulation.mapped_pickle import read_mapped, write_mapped
-from fedtl.simulation.scheduler import most_at_once, run_in_order
+from fedtl.simulation.scheduler import History, most_at_once, run_in_order
 from fedtl.simulation.stacked import chunks
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.simulation.worker import (
@@ -66,7 +66,7 @@ class Processes:
     ) -> None:
         self.workers, self._threads, self._stack = workers, threads, stack
         self._make_context, self._jobs, self._job = make_context, 0, Path()
-        self._last_worker: dict[str, int] = {}
+        self._history = History()
         self._temporary = temporary_folder(memory_folder())
         self._folder = Path()
         self._pool: list[_Worker] = []
@@ -78,11 +78,11 @@ class Processes:
         write_mapped(self._job, job)
         if self._stack > 1 and isinstance(job, Fit):
             yield from run_in_order(
-                self, silos, self._last_worker, self._stack, stacked_with(silos, self._stack)
+                self, silos, self._history, type(job), self._stack, stacked_with(silos, self._stack)
             )
         else:
             most = most_at_once(self._job.stat().st_size, silos)
-            yield from run_in_order(self, silos, self._last_worker, most)
+            yield from run_in_order(self, silos, self._history, type(job), most)
         self._job.unlink()
 
     def __enter__(self) -> Self:

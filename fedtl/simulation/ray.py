@@ -23,7 +23,7 @@ from fedtl.models.state import State
 from fedtl.privacy.taint import Labels
 from fedtl.simulation.engine import Job, UnexpectedFailure, WorkerContext, first_line
 from fedtl.simulation.mapped_pickle import from_buffers, to_buffers
-from fedtl.simulation.scheduler import most_at_once, run_in_order
+from fedtl.simulation.scheduler import History, most_at_once, run_in_order
 from fedtl.simulation.worker import READY, Answer, SiloFacts, answers_of, kept_apart
 from fedtl.training import threads as machine
 from fedtl.training.silo import Silo
@@ -85,7 +85,7 @@ class RayCluster:
     ) -> None:
         self.workers, self._threads = workers, threads
         self._make_context, self._address, self._on_gpu = make_context, address, device == "cuda"
-        self._last_worker: dict[str, int] = {}
+        self._history = History()
         self._pool: list[_Worker] = []
         self._jobs = 0
         self._job: Any = None
@@ -97,7 +97,7 @@ class RayCluster:
         packed = _pack(job)
         size = len(packed[0]) + sum(buffer.nbytes for buffer in packed[1])
         self._job = ray.put(packed)
-        yield from run_in_order(self, silos, self._last_worker, most_at_once(size, silos))
+        yield from run_in_order(self, silos, self._history, type(job), most_at_once(size, silos))
         self._job = None
 
     def __enter__(self) -> Self:
