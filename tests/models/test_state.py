@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fedtl.errors import PartitionError
 from fedtl.models.state import (
+    NORM_BLOCK,
     add_scaled,
     check_same_names,
     copy_state,
@@ -134,3 +135,12 @@ def test_the_norm_of_large_values_does_not_overflow():
     }
     assert euclidean_norm(large) == pytest.approx(5e200)
     assert np.isnan(euclidean_norm({"a": torch.tensor([float("nan")])}))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-3, 1.0, 1e25])
+def test_the_norm_of_a_large_tensor_is_numpys_at_every_scale(scale):
+    drawn = torch.randn(3 * NORM_BLOCK + 17, generator=torch.Generator().manual_seed(4)) * scale
+    exact = np.linalg.norm(drawn.double().numpy())
+    assert euclidean_norm({"a": drawn}) == pytest.approx(float(exact), rel=2e-6)
+    drawn[5] = float("inf")
+    assert euclidean_norm({"a": drawn}) == np.inf
