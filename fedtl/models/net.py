@@ -214,7 +214,10 @@ def owns_parameters(module: nn.Module) -> bool:
 
 @contextmanager
 def seeded(*parts: str | int) -> Iterator[None]:
-    """Let torch's random numbers depend on these parts only while the block lasts; its global generator is not changed."""
+    """
+    Let random numbers of the CPU depend on these parts only while the block lasts; the global generators are not changed.
+    ``torch.manual_seed`` would also change those of GPUs, and keep a stack trace of each call where there is none.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(address(*parts))
+        torch.default_generator.manual_seed(address(*parts))
         yield
