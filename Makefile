@@ -15,6 +15,10 @@ demo: .venv/.ready
 # The processes that tests start run side by side, and would wait for each other's threads.
 test quick nightly: export OMP_NUM_THREADS := 1
 
+# They write and sync thousands of small files: in memory where it has room (a container's often has 64 MB), else on the disk.
+ROOM_KB := 8000000
+test quick nightly: export TMPDIR := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt $(ROOM_KB) 2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
+
 # Three workers on two cores: the tests of a deployment wait for most of their time.
 test: .venv/.ready
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -q
