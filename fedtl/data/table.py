@@ -12,6 +12,8 @@ from fedtl.data.csv_files import MISSING_WORDS, Dialect, check_csv
 from fedtl.data.excel_files import read_sheet
 from fedtl.data.formats import advice_on
 from fedtl.data.frame import column_of, rows_of_frame
+from fedtl.data.hidden import is_unlabelled
+from fedtl.data.labels_alone import with_labels_alone
 from fedtl.data.series import series_of_frame
 from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Raw
@@ -60,9 +62,9 @@ def silos(settings: DataSettings) -> Sequence[str]:
 def read(settings: DataSettings, name: str) -> Raw:
     """Return one silo's rows. Raises DataError."""
     rows, where = rows_of(settings, name)
-    rows = with_missing_words(rows, settings, where)
+    rows, settings = with_own_labels(rows, settings, name, where)
     if settings.sequence is not None:
-        raw = series_of_frame(rows, settings, where)
+        raw = series_of_frame(rows, settings, where, is_unlabelled(settings, name))
     else:
         raw = rows_of_frame(rows, settings, where)
     return raw if settings.columns or settings.silo_column else in_order(raw, _first_inputs(settings, raw))
@@ -130,6 +132,8 @@ def load_frame(path: str, settings: DataSettings) -> "pd.DataFrame":
         raise DataError(f"{path} is a folder, and a file of that name is read; rename the folder or move it")
     literal = frozenset(_declared_words(settings))
     texts = frozenset(name for key in KINDS if key != "categories" for name in getattr(settings, key))
+    if settings.silo_column and settings.unlabelled:
+        texts |= {settings.label}
     dialect = Dialect(
         settings.delimiter, settings.decimal, settings.encoding, literal, texts, settings.by_record
     )
@@ -196,6 +200,19 @@ def _declared_words(settings: DataSettings) -> dict[str, Sequence[str]]:
     if settings.silo_column:
         words[settings.silo_column] = [*settings.silos, *settings.late, *settings.silos_except]
     return words
+
+
+def with_own_labels(
+    rows: "pd.DataFrame", settings: DataSettings, name: str, where: str
+) -> tuple["pd.DataFrame", DataSettings]:
+    """
+    Return one silo's rows, with a missing value for each word such as "None" that is not declared, and the settings by which to read
+    their labels, on which those of no silo have an influence whose labels are not used. Raises DataError as ``with_missing_words`` does.
+    """
+    typed = settings.source == "sql" or Path(settings.path).suffix.lower() in (".parquet", ".xlsx")
+    inputs = is_unlabelled(settings, name)
+    lenient = settings.model_copy(update={"missing_labels": "inputs"}) if inputs else settings
+    return with_labels_alone(with_missing_words(rows, lenient, where), settings, name, typed)
 
 
 def with_missing_words(frame: "pd.DataFrame", settings: DataSettings, where: str) -> "pd.DataFrame":

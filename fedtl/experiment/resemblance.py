@@ -49,16 +49,17 @@ def resembling(
 ) -> dict[str, float]:
     """
     Return by silo of the run its mean distance over the labels that both have, divided by the spread of the new silo's rows (the
-    root mean squared distance to their prototype). ``support``: the labelled rows of the new silo. Without a common label a
-    silo is left out. Raises DataError.
+    root mean squared distance to their prototype). ``support``: the labelled rows of the new silo. A silo without a
+    common label, or whose labels are not used, is left out. Raises DataError.
     """
     clip = float(support.features.norm(dim=1).max())
     own = prototypes(support, classes, clip)
     apart = torch.stack([own[classes[number]] for number in support.y.tolist()]) - support.features
     spread = apart.pow(2).sum(1).mean().sqrt().clamp_min(1e-12)
     distances: dict[str, float] = {}
-    for done, name in enumerate(backbone.trained):
-        show(done, len(backbone.trained), f"prototypes of {name}")
+    labelled = [name for name in backbone.trained if name not in backbone.experiment.data.unlabelled]
+    for done, name in enumerate(labelled):
+        show(done, len(labelled), f"prototypes of {name}")
         theirs = _of_silo(backbone, name, clip)
         if common := own.keys() & theirs.keys():
             gaps = torch.stack([(own[label] - theirs[label]).norm() for label in sorted(common)])
