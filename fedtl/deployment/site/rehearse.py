@@ -214,6 +214,7 @@ def _plan_facts(plan: SitePlan, refused: bool) -> PlanFacts:
         weight=policy.share_row_count and not (refused or plan.privacy),
         wire=wire_text(experiment.wire),
         verdict=not refused and sends_verdict(plan),
+        numbers={} if refused else plan.numbers,
     )
 
 
