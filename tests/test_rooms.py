@@ -34,6 +34,7 @@ DOORS = {
             "data.table",
             "data.cells",
             "data.huggingface",
+            "data.labels_alone",
             "data.manifest",
             "data.series",
             "data.sql",

@@ -95,19 +95,9 @@ class SitePlan:
         experiment = self.agreement.experiment
         encoding = self.dry_study.trainer.encoding
         received = self._manifest(None)
-        return Terms(experiment.rounds, experiment.seed, self.manifest, received, encoding, self.numbers)
-
-    @cached_property
-    def numbers(self) -> Mapping[str, Limits]:
-        """
-        The limits of each number that says what transfers, by name: they leave with the update of the last round, where plan and policy
-        ask for and allow it, the site's labels are used, and its updates have no noise. Raises Denied.
-        """
-        asked = self.agreement.experiment.request.transferability and TRANSFER in self.policy.metrics
-        if not asked or self.privacy is not None or self.home.settings.data.unlabelled:
-            return {}
-        body = self.dry_study.trainer.spec.body
-        return transfer_limits(len(stages(body)), bool(self.agreement.base), self.experiment.metric)
+        return Terms(
+            experiment.rounds, experiment.seed, self.manifest, received, encoding, sent_numbers(self)
+        )
 
     def _manifest(self, encoding: Encoding | None) -> Manifest:
         trainer = self.dry_study.trainer
@@ -131,6 +121,18 @@ def build_study(plan: SitePlan, classes: tuple[str, ...]) -> Study:
 def sends_verdict(plan: SitePlan) -> bool:
     """Whether the plan asks if joining helped, and the policy allows the answer, which needs no privacy. Raises Denied."""
     return plan.policy.verdict and plan.agreement.experiment.request.verdict and plan.privacy is None
+
+
+def sent_numbers(plan: SitePlan) -> Mapping[str, Limits]:
+    """
+    Return the limits of each number that says what transfers, by name: they leave with the update of the last round, where plan and
+    policy ask for and allow it, the site's labels are used, and its updates have no noise. Raises Denied.
+    """
+    asked = plan.agreement.experiment.request.transferability and TRANSFER in plan.policy.metrics
+    if not asked or plan.privacy is not None or plan.home.settings.data.unlabelled:
+        return {}
+    body = plan.dry_study.trainer.spec.body
+    return transfer_limits(len(stages(body)), bool(plan.agreement.base), plan.experiment.metric)
 
 
 def check_policy(plan: SitePlan) -> None:

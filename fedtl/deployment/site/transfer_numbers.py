@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedtl.deployment.site.site_plan import SitePlan
+from fedtl.deployment.site.site_plan import SitePlan, sent_numbers
 from fedtl.experiment.study import Study
 from fedtl.experiment.transfer.at_silo import is_pretrained, measured, new_spec
 from fedtl.experiment.transfer.numbers import to_numbers
@@ -20,7 +20,7 @@ def transfer_numbers(plan: SitePlan, study: Study, silo: Silo, task: Task) -> Ma
     trains 2 + 4 n models for n stages, each for as many rounds as the study has, and judges them on its validation rows. Nothing in the
     silo changes. Raises Denied.
     """
-    if task.round != task.rounds or not plan.numbers:
+    if task.round != task.rounds or not (limits := sent_numbers(plan)):
         return {}
     trainer, experiment = study.trainer, study.experiment
     donors = donors_of(trainer, silo, task.shared, new_spec(study))
@@ -31,4 +31,4 @@ def transfer_numbers(plan: SitePlan, study: Study, silo: Silo, task: Task) -> Ma
         results.append(measured(trainer, state, silo.data, silo.data.val, (begin, count)))
     measures = stage_measures(trainer, silo.data, donors.others, models[Begin.OWN], models[Begin.NEW])
     found = SiloTransfer(silo.name, experiment.seed, tuple(results), measures)
-    return to_numbers(found, experiment.metric, plan.numbers)
+    return to_numbers(found, experiment.metric, limits)
