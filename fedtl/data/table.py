@@ -132,8 +132,6 @@ def load_frame(path: str, settings: DataSettings) -> "pd.DataFrame":
         raise DataError(f"{path} is a folder, and a file of that name is read; rename the folder or move it")
     literal = frozenset(_declared_words(settings))
     texts = frozenset(name for key in KINDS if key != "categories" for name in getattr(settings, key))
-    if settings.silo_column and settings.unlabelled:
-        texts |= {settings.label}
     dialect = Dialect(
         settings.delimiter, settings.decimal, settings.encoding, literal, texts, settings.by_record
     )
@@ -207,7 +205,8 @@ def with_own_labels(
 ) -> tuple["pd.DataFrame", DataSettings]:
     """
     Return one silo's rows, with a missing value for each word such as "None" that is not declared, and the settings by which to read
-    their labels, on which those of no silo have an influence whose labels are not used. Raises DataError as ``with_missing_words`` does.
+    their labels. Labels that are not used, of this silo or of another, have no influence on that. Raises DataError as
+    ``with_missing_words`` does.
     """
     typed = settings.source == "sql" or Path(settings.path).suffix.lower() in (".parquet", ".xlsx")
     inputs = is_unlabelled(settings, name)

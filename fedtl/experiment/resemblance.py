@@ -57,9 +57,8 @@ def resembling(
     apart = torch.stack([own[classes[number]] for number in support.y.tolist()]) - support.features
     spread = apart.pow(2).sum(1).mean().sqrt().clamp_min(1e-12)
     distances: dict[str, float] = {}
-    labelled = [name for name in backbone.trained if name not in backbone.experiment.data.unlabelled]
-    for done, name in enumerate(labelled):
-        show(done, len(labelled), f"prototypes of {name}")
+    for done, name in enumerate(backbone.trained):
+        show(done, len(backbone.trained), f"prototypes of {name}")
         theirs = _of_silo(backbone, name, clip)
         if common := own.keys() & theirs.keys():
             gaps = torch.stack([(own[label] - theirs[label]).norm() for label in sorted(common)])
