@@ -34,6 +34,7 @@ DOORS = {
             "data.table",
             "data.cells",
             "data.huggingface",
+            "data.labels_alone",
             "data.manifest",
             "data.series",
             "data.sql",
@@ -67,7 +68,7 @@ DOORS = {
             for name in ("main", "options", "train", "inspect", "models", "server", "audit", "onboard")
         ),
         *("cli.silo", "cli.silo_consent", "cli.silo_record", "cli.backup", "cli.keys"),
-        *("cli.watch", "cli.new"),
+        *("cli.watch", "cli.new", "cli.study_transfer"),
     },
     "PIL": {"data.huggingface", "data.pictures"},
     "pydicom": {"data.dicom"},

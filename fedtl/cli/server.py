@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedtl.cli import backup, keys
+from fedtl.cli import backup, keys, study_transfer
 from fedtl.cli.options import Exp, Json, Metrics, Set
 from fedtl.cli.screen import print_json, print_line, say
 from fedtl.errors import ConfigError
@@ -277,5 +277,6 @@ app.command("renew")(keys.renew)
 app.command("rotate")(keys.rotate_site)
 app.command("rounds")(backup.rounds)
 app.command("withdraw")(backup.withdraw)
+app.command("transferability")(study_transfer.study_transfer)
 app.command("backup")(backup.back_up_server)
 app.command("restore")(backup.restore_server)

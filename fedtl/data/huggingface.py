@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedtl.data.frame import column_of, labels_of, rows_of_frame, units_of
+from fedtl.data.hidden import is_unlabelled
 from fedtl.data.pictures import of_eight_bits
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
@@ -52,6 +53,8 @@ def read(settings: DataSettings, name: str) -> Raw:
     where = f"{path}, silo {name}" if settings.silo_column else str(path)
     frames = {key: _frame(part, settings) for key, part in parts.items()}
     chosen = {key: _rows_of_silo(one, settings, name, where) for key, one in frames.items()}
+    if is_unlabelled(settings, name):  # whose labels may be missing
+        settings = settings.model_copy(update={"missing_labels": "inputs"})
     if image := _image_column(path):
         return _images(parts, frames, chosen, image, settings, where, unread)
     unread += tuple(

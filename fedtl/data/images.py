@@ -4,8 +4,10 @@ Image files: in folders ``<path>/<silo>/<class>/*`` or ``<path>/<silo>/{train,va
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from fedtl.data import manifest, masks
 from fedtl.data.formats import counted_suffixes, is_hidden
+from fedtl.data.hidden import is_unlabelled
 from fedtl.data.image_files import SUFFIXES, Images, is_image, load_images
 from fedtl.data.masks import SPLITS
 from fedtl.data.settings import DataSettings
@@ -103,18 +106,27 @@ def _of_folders(settings: DataSettings, name: str) -> tuple[dict[str, Labelled],
     splits = [split for split in SPLITS if (home / split).is_dir()]
     if splits and "train" not in splits:
         raise DataError(f"{home} has a folder {splits[0]} but none named train; add one")
-    files = {split: _files(home / split, settings) for split in splits} or {"train": _files(home, settings)}
+    by_name = settings.by_record or is_unlabelled(settings, name)
+    folders = {split: home / split for split in splits} or {"train": home}
+    files = {split: _files(folder, settings, by_name) for split, folder in folders.items()}
     labelled = {
-        split: Labelled([path for path, _ in found], np.array([label for _, label in found]))
+        split: Labelled(
+            [path for path, _ in found],
+            np.array([label for _, label in found]),
+            # A path would say the class, and units are drawn in the order of their names.
+            np.array([f"{split}/{number:09}" for number in range(len(found))])
+            if by_name and settings.slices is not None
+            else None,
+        )
         for split, found in files.items()
     }
     return labelled, _unread(home, splits)
 
 
-def _files(folder: Path, settings: DataSettings) -> list[tuple[Path, str]]:
+def _files(folder: Path, settings: DataSettings, by_name: bool) -> list[tuple[Path, str]]:
     """
-    Return each image file with its class. With ``by_record`` they are in the order of the files' names, so that a row's
-    position does not depend on its class.
+    Return each image file with its class. ``by_name``: in the order of the files' names, and of their contents where two have one
+    name, so that a row's position does not depend on its class.
     """
     files: list[tuple[Path, str]] = []
     for label in _folders(folder):
@@ -130,7 +142,11 @@ def _files(folder: Path, settings: DataSettings) -> list[tuple[Path, str]]:
         raise DataError(
             f"{folder} has no <class>/<image> file ({', '.join(SUFFIXES)}); a CSV table can list them: set data.manifest"
         )
-    return sorted(files, key=lambda file: file[0].name) if settings.by_record else files
+    if not by_name:
+        return files
+    count = Counter(path.name for path, _ in files)
+    alike = {path: sha256(path.read_bytes()).digest() for path, _ in files if count[path.name] > 1}
+    return sorted(files, key=lambda file: (file[0].name, alike.get(file[0], b"")))
 
 
 def _other_files(folder: Path) -> list[Path]:

@@ -56,7 +56,7 @@ def read(settings: DataSettings, name: str) -> tuple[Raw, list[Path], tuple[str,
                 f"{where}: rows {first + 1} and {number + 1} both name {path.relative_to(folder.resolve())}; remove one"
             )
     unread = tuple(_not_named(folder, file, settings))
-    return _numbered(rows, settings, where), paths, unread
+    return _numbered(rows, settings, name, where), paths, unread
 
 
 def _as_table(file: Path, settings: DataSettings) -> DataSettings:
@@ -101,10 +101,10 @@ def _not_named(folder: Path, file: Path, settings: DataSettings) -> Iterator[str
         yield f"{len(left)} images are named by no row of {file.name} and are not read (the first is {left[0]})"
 
 
-def _numbered(rows: "pd.DataFrame", settings: DataSettings, where: str) -> Raw:
+def _numbered(rows: "pd.DataFrame", settings: DataSettings, name: str, where: str) -> Raw:
     """Return labels, units and parts of the rows, with the number of each row as its only input."""
+    checked, settings = table.with_own_labels(rows, settings, name, where)
     own = settings.model_copy(update={"columns": [NUMBER], "drop": [], "categories": {}})
-    checked = table.with_missing_words(rows, settings, where)
     return replace(rows_of_frame(checked.assign(**{NUMBER: range(len(rows))}), own, where), columns=())
 
 

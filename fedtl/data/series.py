@@ -57,16 +57,16 @@ def of_length(series: Sequence[Array], length: int, channels: int) -> tuple[Arra
     return every, tuple(lines)
 
 
-def series_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Raw:
+def series_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str, unused: bool = False) -> Raw:
     """
     Return the series of a table with one row a step: rows of one ``sequence.id`` are a series, in the order of ``sequence.time``.
-    Label and unit must be the same in all rows of a series. Raises DataError.
+    Label and unit must be the same in all rows of a series; the label not where it is ``unused``. Raises DataError.
     """
     names, x, _, order, starts, lines = _series(frame, settings, where)
     rows = frame.iloc[order]
     firsts = rows.iloc[starts]
     for key in ("label", "unit_column"):
-        if column := getattr(settings, key):
+        if (column := getattr(settings, key)) and not (unused and key == "label"):
             _check_constant(rows, column, starts, settings, where)
     part = Part(x, labels_of(firsts, settings, where), units_of(firsts, settings, where))
     return Raw(part, columns=names, unread=lines)

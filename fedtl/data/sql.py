@@ -18,7 +18,7 @@ from fedtl.data import parquet_query
 from fedtl.data.frame import as_frame, column_of, rows_of_frame
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Raw
-from fedtl.data.table import with_missing_words
+from fedtl.data.table import with_own_labels
 from fedtl.errors import DataError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def read(settings: DataSettings, name: str) -> Raw:
         rows = rows[column.map(str) == name]
     if not len(rows):
         raise DataError(f"{where}: data.query finds no row; correct data.query or data.silos")
-    return rows_of_frame(with_missing_words(rows, settings, where), settings, where)
+    return rows_of_frame(*with_own_labels(rows, settings, name, where), where)
 
 
 def _rows(path: Path, settings: DataSettings, name: str) -> "pd.DataFrame":

@@ -12,6 +12,8 @@ from fedtl.data.csv_files import MISSING_WORDS, Dialect, check_csv
 from fedtl.data.excel_files import read_sheet
 from fedtl.data.formats import advice_on
 from fedtl.data.frame import column_of, rows_of_frame
+from fedtl.data.hidden import is_unlabelled
+from fedtl.data.labels_alone import with_labels_alone
 from fedtl.data.series import series_of_frame
 from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Raw
@@ -60,9 +62,9 @@ def silos(settings: DataSettings) -> Sequence[str]:
 def read(settings: DataSettings, name: str) -> Raw:
     """Return one silo's rows. Raises DataError."""
     rows, where = rows_of(settings, name)
-    rows = with_missing_words(rows, settings, where)
+    rows, settings = with_own_labels(rows, settings, name, where)
     if settings.sequence is not None:
-        raw = series_of_frame(rows, settings, where)
+        raw = series_of_frame(rows, settings, where, is_unlabelled(settings, name))
     else:
         raw = rows_of_frame(rows, settings, where)
     return raw if settings.columns or settings.silo_column else in_order(raw, _first_inputs(settings, raw))
@@ -196,6 +198,20 @@ def _declared_words(settings: DataSettings) -> dict[str, Sequence[str]]:
     if settings.silo_column:
         words[settings.silo_column] = [*settings.silos, *settings.late, *settings.silos_except]
     return words
+
+
+def with_own_labels(
+    rows: "pd.DataFrame", settings: DataSettings, name: str, where: str
+) -> tuple["pd.DataFrame", DataSettings]:
+    """
+    Return one silo's rows, with a missing value for each word such as "None" that is not declared, and the settings by which to read
+    their labels. Labels that are not used, of this silo or of another, have no influence on that. Raises DataError as
+    ``with_missing_words`` does.
+    """
+    typed = settings.source == "sql" or Path(settings.path).suffix.lower() in (".parquet", ".xlsx")
+    inputs = is_unlabelled(settings, name)
+    lenient = settings.model_copy(update={"missing_labels": "inputs"}) if inputs else settings
+    return with_labels_alone(with_missing_words(rows, lenient, where), settings, name, typed)
 
 
 def with_missing_words(frame: "pd.DataFrame", settings: DataSettings, where: str) -> "pd.DataFrame":

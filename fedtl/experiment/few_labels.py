@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 
+from fedtl.data.deal import BY_LABEL
 from fedtl.data.prepare import declared_classes
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of
@@ -71,6 +72,11 @@ def label_notes(experiment: Experiment, method: Method, silos: Sequence[str]) ->
             f"labels of training and validation rows are not used at {', '.join(unlabelled)} (data.unlabelled); "
             f"their test labels only judge; there, {what}"
         )
+        if data.deal is not None and data.deal.by in BY_LABEL:
+            yield (
+                f'data.deal.by = "{data.deal.by}" deals rows by their labels, those of data.unlabelled too: which rows each silo has '
+                'depends on them; "size" and "iid" look at no label'
+            )
     between = [type(term).__name__ for term in method.losses if term.needs_target and term.summaries()]
     if data.target_domain and between:
         yield (

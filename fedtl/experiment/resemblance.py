@@ -49,8 +49,8 @@ def resembling(
 ) -> dict[str, float]:
     """
     Return by silo of the run its mean distance over the labels that both have, divided by the spread of the new silo's rows (the
-    root mean squared distance to their prototype). ``support``: the labelled rows of the new silo. Without a common label a
-    silo is left out. Raises DataError.
+    root mean squared distance to their prototype). ``support``: the labelled rows of the new silo. A silo without a
+    common label, or whose labels are not used, is left out. Raises DataError.
     """
     clip = float(support.features.norm(dim=1).max())
     own = prototypes(support, classes, clip)

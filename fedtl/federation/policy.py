@@ -7,7 +7,8 @@ depend on how an update is computed or sent.
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -21,6 +22,10 @@ if TYPE_CHECKING:  # the SuperNode needs codes and hashes only, and does not imp
     from fedtl.methods.wire import Encoding
     from fedtl.models.roles import Partition
     from fedtl.models.state import State
+
+
+TRANSFER = "transferability"  # in policy.metrics: numbers that say what transfers may leave
+Limits = tuple[float, float]  # the lowest and the highest value
 
 
 class Code(StrEnum):
@@ -100,7 +105,8 @@ class Policy:
 class Terms:
     """
     What the approved plan fixes and a task must match. ``manifest``: the tensors that leave. ``received``: those of a task;
-    None: the same ones. ``encoding``: how an update becomes the tensors that leave; None: it is sent in full.
+    None: the same ones. ``encoding``: how an update becomes the tensors that leave; None: it is sent in full. ``numbers``: by name,
+    the limits of each number beside ordinary metrics that leaves with the update of the last round.
     """
 
     rounds: int
@@ -108,6 +114,15 @@ class Terms:
     manifest: Manifest
     received: Manifest | None = None
     encoding: "Encoding | None" = None
+    numbers: "Mapping[str, Limits]" = field(default_factory=dict)
+
+
+def allows_metric(allowed: Collection[str], name: str) -> bool:
+    """
+    Whether a policy that lists these metrics allows one to leave. "transferability" allows all numbers whose names begin with it and a
+    slash.
+    """
+    return (TRANSFER if name.startswith(f"{TRANSFER}/") else name) in allowed
 
 
 def make_manifest(partition: "Partition", state: "State", encoding: "Encoding | None" = None) -> Manifest:
@@ -189,14 +204,31 @@ def check_update(
         )
     if released is not None and (unnoised := sorted(set(update.metrics) - released)):
         raise Denied(Code.DECLINED, f"metrics: {unnoised[0]!r} has no noise, which a private update requires")
-    if forbidden := sorted(set(update.metrics) - policy.metrics):
+    if forbidden := sorted(name for name in update.metrics if not allows_metric(policy.metrics, name)):
         raise Denied(Code.DECLINED, f"policy.metrics does not allow {forbidden[0]!r}")
     if not all(math.isfinite(value) for value in update.metrics.values()):
         raise Denied(Code.DECLINED, "metrics: a value is not finite")
+    _check_numbers(update, task, terms)
     if not policy.share_row_count and update.weight != 1.0:
         raise Denied(
             Code.DECLINED, "the update's weight is the number of rows; policy.share_row_count is false"
         )
+
+
+def _check_numbers(update: "Update", task: "Task", terms: Terms) -> None:
+    """Raise Denied unless each number beside ordinary metrics is one of the plan's, within its limits, and this is the last round."""
+    for name, value in update.metrics.items():
+        if "/" not in name:
+            continue
+        if name not in terms.numbers or task.round != task.rounds:
+            raise Denied(
+                Code.DECLINED, f"metrics: {name!r} does not leave by this plan in round {task.round}"
+            )
+        low, high = terms.numbers[name]
+        if not low <= value <= high:
+            raise Denied(
+                Code.DECLINED, f"metrics: {name!r} is {value:.6g}; its limits are {low:g} and {high:g}"
+            )
 
 
 def _decoded(update: "Update", task: "Task", terms: Terms) -> "State":

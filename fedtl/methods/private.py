@@ -19,7 +19,10 @@ def private_problems(method: Method) -> Iterator[str]:
         if phase.through is not None and phase.epochs != 0:
             yield f"phase {number} trains through a mixture of several sets of weights, and only one set can be clipped"
         if phase.public:
-            yield f"phase {number} trains on public inputs towards what other silos' models say of them, which no charge covers"
+            yield (
+                f"phase {number} trains on public inputs towards what other silos' models say of them, which no charge covers; feddf "
+                "distils at the server, from what left with noise"
+            )
         if phase.pick is not None:
             yield f"phase {number} picks one of several sets by its loss on the rows, and the pick would leave without noise"
     for step in method.finish:

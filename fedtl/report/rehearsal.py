@@ -110,6 +110,13 @@ def details(facts: Facts) -> list[tuple[str, str, str]]:
             "Euclidean norm of everything that leaves in a round; a larger update is refused",
         ),
     ]
+    if numbers := facts.get("numbers"):
+        names = "; ".join(f"{name} ({low:g} to {high:g})" for name, (low, high) in numbers.items())
+        meaning = (
+            "what the first stages of the model are worth here, computed on rows of this institution, without noise; these "
+            f"{len(numbers)} leave once, in round {facts['rounds']}, each within its limits: {names}"
+        )
+        rows.append(("what transfers leaves", f"{len(numbers)} numbers", meaning))
     if facts["wire"] != "float32":
         meaning = "compressed after training, and after the noise where there is any; what is left out stays here as a residual and is added to the next update"
         rows.append(("weights are sent as", facts["wire"], meaning))

@@ -12,9 +12,17 @@ MEANINGS = {
     Begin.NEW: "from scratch: all weights new and random",
     Begin.HELD: "pretrained body frozen, head trained",
 }
+LEFT_OUT = "A is the model of the other silos, trained together without this one (leave one silo out); B is the silo's own. "
+DEPLOYED = (
+    "A is the model that all sites trained together, this site included, as it was before the last round; B is the site's own. So A suits the "
+    "site better than a model of the others alone would: fedtl transferability on simulated silos leaves each out. "
+)
+JUDGED_AT_SITES = (
+    "Validation rows of each site chose the cut and give the results that are shown, which flatters the chosen cut a little; no test row was read. Each number was computed "
+    "at its site, rounded to three digits, and set to its limit where it was beyond one."
+)
 NOTES = (
-    "A is the model of the other silos, trained together without this one (leave one silo out); B is the silo's own. AnB: the first n "
-    "stages of A are frozen and the rest is trained anew at the silo; AnB+: nothing is frozen; BnB and BnB+: the same with the silo's own first "
+    "AnB: the first n stages of A are frozen and the rest is trained anew at the silo; AnB+: nothing is frozen; BnB and BnB+: the same with the silo's own first "
     "stages (Yosinski et al., 2014). BnB below zero: stages that were trained together depend on each other. AnB below BnB: the "
     "stage is specific to the silos. AnB+ above zero: the others' stages are a better start than random weights.",
     "The rest is new: random weights of another seed, the same as in training from scratch, so that both differ in the first "
@@ -49,10 +57,22 @@ def transfer_page(result: Transferability, experiment_toml: str) -> str:
         plots=plots,
         silos=[points_grid(name, result, points) for name, points in result.by_silo.items()],
         fragment=result.cut.fragment,
-        notes=NOTES,
+        notes=_notes(result.deployed),
         experiment=experiment_toml,
         version=result.fedtl,
     )
+
+
+def _notes(deployed: bool) -> list[str]:
+    first, *others = NOTES
+    if not deployed:
+        return [LEFT_OUT + first, *others]
+    return [DEPLOYED + first, JUDGED_AT_SITES, *others]
+
+
+def _judged(result: Transferability) -> str:
+    """Return the name of the main metric with the rows that it was measured on."""
+    return f"{'validation' if result.deployed else 'test'} {TITLES[result.metric]}"
 
 
 def answer(result: Transferability) -> str:
@@ -67,7 +87,7 @@ def answer(result: Transferability) -> str:
         return text
     gain = format_difference(metric, point.gain.mean, point.gain.ci95)
     return (
-        f"{text} With them and fine-tuning, test {TITLES[metric]} is {format_value(metric, point.score.mean)}, "
+        f"{text} With them and fine-tuning, {_judged(result)} is {format_value(metric, point.score.mean)}, "
         f"{gain} {difference_unit(metric)} over training from scratch at a silo ({counted(point.gain.silos, 'silo')})."
     )
 
@@ -76,7 +96,7 @@ def points_grid(caption: str, result: Transferability, points: Sequence[Point]) 
     """Return the table of all ways to begin."""
     head = [
         "training",
-        f"test {TITLES[result.metric]}",
+        _judged(result),
         "over training from scratch",
         "validation loss, less from scratch",
     ]

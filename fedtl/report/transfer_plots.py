@@ -28,7 +28,8 @@ def transfer_curves(result: Transferability) -> str:
     if result.cut.stages:
         keys["recommended cut"] = axes.axvline(result.cut.stages, color="#999999", ls=":")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    y = f"test result minus that from scratch, {difference_unit(result.metric)}"
+    rows = "validation" if result.deployed else "test"
+    y = f"{rows} result minus that from scratch, {difference_unit(result.metric)}"
     label_axes(axes, "What the first stages of a model are worth at a silo", "stages taken over", y)
     draw_legend(axes, keys)
     return to_svg(figure, "transfer")

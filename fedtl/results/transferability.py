@@ -104,7 +104,10 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class Transferability:
-    """``transferability.json``. ``stages``: the names of their modules. ``silos``: those that were each left out once."""
+    """
+    ``transferability.json``. ``stages``: the names of their modules. ``silos``: those that were each left out once. ``deployed``: it is
+    of sites, which judged on their validation rows; A is then the model that all of them trained, and none was left out.
+    """
 
     fedtl: str
     task: str
@@ -122,3 +125,4 @@ class Transferability:
     cut: Cut
     warnings: tuple[str, ...] = field(default=())
     seconds: float = 0.0
+    deployed: bool = False

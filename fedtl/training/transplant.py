@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from fedtl.messages import Task
 from fedtl.methods.sets import model_part
-from fedtl.models.net import ModelSpec, stage_tensors
+from fedtl.models.net import ModelSpec, stage_tensors, stages
 from fedtl.models.state import State
 from fedtl.results.transferability import Begin
 from fedtl.training.at_home import alone_trainer, trained_alone
@@ -54,6 +54,17 @@ def plan(stages: int, pretrained: bool) -> Iterator[tuple[Begin, int]]:
     for count in range(1, stages + 1):
         for begin in (Begin.A, Begin.A_TUNED, Begin.B, Begin.B_TUNED):
             yield begin, count
+
+
+def transplants(
+    trainer: Trainer, silo: Silo, task: Task, donors: Donors, pretrained: bool
+) -> Iterator[tuple[Begin, int, State]]:
+    """Do all trainings at a silo in order, and yield how each began, with how many stages, and the model that came of it."""
+    for begin, count in plan(len(stages(trainer.spec.body)), pretrained):
+        state = transplanted(trainer, silo, task, donors, begin, count)
+        if begin is Begin.OWN:
+            donors = replace(donors, own=state)
+        yield begin, count, state
 
 
 def transplanted(

@@ -336,6 +336,9 @@ def test_silos_resemble_by_the_distances_of_their_prototypes(runs, silo):
     other = resembling(backbone, few, ("0", "unheard of"), lambda *_: None)
     assert other["faint"] != found["faint"]
     assert resembling(backbone, few, ("a", "b"), lambda *_: None) == {}
+    data = backbone.experiment.data.model_copy(update={"unlabelled": ["faint"]})
+    without = replace(backbone, experiment=backbone.experiment.model_copy(update={"data": data}))
+    assert resembling(without, support, labels, lambda *_: None).keys() == found.keys() - {"faint"}
 
 
 def test_silos_of_a_private_run_and_of_an_export_are_not_matched(silo):

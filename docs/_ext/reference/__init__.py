@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from reference import api, commands, entries, files, measured, odds, results, settings
+from reference import api, commands, entries, files, measured, measured_transfer, odds, results, settings
 
 MARK = re.compile(r"<!-- generated: ([\w-]+) -->")
 GENERATED: dict[str, Callable[[], str]] = {
@@ -33,6 +33,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "speed-small": measured.speed_small,
     "private-step": measured.private_step,
     "private-cost": measured.private_cost,
+    **{f"transfer-{family}": measured_transfer.transfer(family) for family in measured_transfer.FAMILIES},
 }
 
 

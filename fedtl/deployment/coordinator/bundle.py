@@ -26,7 +26,8 @@ from fedtl.data.settings import DataSettings
 from fedtl.deployment.bundle_contents import check_bundle_contents
 from fedtl.deployment.coordinator.app_files import APP_FILES
 from fedtl.deployment.coordinator.pack import pack_app
-from fedtl.deployment.coordinator.study_files import SERVER_STEPS, BundleInfo
+from fedtl.deployment.coordinator.study import HostedStudy
+from fedtl.deployment.coordinator.study_files import SERVER_STEPS, BundleInfo, StudyPlan
 from fedtl.deployment.flower_version import FLOWER_VERSION
 from fedtl.deployment.plan import (
     EXPERIMENT_NAME,
@@ -46,6 +47,8 @@ from fedtl.experiment.config.settings_file import validate
 from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
 from fedtl.experiment.public_inputs import write_prepared
 from fedtl.experiment.study import Study, build
+from fedtl.experiment.transfer.numbers import check_number
+from fedtl.experiment.transfer.transferability import check_question
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.base import own_labels
 
@@ -154,10 +157,15 @@ def plan_study(
         raise ConfigError(
             "data.unlabelled or data.missing_labels, and --dp-ready: the accounting covers labelled rows only; remove one of them"
         )
+    if experiment.request.transferability:
+        check_question(experiment)
     schema = _declared_schema(experiment, shape, classes) if shape else read_data_schema(experiment)
     if dp_ready and experiment.privacy is None:
         experiment = experiment.model_copy(update={"privacy": DP_READY})
-    return build(experiment, NO_SHARED_STORE, NO_SHARED_STORE, "cpu", None, schema)
+    study = build(experiment, NO_SHARED_STORE, NO_SHARED_STORE, "cpu", None, schema)
+    if experiment.request.transferability:
+        check_number(study)
+    return study
 
 
 def _declared_schema(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...]) -> DataSchema:
@@ -262,6 +270,15 @@ def _project(name: str) -> Mapping[str, Any]:
         "dependencies": [f"flwr=={FLOWER_VERSION}"],
     }
     return {"project": project, "tool": {"flwr": {"app": app}}}
+
+
+def agreed(study: HostedStudy, plan: StudyPlan) -> tuple[Bundle, Agreement]:
+    """Return the bundle of a study and its agreement. Raises ConfigError where the bundle was built again with another plan."""
+    bundle = Bundle(study.path.parent.parent / "bundles" / plan.bundle_name)
+    _, agreement = read_agreement(bundle.file.read_bytes(), str(bundle.file))
+    if agreement.hash != plan.plan:
+        raise ConfigError(f"{bundle.file} holds another plan than the study; build it again as it was")
+    return bundle, agreement
 
 
 def read_agreement(content: bytes, source: str) -> tuple[str, Agreement]:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from fedtl.data.settings import PREPARED
-from fedtl.deployment.coordinator.bundle import Bundle, plan_study, read_agreement
+from fedtl.deployment.coordinator.bundle import agreed, plan_study
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.errors import ConfigError
@@ -16,10 +16,7 @@ def with_public_model(study: HostedStudy, plan: StudyPlan) -> FederationConfig:
     Return the configuration of the rounds of feddf, whose step has the net of the plan, and the public inputs that lie next to the
     bundle. Raises ConfigError where these are not the plan's.
     """
-    bundle = Bundle(study.path.parent.parent / "bundles" / plan.bundle_name)
-    _, agreement = read_agreement(bundle.file.read_bytes(), str(bundle.file))
-    if agreement.hash != plan.plan:
-        raise ConfigError(f"{bundle.file} holds another plan than the study; build it again as it was")
+    bundle, agreement = agreed(study, plan)
     if not bundle.public.is_file() or bundle.public_hash != agreement.public:
         raise ConfigError(
             f"{bundle.public} is not the file of public inputs of the plan; build the bundle again as it was"

@@ -20,6 +20,7 @@ from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy
 from fedtl.deployment.site.site_rows import load_rows
 from fedtl.deployment.site.site_silo import make_silo
 from fedtl.deployment.site.state_store import StoredRound, schema_of
+from fedtl.deployment.site.transfer_numbers import transfer_numbers
 from fedtl.errors import Denied, FedTLError, Refused, SiloFailed
 from fedtl.federation.policy import Code, Policy, check_task, check_update
 from fedtl.messages import Refusal, Task, Update
@@ -114,7 +115,9 @@ def _answer(home: Home, agreement: Agreement, task: Task) -> Update:
         approval.note_begin(task)
         if stored:
             silo.local, silo.labels = stored.local, stored.labels
+        numbers = transfer_numbers(plan, study, silo, task)
         update = without_denied_figures(study.trainer.fit(silo, task), plan.policy)
+        update = replace(update, metrics={**update.metrics, **numbers})
         private = silo.guarantee is not None
         check_update(update, task, plan.terms, plan.policy, _released(plan, private), silo.name)
         new = StoredRound(digest, silo.local, silo.labels, update, private)

@@ -6,7 +6,7 @@ from typing import Any
 
 from fedtl.deployment.site.manifest_json import manifest_from_rows, manifest_to_rows
 from fedtl.deployment.site.signed import SignedTerms
-from fedtl.federation.policy import Manifest
+from fedtl.federation.policy import Limits, Manifest
 from fedtl.results.plan import StatePart
 
 
@@ -34,7 +34,8 @@ class PlanFacts:
     """
     What would run. ``source``, ``path`` and ``label``: of the site's rows. ``norm``: the maximum norm of an update.
     ``metrics``: those that would leave. ``weight``: whether the number of rows would. ``wire``: how the weights are sent. ``verdict``:
-    whether joining helped would leave after the last round.
+    whether joining helped would leave after the last round. ``numbers``: by name, the limits of each number that says what transfers and
+    would leave in the last round.
     """
 
     method: str
@@ -51,6 +52,7 @@ class PlanFacts:
     weight: bool
     wire: str
     verdict: bool
+    numbers: Mapping[str, Limits]
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from fedtl.deployment.site.rehearsal import (
     TensorFacts,
 )
 from fedtl.deployment.site.signing import present_terms
-from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy, sends_verdict
+from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy, sends_verdict, sent_numbers
 from fedtl.deployment.site.site_rows import SiteRows, check_origins, load_rows
 from fedtl.deployment.site.site_silo import make_dry_silo, site_guarantee
 from fedtl.errors import ConfigError, DataError, Denied, Refused
@@ -214,6 +214,7 @@ def _plan_facts(plan: SitePlan, refused: bool) -> PlanFacts:
         weight=policy.share_row_count and not (refused or plan.privacy),
         wire=wire_text(experiment.wire),
         verdict=not refused and sends_verdict(plan),
+        numbers={} if refused else sent_numbers(plan),
     )
 
 

@@ -3,6 +3,7 @@ A plan at a site: the agreement together with the site's own settings. It says w
 privacy settings, and which tensors would leave. Reads no rows.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +19,21 @@ from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, PrivacySettings
 from fedtl.experiment.data_schema import DataSchema, SiloSchema
 from fedtl.experiment.study import Study, build
-from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, make_manifest
+from fedtl.experiment.transfer.numbers import transfer_limits
+from fedtl.federation.policy import (
+    TRANSFER,
+    Code,
+    Limits,
+    Manifest,
+    Policy,
+    Terms,
+    check_manifest,
+    make_manifest,
+)
 from fedtl.methods.base import own_labels
 from fedtl.methods.label_free import made_with_labels, trains_body_alone, trains_without_labels
 from fedtl.methods.wire import Encoding
+from fedtl.models.net import stages
 from fedtl.simulation.shared_store import SharedStore
 
 NO_SHARED_STORE = SharedStore(Path("/nonexistent"))  # only a simulation shares rows between processes
@@ -82,7 +94,10 @@ class SitePlan:
         """What a task must agree with."""
         experiment = self.agreement.experiment
         encoding = self.dry_study.trainer.encoding
-        return Terms(experiment.rounds, experiment.seed, self.manifest, self._manifest(None), encoding)
+        received = self._manifest(None)
+        return Terms(
+            experiment.rounds, experiment.seed, self.manifest, received, encoding, sent_numbers(self)
+        )
 
     def _manifest(self, encoding: Encoding | None) -> Manifest:
         trainer = self.dry_study.trainer
@@ -106,6 +121,18 @@ def build_study(plan: SitePlan, classes: tuple[str, ...]) -> Study:
 def sends_verdict(plan: SitePlan) -> bool:
     """Whether the plan asks if joining helped, and the policy allows the answer, which needs no privacy. Raises Denied."""
     return plan.policy.verdict and plan.agreement.experiment.request.verdict and plan.privacy is None
+
+
+def sent_numbers(plan: SitePlan) -> Mapping[str, Limits]:
+    """
+    Return the limits of each number that says what transfers, by name: they leave with the update of the last round, where plan and
+    policy ask for and allow it, the site's labels are used, and its updates have no noise. Raises Denied.
+    """
+    asked = plan.agreement.experiment.request.transferability and TRANSFER in plan.policy.metrics
+    if not asked or plan.privacy is not None or plan.home.settings.data.unlabelled:
+        return {}
+    body = plan.dry_study.trainer.spec.body
+    return transfer_limits(len(stages(body)), bool(plan.agreement.base), plan.experiment.metric)
 
 
 def check_policy(plan: SitePlan) -> None:

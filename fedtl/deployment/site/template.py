@@ -37,7 +37,9 @@ roles = ["body", "aux", "norm"]      # the tensors that may leave. Not listed he
 methods = ["fedtl"]
 models = ["convnet", "mlp"]
 metrics = []                  # validation metrics that may leave, such as "accuracy"; with [policy.privacy] they are sent
-                              # with noise and use up privacy budget
+                              # with noise and use up privacy budget. "transferability": in the last round, where the plan asks
+                              # for it, what the first stages of the model are worth here; without noise, and never with
+                              # [policy.privacy]
 max_bytes_per_round = 50_000_000
 max_update_norm = 1000.0      # Euclidean norm of an update; a larger update is refused
 wire = ["float32"]            # forms in which the weights may be sent: "float32" in full; compressed: "bf16", "int8", "top-k", "sign"

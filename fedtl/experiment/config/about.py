@@ -8,6 +8,7 @@ ABOUT = {
     "request.by": "who asks institutions to take part; they sign it",
     "request.purpose": "for what purpose; they sign it",
     "request.verdict": "whether they are asked after the last round if joining helped; needs policy.verdict of each, and no privacy",
+    "request.transferability": 'whether sites send in the last round what transfers; needs "transferability" in policy.metrics of each',
     "data.source": "the kind of the data; fedtl data lists the kinds",
     "data.path": "the file or folder, relative to this file",
     "data.label": "the column of a table that is predicted",

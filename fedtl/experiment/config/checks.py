@@ -156,6 +156,8 @@ def _of_wrong_labels(data: DataSettings, experiment: Experiment) -> Iterator[str
         yield f"data.wrong_labels replaces classes, and data.task is {data.task}; remove one of them"
     if experiment.privacy is not None:
         yield "data.wrong_labels and [privacy]: wrong labels are drawn from the classes of all rows; remove one of them"
+    if both := sorted(set(data.wrong_labels) & set(data.unlabelled)):
+        yield f"silo {both[0]!r} is in data.wrong_labels and in data.unlabelled, where no label is used; remove it from one of them"
 
 
 def _of_classes(experiment: Experiment) -> Iterator[str]:

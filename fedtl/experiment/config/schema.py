@@ -95,12 +95,14 @@ class RequestSettings(Settings):
     """
     ``[request]``: who asks institutions to take part (``by``), and for what ``purpose``; one line of plain text each. Both
     are at the top of the page that an institution signs; fedtl cannot check them. ``verdict``: each institution whose policy allows
-    it is asked after the last round whether joining helped, and answers in one word.
+    it is asked after the last round whether joining helped, and answers in one word. ``transferability``: with the update of the last
+    round each sends what the first stages of the received model are worth to it (``fedtl transferability``), where its policy allows that.
     """
 
     by: Line = ""
     purpose: Line = ""
     verdict: bool = False
+    transferability: bool = False
 
 
 Form = Literal["float32", "bf16", "int8", "top-k", "sign"]

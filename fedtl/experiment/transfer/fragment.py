@@ -30,6 +30,6 @@ def write_cut(folder: RunFolder, experiment: Experiment, summary: Transferabilit
 def evidence(summary: Transferability) -> str:
     """Return in one line what was measured at the recommended cut."""
     return (
-        f"fedtl transferability, {len(summary.silos)} silos, seeds {', '.join(map(str, summary.seeds))}: "
+        f"{'sites of a study' if summary.deployed else 'fedtl transferability'}, {len(summary.silos)} silos, seeds {', '.join(map(str, summary.seeds))}: "
         f"the first {summary.cut.stages} of {len(summary.stages)} stages are shared; evidence in transferability.json"
     )
