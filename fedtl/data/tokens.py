@@ -49,5 +49,7 @@ def _read(path: str, width: int, changed: int, size: int) -> Any:
         tokenizer.enable_truncation(width)
     except Exception as error:  # tokenizers raises Exception itself
         reason = (str(error).splitlines() or [""])[0]
-        raise DataError(f"data.tokenizer: {path} is no tokenizer.json ({reason}); put the model's own there") from error
+        raise DataError(
+            f"data.tokenizer: {path} is no tokenizer.json ({reason}); put the model's own there"
+        ) from error
     return tokenizer

@@ -144,6 +144,10 @@ def read_description(path: Path) -> Mapping[str, Any]:
         raise ConfigError(
             f"{path}: a model with bottleneck adapters cannot be onboarded; give the folder of its run"
         )
+    if any(column["kind"] == "tokens" for column in about.get("table", {}).get("columns", {}).values()):
+        raise ConfigError(
+            f"{path}: a model of text cannot be onboarded; start a run with model.weights = its folder"
+        )
     if "input_scale" in about:
         raise ConfigError(f"{path}: a model with data.scale = 'dp' cannot be onboarded; export another run")
     return about

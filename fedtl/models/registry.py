@@ -13,10 +13,11 @@ from fedtl.errors import ModelError
 from fedtl.models import builtin, libraries, sequences, unet
 from fedtl.models.custom import Build
 from fedtl.models.dp_norm import convert_norms
+from fedtl.models.folder_files import is_folder_name
 from fedtl.models.libraries import TORCHVISION, LibraryOptions
 from fedtl.models.net import ModelSpec, Shape, seeded_build
 from fedtl.models.split import split_at_classifier
-from fedtl.models.text_folder import folder_spec, is_folder_name
+from fedtl.models.text_folder import folder_spec
 
 MODELS: Registry[Build] = Registry(
     "fedtl.models",

@@ -1,6 +1,5 @@
 """
-A transformer for text from a local folder of Hugging Face's form: ``config.json`` (its layers), ``model.safetensors`` (its weights) and
-``tokenizer.json`` (how text becomes tokens).
+A transformer for text from a local folder of Hugging Face's form (``models.folder_files``).
 
 Nothing is loaded from the network, and no code in the folder is run: ``config.json`` is read here and chooses among the models of the
 transformers library by the name of their type, and weights are read by ``models.weights``. transformers is imported only when such a
@@ -8,10 +7,10 @@ model is used.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,43 +18,24 @@ from torch import Tensor, nn
 
 from fedtl._util.torchvision_import import import_torchvision
 from fedtl.errors import ModelError
+from fedtl.models.downloads import without_network
+from fedtl.models.folder_files import CONFIG, TOKENIZER, at_name, folder_file
 from fedtl.models.net import ModelSpec, Shape, seeded_build
 from fedtl.models.split import split_at_classifier
 
-FOLDER = "hf-folder:"
-CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 WRAPPED = "transformer"  # the library's model in TextClassifier
 # Entries of a config.json that name code, kernels or another form of the weights, which are not read.
 UNREAD = (
-    *("auto_map", "attn_implementation", "_attn_implementation", "quantization_config", "dtype", "torch_dtype"),
+    *(
+        "auto_map",
+        "attn_implementation",
+        "_attn_implementation",
+        "quantization_config",
+        "dtype",
+        "torch_dtype",
+    ),
     *("num_labels", "id2label", "label2id", "problem_type", "return_dict", "use_return_dict", "torchscript"),
 )
-
-
-def is_folder_name(name: str) -> bool:
-    """Whether a name is that of a folder: "hf-folder:PATH"."""
-    return name.startswith(FOLDER)
-
-
-def folder_file(name: str, file: str) -> Path:
-    """Return the path of a file in the folder of a model's name. Raises ModelError where it is not there."""
-    folder = Path(name.removeprefix(FOLDER))
-    if not (path := folder / file).is_file():
-        raise ModelError(f"{_at(name)}: there is no {file} in it; {_advice(folder, file)}")
-    return path
-
-
-def _advice(folder: Path, file: str) -> str:
-    """Return what to do where a file of the folder is missing."""
-    if not folder.is_dir():
-        return f"there is no folder {folder}: download config.json, tokenizer.json and model.safetensors of a model into it"
-    if file == WEIGHTS and any(folder.glob("*.bin")):
-        return "its weights are pickled, and fedtl loads none: save the model as safetensors in one file"
-    if file == WEIGHTS and any(folder.glob("model-*.safetensors")):
-        return "its weights are in several files: save the model in one (max_shard_size)"
-    if file == TOKENIZER and any(folder.glob("vocab*")):
-        return "save its fast tokenizer there (AutoTokenizer.from_pretrained(...).save_pretrained(...))"
-    return f"put the {file} of the model there"
 
 
 class TextClassifier(nn.Module):
@@ -74,8 +54,13 @@ class TextClassifier(nn.Module):
         codes = x.long()
         there = codes > 0
         first = torch.arange(codes.shape[1], device=x.device) == 0
-        given = {"input_ids": torch.where(there, codes - 1, self.padding), "attention_mask": (there | first).long()}
-        if not self.own_positions:  # one row of positions for each text, so that private training sees whose they are
+        given = {
+            "input_ids": torch.where(there, codes - 1, self.padding),
+            "attention_mask": (there | first).long(),
+        }
+        if (
+            not self.own_positions
+        ):  # one row of positions for each text, so that private training sees whose they are
             given["position_ids"] = torch.arange(codes.shape[1], device=x.device).expand(codes.shape)
         scores: Tensor = self.transformer(**given).logits
         return scores
@@ -88,7 +73,7 @@ def folder_spec(name: str, shape: Shape, seed: int, checkpointing: bool) -> Mode
     if checkpointing:
         raise ModelError("model.checkpointing: models of hf-folder do not offer it here; remove it")
     if len(shape) != 1:
-        raise ModelError(f"{_at(name)} takes tokens of text, not inputs of shape {shape}; set data.text")
+        raise ModelError(f"{at_name(name)} takes tokens of text, not inputs of shape {shape}; set data.text")
     config = _config(name)
     _check_size(name, config, shape[0])
     classifier = f"{WRAPPED}.{_classifier(name, config)}"
@@ -98,7 +83,7 @@ def folder_spec(name: str, shape: Shape, seed: int, checkpointing: bool) -> Mode
     try:
         spec = split_at_classifier(module, classifier, shape, seed)
     except ModelError as error:
-        raise ModelError(f"{_at(name)}: {error}") from error
+        raise ModelError(f"{at_name(name)}: {error}") from error
     return replace(spec, wrapper=f"{WRAPPED}.", core=_core(module.transformer, config))
 
 
@@ -115,20 +100,15 @@ def _core(transformer: Any, config: Any) -> frozenset[str]:
 
 
 def import_transformers() -> Any:
-    try:
+    with suppress(ImportError):
         import_torchvision()  # transformers imports it where it is installed, so its missing operators must be defined first
-    except ImportError:
-        pass
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on a config.json are no news here
     try:
         import tokenizers  # noqa: F401
         import transformers
     except ImportError as error:
         raise ModelError("models of hf-folder need two packages: pip install 'fedtl[text]'") from error
     return transformers
-
-
-def _at(name: str) -> str:
-    return f"model.name = {name!r}"
 
 
 def read_config(name: str) -> Mapping[str, Any]:
@@ -150,13 +130,14 @@ def _config(name: str) -> Any:
     known = transformers.models.auto.modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
     if kind not in known:
         raise ModelError(
-            f"{_at(name)}: transformers {transformers.__version__} has no classification of texts for model_type {kind!r}, and code in a "
+            f"{at_name(name)}: transformers {transformers.__version__} has no classification of texts for model_type {kind!r}, and code in a "
             "folder is not run; choose another model, such as a BERT"
         )
     try:
-        return transformers.AutoConfig.for_model(kind, **table)
+        with without_network():
+            return transformers.AutoConfig.for_model(kind, **table)
     except Exception as error:  # a configuration checks itself in as many ways as there are models
-        raise ModelError(f"{_at(name)}: {CONFIG} is refused: {_line(error)}") from error
+        raise ModelError(f"{at_name(name)}: {CONFIG} is refused: {_line(error)}") from error
 
 
 def _check_size(name: str, config: Any, tokens: int) -> None:
@@ -183,9 +164,12 @@ def _built(name: str, config: Any) -> nn.Module:
     padding = config.pad_token_id if isinstance(getattr(config, "pad_token_id", None), int) else 0
     auto = import_transformers().AutoModelForSequenceClassification
     try:
-        return TextClassifier(auto.from_config(config, attn_implementation="eager", dtype=torch.float32), padding)
+        with without_network():
+            return TextClassifier(
+                auto.from_config(config, attn_implementation="eager", dtype=torch.float32), padding
+            )
     except Exception as error:  # as above
-        raise ModelError(f"{_at(name)}: transformers cannot build it: {_line(error)}") from error
+        raise ModelError(f"{at_name(name)}: transformers cannot build it: {_line(error)}") from error
 
 
 def _classifier(name: str, config: Any) -> str:
@@ -199,7 +183,7 @@ def _classifier(name: str, config: Any) -> str:
     two, three = shapes
     owners = {path.rpartition(".")[0] for path in two if two[path] != three[path]}
     if len(owners) != 1:
-        raise ModelError(f"{_at(name)} has {len(owners)} classifiers; choose a model with one")
+        raise ModelError(f"{at_name(name)} has {len(owners)} classifiers; choose a model with one")
     return owners.pop()
 
 

@@ -113,7 +113,8 @@ def fit_weights(
             "check that model.name is the model of this file"
         )
     absent = sorted(
-        {str(roles[name]) for name in net.keys() - fitting.keys()} - ({Role.COUNT} | ({Role.BODY} if spec.core else set()))
+        {str(roles[name]) for name in net.keys() - fitting.keys()}
+        - ({Role.COUNT} | ({Role.BODY} if spec.core else set()))
     )
     if absent:
         notes.append(f"{where}: without {', '.join(absent)}; these start from the seed")

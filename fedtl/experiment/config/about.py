@@ -58,7 +58,7 @@ ABOUT = {
     "data.hash_width": "how many inputs a hashed column becomes",
     "data.text": "columns of text, whose words are hashed to text_width inputs; also with [privacy]",
     "data.text_width": "how many inputs a column of text becomes",
-    "data.tokenizer": "a tokenizer.json: text becomes the numbers of its tokens; set by model.name = \"hf-folder:PATH\"",
+    "data.tokenizer": 'a tokenizer.json: text becomes the numbers of its tokens; set by model.name = "hf-folder:PATH"',
     "data.target_encoded": "columns of many values: the mean label of the silo's own training rows; not with [privacy]",
     "data.silos": "the silos that take part; []: all",
     "data.silos_except": "silos that do not take part",

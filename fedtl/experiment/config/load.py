@@ -22,8 +22,8 @@ from fedtl.experiment.config.settings_file import Table, read_toml, validate
 from fedtl.experiment.config.text_checks import with_text_folder
 from fedtl.experiment.config.units import with_unit
 from fedtl.models.exported import exported_weights
+from fedtl.models.folder_files import FOLDER, is_folder_name
 from fedtl.models.packaged import PREFIX, packaged_file
-from fedtl.models.text_folder import FOLDER, is_folder_name
 
 
 def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:

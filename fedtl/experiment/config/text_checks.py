@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fedtl.data.settings import KINDS
 from fedtl.errors import ConfigError, ModelError
 from fedtl.experiment.config.schema import Experiment
-from fedtl.models.text_folder import CONFIG, TOKENIZER, WEIGHTS, folder_file, is_folder_name
+from fedtl.models.folder_files import CONFIG, TOKENIZER, WEIGHTS, folder_file, is_folder_name
 
 OF_COLUMNS = ("mlp", "linear")  # models to which the number of a token would be a quantity
 
@@ -28,9 +28,7 @@ def with_text_folder(experiment: Experiment) -> Experiment:
     try:
         folder_file(model.name, CONFIG)
         tokenizer = data.tokenizer or str(folder_file(model.name, TOKENIZER))
-        weights = (
-            str(folder_file(model.name, WEIGHTS)) if model.weights == "pretrained" else model.weights
-        )
+        weights = str(folder_file(model.name, WEIGHTS)) if model.weights == "pretrained" else model.weights
     except ModelError as error:
         raise ConfigError(str(error)) from error
     read = {"tokenizer": tokenizer, "columns": list(data.text), "drop": []}

@@ -128,7 +128,10 @@ class _DropoutOff(TorchFunctionMode):
         if func in (F.dropout, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout):
             return args[0] if args else kwargs["input"]
         if func is F.scaled_dot_product_attention:
-            args, kwargs = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args, {**kwargs, "dropout_p": 0.0}
+            args, kwargs = (
+                (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args,
+                {**kwargs, "dropout_p": 0.0},
+            )
             if len(args) > 4:
                 del kwargs["dropout_p"]
         return func(*args, **kwargs)

@@ -54,6 +54,19 @@ class Counts(nn.Module):
         return x
 
 
+class DropsByFunction(nn.Module):
+    """Has a weight, and calls dropout as functions, as attention does."""
+
+    def __init__(self, other=False):
+        super().__init__()
+        self.mix, self.other = nn.Linear(6, 6), other
+
+    def forward(self, x):
+        mixed = self.mix(x) + (0.1 * x.mean(0) if self.other else 0)
+        dropped = F.dropout(mixed, 0.5, self.training)
+        return F.scaled_dot_product_attention(dropped, dropped, dropped, dropout_p=0.5 * self.training)
+
+
 def frozen(module):
     return module.requires_grad_(False)
 
@@ -88,6 +101,7 @@ REFUSED = {
     "looks back": (LooksBack(), r"1 \(LooksBack\)"),
     "first sees third": (FirstSeesThird(), r"1 \(FirstSeesThird\)"),
     "counts": (Counts(), "1.seen"),
+    "dropout by function, and a mean": (DropsByFunction(other=True), "depend on other records"),
 }
 ACCEPTED = {
     "nothing": nn.Identity(),
@@ -96,6 +110,7 @@ ACCEPTED = {
     "instancenorm": nn.InstanceNorm2d(4),
     "silonorm": SiloNorm(nn.BatchNorm2d(4)),
     "dropout": nn.Dropout(0.5),
+    "dropout by function": DropsByFunction(),
 }
 
 
