@@ -78,7 +78,7 @@ def fit_weights(
     _check_ordinary(file, where)
     names, by_fedtl = file_names(file, net, spec)
     named = _untied({name: file[own] for name, own in names.items()}, spec, where)
-    named, notes = _of_core(named, net, spec, where)
+    named, notes = (named, list[str]()) if by_fedtl else _of_core(named, net, spec, where)
     if unknown := sorted(named.keys() - net.keys()):
         raise ModelError(
             f"model.weights: {where} holds {unknown[0]!r} and {len(unknown) - 1} more tensors that the model does not have; "
@@ -101,17 +101,7 @@ def fit_weights(
                 f"model.weights: {where}: {name} has shape {tuple(tensor.shape)}; the model needs "
                 f"{tuple(net[name].shape)}; check that model.name and model.settings are those of this file"
             )
-    needed = {Role.BODY} if by_fedtl else {Role.BODY, Role.NORM, Role.STATS}
-    missing = sorted(
-        name
-        for name in net.keys() - fitting.keys()
-        if roles[name] in needed and (not spec.core or spec.library_name(name) in spec.core)
-    )
-    if missing:
-        raise ModelError(
-            f"model.weights: {where} has no tensor {missing[0]!r}, and {len(missing) - 1} more of the body are missing; "
-            "check that model.name is the model of this file"
-        )
+    _check_complete(net.keys() - fitting.keys(), roles, spec, where, by_fedtl)
     absent = sorted(
         {str(roles[name]) for name in net.keys() - fitting.keys()}
         - ({Role.COUNT} | ({Role.BODY} if spec.core else set()))
@@ -119,6 +109,23 @@ def fit_weights(
     if absent:
         notes.append(f"{where}: without {', '.join(absent)}; these start from the seed")
     return fitting, notes
+
+
+def _check_complete(
+    absent: Iterable[str], roles: dict[str, Role], spec: ModelSpec, where: str, by_fedtl: bool
+) -> None:
+    """Raise ModelError where tensors of the body that a file must hold are ``absent``."""
+    needed = {Role.BODY} if by_fedtl else {Role.BODY, Role.NORM, Role.STATS}
+    missing = sorted(
+        name
+        for name in absent
+        if roles[name] in needed and (not spec.core or spec.library_name(name) in spec.core)
+    )
+    if missing:
+        raise ModelError(
+            f"model.weights: {where} has no tensor {missing[0]!r}, and {len(missing) - 1} more of the body are missing; "
+            "check that model.name is the model of this file"
+        )
 
 
 def _of_core(named: State, net: State, spec: ModelSpec, where: str) -> tuple[State, list[str]]:

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from fedtl.errors import ModelError
 from fedtl.experiment.initial_weights import read_first_weights
+from fedtl.models.adapted import AdapterPlan, with_adapters
 from fedtl.models.registry import check_model_name, model_spec
 from fedtl.models.roles import Role, roles
 from tests.models.text_folders import need_transformers, write_folder
@@ -59,6 +60,14 @@ def test_roles_follow_from_types(folder):
     assert all("LayerNorm" in name for name in norms)
     assert {name for name, role in of.items() if role is Role.HEAD} == {"head.weight", "head.bias"}
     assert set(of.values()) == {Role.BODY, Role.NORM, Role.HEAD}
+
+
+def test_adapters_find_the_layers_of_attention(folder):
+    """Queries, keys and values of two layers, by the type of the module that has them; the rest is frozen."""
+    adapted = with_adapters(spec_of(folder), AdapterPlan(where=["attention"]), (TOKENS,))
+    of = roles(adapted.net(2))
+    assert sum(role is Role.ADAPTER for role in of.values()) == 2 * 3
+    assert {name for name, role in of.items() if role in (Role.BODY, Role.NORM)} - adapted.frozen == set()
 
 
 def test_weights_of_another_task_give_the_transformer_and_say_what_is_left_out(folder):
@@ -125,7 +134,7 @@ def test_code_and_kernels_that_a_folder_names_are_not_run(folder, tmp_path):
     torch.testing.assert_close(net(codes_of(TEXTS)), plain(codes_of(TEXTS)))
     with pytest.raises(
         ModelError,
-        match="has no classification of texts for model_type 'evil', and code in a folder is not run",
+        match="for model_type 'evil'",
     ):
         spec_of(with_config(folder, tmp_path, model_type="evil"))
 
