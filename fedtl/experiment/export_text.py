@@ -82,7 +82,8 @@ def checked_trace(model: "SiloModel", net: nn.Module, path: Path) -> Iterator[No
     codes = torch.randint(1, 4, (tokens, tokens), generator=torch.Generator().manual_seed(0)).float().tril()
     with torch.no_grad():
         expected = net(codes)
-    found = torch.from_numpy(ReferenceEvaluator(str(path)).run(None, {"x": codes.numpy()})[0])
+    scores: Any = ReferenceEvaluator(str(path)).run(None, {"x": codes.numpy()})
+    found = torch.from_numpy(scores[0])
     if not bool((found - expected).abs().max() <= TOLERANCE * max(1.0, float(expected.abs().max()))):
         raise ModelError("tracing gives other scores than the network")
 

@@ -11,6 +11,7 @@ from fedtl.experiment.initial_weights import read_first_weights
 from fedtl.models.adapted import AdapterPlan, with_adapters
 from fedtl.models.registry import check_model_name, model_spec
 from fedtl.models.roles import Role, roles
+from fedtl.models.text_folder import read_config
 from tests.models.text_folders import need_transformers, write_folder
 
 TOKENS = 12
@@ -131,6 +132,7 @@ def test_code_and_kernels_that_a_folder_names_are_not_run(folder, tmp_path):
     with_config(folder, tmp_path, **named, **kernel, quantization_config={"quant_method": "bitsandbytes"})
     net, plain = spec_of(tmp_path).net(2).eval(), spec_of(folder).net(2).eval()
     assert not (tmp_path / "ran").exists()
+    assert read_config(f"hf-folder:{tmp_path}").keys().isdisjoint({*named, *kernel, "quantization_config"})
     torch.testing.assert_close(net(codes_of(TEXTS)), plain(codes_of(TEXTS)))
     with pytest.raises(
         ModelError,

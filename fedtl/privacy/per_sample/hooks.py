@@ -157,8 +157,9 @@ def _conv2d(layer: nn.Conv2d, activations: list[Tensor], backprops: Tensor) -> S
 def _embedding(layer: nn.Embedding, activations: list[Tensor], backprops: Tensor) -> Samples:
     """Corrects Opacus 1.6's sampler, which gives the code of padding a gradient, where autograd gives it none."""
     samples: Samples = compute_embedding_grad_sample(layer, activations, backprops)
-    if layer.padding_idx is not None and layer.weight in samples:
-        samples[layer.weight][:, layer.padding_idx] = 0
+    for values in samples.values():  # of the one weight, if it is trained
+        if layer.padding_idx is not None:
+            values[:, layer.padding_idx] = 0
     return samples
 
 

@@ -13,7 +13,11 @@ from fedtl.methods.coral import Coral
 from fedtl.methods.losses import Batch, Computed, Forward, Pass, PerExample, TaskLoss, mean_loss
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.models.dp_norm import SiloNorm
-from fedtl.privacy.per_sample.independence import check_examples_independent, check_vectors_independent
+from fedtl.privacy.per_sample.independence import (
+    check_examples_independent,
+    check_vectors_independent,
+    without_dropout,
+)
 
 
 class Subclass(nn.BatchNorm2d):
@@ -124,6 +128,14 @@ def test_layers_in_which_records_depend_on_each_other_are_refused(name):
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_layers_in_which_records_are_independent_are_accepted(name):
     check_examples_independent(net(ACCEPTED[name]), batch(), task)
+
+
+def test_functions_of_dropout_change_nothing_where_dropout_is_off():
+    layer, x = DropsByFunction(), torch.randn(2, 3, 6, 6)
+    expected = layer.eval()(x)
+    with without_dropout(layer.train()):
+        torch.testing.assert_close(layer(x), expected)
+    assert not torch.allclose(layer(x), expected)
 
 
 def with_term(term):
