@@ -102,6 +102,8 @@ DOORS = {
     "dp_accounting": {"privacy.accounting"},
     "opacus": {"privacy.per_sample.hooks", "privacy.prv"},
     "datasets": {"data.huggingface"},
+    "tokenizers": {"data.tokens", "models.text_folder"},
+    "transformers": {"models.text_folder"},
     "ray": {"simulation.ray"},
 }
 # What the coordinator runs. It never reaches examples, nor anything that reads them.

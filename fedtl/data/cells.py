@@ -18,6 +18,7 @@ from fedtl.data.dates import date_advice, date_numbers
 from fedtl.data.hashing import category_codes, hashed_inputs
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import MAX_FLOAT32, Array, rounded_whole_number
+from fedtl.data.tokens import token_codes
 from fedtl.data.words import hashed_words
 from fedtl.errors import DataError
 
@@ -47,6 +48,9 @@ def column_inputs(cells: "pd.Series", column: Column, settings: DataSettings, wh
             return dict(zip(column.inputs, hashed_inputs(_texts(cells), column.width).T, strict=True))
         case Kind.TEXT:
             return dict(zip(column.inputs, hashed_words(_texts(cells), column.width).T, strict=True))
+        case Kind.TOKENS:
+            codes = token_codes(_texts(cells), settings.tokenizer, column.width)
+            return dict(zip(column.inputs, codes.T, strict=True))
         case Kind.TARGET:
             return {column.name: category_codes(_texts(cells))}
         case _:

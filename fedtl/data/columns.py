@@ -22,7 +22,7 @@ class Kind(StrEnum):
     What becomes of a column. NUMBER: itself. CATEGORY: one input of 0 or 1 for each value. ORDERED: the number of the value in the
     list. DATE: elapsed days, and the place on a circle for what comes again (``data.dates``). HASHED: as many inputs as
     ``data.hash_width``, one of which is 1 or -1. TARGET: the mean label of the value's training rows (``data.target_encoding``). TEXT: its words, hashed
-    to ``data.text_width`` inputs (``data.words``).
+    to ``data.text_width`` inputs (``data.words``). TOKENS: the numbers of its first ``data.text_width`` tokens (``data.tokens``).
     """
 
     NUMBER = "number"
@@ -32,14 +32,17 @@ class Kind(StrEnum):
     HASHED = "hashed"
     TARGET = "target"
     TEXT = "text"
+    TOKENS = "tokens"
 
+
+FIXED_SCALE = (Kind.TEXT, Kind.TOKENS)  # whose inputs are never scaled by constants
 
 ON_A_CIRCLE = ("sin", "cos")  # the two inputs of a part of a date that comes again
 
 
 @dataclass(frozen=True)
 class Column:
-    """``values``: of a category or an ordered column; ``parts``: of a date; ``width``: of a hashed column or text."""
+    """``values``: of a category or an ordered column; ``parts``: of a date; ``width``: of a hashed column, text or tokens."""
 
     name: str
     values: tuple[str, ...] = ()
@@ -55,7 +58,7 @@ class Column:
                 return tuple(f"{self.name}={value}" for value in self.values)
             case Kind.DATE:
                 return tuple(f"{self.name} {input}" for part in self.parts for input in date_inputs(part))
-            case Kind.HASHED | Kind.TEXT:
+            case Kind.HASHED | Kind.TEXT | Kind.TOKENS:
                 return tuple(f"{self.name}#{number}" for number in range(self.width))
             case _:
                 return (self.name,)
@@ -72,6 +75,8 @@ class Column:
                 return f"{self.name} (hashed to {self.width} inputs)"
             case Kind.TEXT:
                 return f"{self.name} (text: its words hashed to {self.width} inputs)"
+            case Kind.TOKENS:
+                return f"{self.name} (text: its first {self.width} tokens)"
             case Kind.TARGET:
                 return f"{self.name} (mean label of its training rows)"
             case _:
@@ -94,7 +99,8 @@ def column_named(name: str, settings: DataSettings) -> Column:
     if name in settings.hashed:
         return Column(name, kind=Kind.HASHED, width=settings.hash_width)
     if name in settings.text:
-        return Column(name, kind=Kind.TEXT, width=settings.text_width)
+        kind = Kind.TOKENS if settings.tokenizer else Kind.TEXT
+        return Column(name, kind=kind, width=settings.text_width)
     return Column(name, kind=Kind.TARGET if name in settings.target_encoded else Kind.NUMBER)
 
 
@@ -143,7 +149,7 @@ def with_declared_columns(settings: DataSettings, columns: Sequence[Column]) -> 
         "dates": [column.name for column in of_kind(Kind.DATE)],
         "hashed": [column.name for column in of_kind(Kind.HASHED)],
         "target_encoded": [column.name for column in of_kind(Kind.TARGET)],
-        "text": [column.name for column in of_kind(Kind.TEXT)],
+        "text": [column.name for column in columns if column.kind in FIXED_SCALE],
     }
     return DataSettings.model_validate(settings.model_dump() | update)
 

@@ -79,7 +79,7 @@ def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts,
         brightest=brightest if pixels else None,
         white=int(np.iinfo(raw.train.x.dtype).max) if pixels else None,
     )
-    if raw.train.x.ndim == 2 and len(raw.columns) <= COLUMNS_LOOKED_AT:
+    if raw.train.x.ndim == 2 and len(raw.columns) <= COLUMNS_LOOKED_AT and not settings.tokenizer:
         facts = _with_columns(facts, raw, settings, hidden)
     return facts, seen if telling else frozenset()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedtl.data.columns import Kind, columns_with_a_kind
+from fedtl.data.columns import FIXED_SCALE, columns_with_a_kind
 from fedtl.data.constants import Constants, bounds_for, read_constants
 from fedtl.data.origins import Origin
 from fedtl.data.pixels import ROWS_AT_ONCE, is_pixels, resize, to_range, with_channels
@@ -143,7 +143,7 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
 
 
 def _with_constants(inputs: Inputs, constants: Sequence[Constants], settings: DataSettings) -> Inputs:
-    """Return the inputs with the constants of each column or channel. The words of texts have a scale of their own, which stays."""
+    """Return the inputs with the constants of each column or channel. Words and tokens have a scale of their own, which stays."""
     words = _words(settings)
     if words:
         constants = [
@@ -158,8 +158,8 @@ def _with_constants(inputs: Inputs, constants: Sequence[Constants], settings: Da
 
 
 def _words(settings: DataSettings) -> frozenset[str]:
-    """Return the names of the inputs that words are hashed to."""
-    texts = [column for column in columns_with_a_kind(settings) if column.kind is Kind.TEXT]
+    """Return the names of the inputs that words are hashed to, or that are tokens."""
+    texts = [column for column in columns_with_a_kind(settings) if column.kind in FIXED_SCALE]
     return frozenset(name for column in texts for name in column.inputs)
 
 

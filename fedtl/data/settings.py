@@ -198,7 +198,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     ``unit_column``: the column that says whose row it is. ``folds``: with 5, the rows are dealt to 5 parts, and part number
     ``fold`` (from 0) is tested on; ``test`` then has no meaning. ``split_column``: the column that says whether a row is one of
     "train", "val" or "test". ``split_seed``: decides which rows are for training, validation and testing; not set: the
-    experiment's seed. ``sets``: of source "torchvision", which may be downloaded with ``download``. ``deal``: deal one set to simulated silos. ``by_record``: each row is read, split and
+    experiment's seed. ``tokenizer``: a file of Hugging Face's form, by which a column of ``text`` becomes the numbers of its first
+    ``text_width`` tokens; "": its words are hashed. ``sets``: of source "torchvision", which may be downloaded with ``download``. ``deal``: deal one set to simulated silos. ``by_record``: each row is read, split and
     prepared without looking at any other row; always so under ``[privacy]``. ``unlabelled``: silos whose training and
     validation labels are not used. ``label_fraction``: the share of these labels that the other silos keep, of all or by silo.
     ``wrong_labels``: by silo, the share of these labels that the simulation replaces by another class.
@@ -217,6 +218,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     min_rows: int = Field(0, ge=0)
     min_labels: int = Field(1, ge=1)
     query: str = ""
+    tokenizer: str = ""
     stream: bool = False
     late: list[str] = []
     shots: int = Field(20, ge=1)

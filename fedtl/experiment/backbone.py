@@ -79,6 +79,7 @@ def read_backbone(path: Path) -> Backbone:
     """Read the folder of a run, or the folder (or a weights file in it) of fedtl export. Raises ConfigError or ModelError."""
     folder = path.parent if path.is_file() else path
     if (folder / "model.json").is_file():
+        _check_one_label(read_description(folder / "model.json"), folder)
         return of_export(path, folder)
     if path.is_file():
         raise ConfigError(
@@ -147,6 +148,18 @@ def read_description(path: Path) -> Mapping[str, Any]:
     if "input_scale" in about:
         raise ConfigError(f"{path}: a model with data.scale = 'dp' cannot be onboarded; export another run")
     return about
+
+
+def _check_one_label(about: Mapping[str, Any], folder: Path) -> None:
+    """Raise ConfigError for the export of a model without one label a row, or whose inputs are tokens."""
+    if about.get("task") == "segmentation":
+        raise ConfigError(
+            f'{folder}: its task is "segmentation", and few-shot heads need one label a row; data.late onboards silos of any task'
+        )
+    if any(column["kind"] == "tokens" for column in about.get("table", {}).get("columns", {}).values()):
+        raise ConfigError(
+            f"{folder}: a model of text cannot be onboarded; start a run with model.weights = its folder"
+        )
 
 
 def _check_sizes(shape: Any, classes: Any) -> None:

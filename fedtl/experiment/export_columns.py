@@ -8,6 +8,7 @@ from fedtl.data.columns import Column, Kind, column_named, columns_of_inputs
 from fedtl.data.csv_files import MISSING_WORDS
 from fedtl.data.preprocess import Inputs
 from fedtl.data.settings import DataSettings
+from fedtl.data.tokens import token_codes
 
 READ = """\
 def table(path):
@@ -68,6 +69,18 @@ def text(name, text, about):
     counted = HashingVectorizer(n_features=about["width"], norm="l2").transform([text]).toarray()[0]
     return {f"{name}#{number}": value for number, value in enumerate(counted * about["width"] ** 0.5)}
 """
+TOKENS = """
+def tokens(name, text, about):
+    return {f"{name}#{number}": code + 1.0 for number, code in enumerate(tokenizer(about["width"]).encode(text).ids)}
+
+@cache
+def tokenizer(width):
+    from tokenizers import Tokenizer
+    made = Tokenizer.from_file(str(HERE / "tokenizer.json"))
+    made.no_padding()
+    made.enable_truncation(width)
+    return made
+"""
 FUNCTIONS = {
     Kind.CATEGORY: CATEGORY,
     Kind.ORDERED: ORDERED,
@@ -75,6 +88,7 @@ FUNCTIONS = {
     Kind.HASHED: HASHED,
     Kind.TARGET: TARGET,
     Kind.TEXT: TEXT,
+    Kind.TOKENS: TOKENS,
 }
 
 
@@ -122,6 +136,9 @@ def describe_columns(settings: DataSettings, inputs: Inputs) -> DescribedTable:
     for column in columns:
         if column.kind in (Kind.CATEGORY, Kind.HASHED, Kind.TEXT):
             absent |= dict.fromkeys(column.inputs, 0.0)
+        if column.kind is Kind.TOKENS:
+            codes = token_codes([None], settings.tokenizer, column.width)[0]
+            absent |= dict(zip(column.inputs, codes.tolist(), strict=True))
     return DescribedTable(
         settings.delimiter,
         settings.decimal,
@@ -145,6 +162,6 @@ def _described(column: Column, settings: DataSettings) -> DescribedColumn:
         case Kind.DATE:
             form, zone, since = settings.date_format, settings.time_zone, settings.reference_date
             return DescribedColumn(kind, format=form, zone=zone, since=since)
-        case Kind.HASHED | Kind.TEXT:
+        case Kind.HASHED | Kind.TEXT | Kind.TOKENS:
             return DescribedColumn(kind, width=column.width)
     return DescribedColumn(kind)

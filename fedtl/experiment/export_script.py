@@ -1,6 +1,7 @@
 """The ``predict.py`` of an export: how the network is rebuilt and how inputs are made, in a script that needs no fedtl."""
 
 import inspect
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import dedent, indent
@@ -13,6 +14,8 @@ from torch import nn
 from fedtl._util.torchvision_import import import_torchvision
 from fedtl.errors import ModelError
 from fedtl.experiment.export_columns import columns_code, columns_in
+from fedtl.experiment.export_text import text_network
+from fedtl.models.folder_files import is_folder_name
 from fedtl.models.libraries import TORCHVISION, is_hub_name, is_timm, timm_config
 from fedtl.models.pixels import pixel_scale
 from fedtl.models.registry import MODELS
@@ -34,6 +37,7 @@ import csv
 import json
 import sys
 from collections import OrderedDict
+from functools import cache
 from pathlib import Path
 import numpy as np
 import torch
@@ -141,6 +145,8 @@ def network_code(model: "SiloModel") -> str:
         return (
             f"from torchvision.models import get_model\nreturn get_model({own!r}, num_classes={width}{size})"
         )
+    if is_folder_name(name):
+        return text_network(model)
     if not (is_timm(name) or is_hub_name(name)):
         raise ModelError("the network is code of a Python program")
     config = timm_config(name)
@@ -179,7 +185,7 @@ def _check(model: "SiloModel", out: Path, files: Mapping[str, int], lines: str) 
     """Raise unless the code builds a network that takes the weights and gives the scores of each model."""
     if "torchvision" in lines:
         import_torchvision()
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"HERE": out, "json": json}
     exec(
         f"from collections import OrderedDict\nimport torch\nfrom torch import nn\ndef network():\n{indent(lines, '    ')}",
         names,

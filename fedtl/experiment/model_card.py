@@ -13,6 +13,7 @@ import fedtl
 from fedtl.errors import FedTLError
 from fedtl.experiment.scores import estimate, read_answers
 from fedtl.experiment.uncertainty import measure
+from fedtl.models.folder_files import is_folder_name
 from fedtl.report.figures import TITLES, counted, format_with_interval
 from fedtl.report.page_notes import NO_PRIVACY, NOT_PRIVATE
 from fedtl.report.wording import not_covered
@@ -43,9 +44,12 @@ def write_card(model: "SiloModel", out: Path, about: Mapping[str, Any] | None) -
         "label2id": {name: number for number, name in enumerate(model.classes)},
         "fedtl_version": fedtl.__version__,
     }
-    (out / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
     (out / CARD).write_text("\n".join(_lines(model, about or {})))
-    return [f"{out / CARD}: model card", f"{out / CONFIG}: as Hugging Face names it"]
+    card = f"{out / CARD}: model card"
+    if is_folder_name(model.settings.name):  # which has a config.json of its own
+        return [card]
+    (out / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+    return [card, f"{out / CONFIG}: as Hugging Face names it"]
 
 
 def _lines(model: "SiloModel", about: Mapping[str, Any]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from fedtl.experiment.config.resolve import silo_model
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.export_columns import describe_columns
 from fedtl.experiment.export_script import write_script
+from fedtl.experiment.export_text import checked_trace, write_text_folder
 from fedtl.experiment.final_models import common_labels, load_final_model
 from fedtl.experiment.model_card import write_card
 from fedtl.experiment.new_inputs import prepared_inputs
@@ -198,6 +199,7 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
     (out / "model.json").write_text(json.dumps(description, indent=1) + "\n")
     return [
         *(f"{out / file}: {count} tensors" for file, count in written.items()),
+        *write_text_folder(model, out),
         f"{out / 'model.json'}: labels and inputs",
         write_script(model, out, written),
         _onnx(model, out),
@@ -257,15 +259,16 @@ def _onnx(model: SiloModel, out: Path) -> str:
     example = torch.zeros(2, *model.shape)
     try:
         net = model.net().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        torch.onnx.export(
-            net,
-            (example,),
-            str(path),
-            input_names=["x"],
-            output_names=["scores"],
-            dynamic_axes={"x": {0: "n"}, "scores": {0: "n"}},
-            dynamo=False,
-        )
+        with checked_trace(model, net, path):
+            torch.onnx.export(
+                net,
+                (example,),
+                str(path),
+                input_names=["x"],
+                output_names=["scores"],
+                dynamic_axes={"x": {0: "n"}, "scores": {0: "n"}},
+                dynamo=False,
+            )
     except Exception as error:  # an exporter fails in as many ways as there are operators
         path.unlink(missing_ok=True)
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -89,7 +89,9 @@ class ModelSpec:
     model ("fc", "head.fc"), by which tensors' names are translated between the library's files and the net. ``shape``: of one
     input. ``frozen``: the net's names of tensors that never move, and that do not leave because every silo has them.
     ``from_conv``: the library's classifier is a 1 x 1 convolution before a flattening, and the head the same as a Linear layer.
-    ``per_pixel``: scores are [N, width, H, W], one for each pixel of an image.
+    ``per_pixel``: scores are [N, width, H, W], one for each pixel of an image. ``wrapper``: the path of the library's model in a module of
+    fedtl's own, with a point, or "". ``core``: the library's names of the tensors that a file of weights must hold, where it may lack parts
+    of the body that the library trains anew for each task; empty: all of the body.
     """
 
     body: nn.Module
@@ -101,6 +103,8 @@ class ModelSpec:
     frozen: frozenset[str] = frozenset()
     from_conv: bool = False
     per_pixel: bool = False
+    wrapper: str = ""
+    core: frozenset[str] = frozenset()
 
     def net(self, width: int, parts: Iterable[MakeModules] = ()) -> Net:
         """
@@ -118,7 +122,7 @@ class ModelSpec:
     def library_name(self, name: str) -> str:
         """Return the library's name of a tensor: ``fc.weight`` for ``head.weight``."""
         part, rest = name.split(".", 1)
-        return rest if part == "body" else f"{self.classifier}.{rest}"
+        return (rest if part == "body" else f"{self.classifier}.{rest}").removeprefix(self.wrapper)
 
     def library_tensor(self, name: str, tensor: Tensor) -> Tensor:
         """Return a tensor of the net in the library's shape; ``name``: in the net."""
@@ -131,6 +135,7 @@ class ModelSpec:
 
     def net_name(self, name: str) -> str:
         """Return the net's name of a tensor; undoes ``library_name``."""
+        name = self.wrapper + name
         in_head = name.startswith(f"{self.classifier}.")
         return f"head.{name.removeprefix(f'{self.classifier}.')}" if in_head else f"body.{name}"
 

@@ -13,9 +13,11 @@ from fedtl.errors import ModelError
 from fedtl.models import builtin, libraries, sequences, unet
 from fedtl.models.custom import Build
 from fedtl.models.dp_norm import convert_norms
+from fedtl.models.folder_files import is_folder_name
 from fedtl.models.libraries import TORCHVISION, LibraryOptions
 from fedtl.models.net import ModelSpec, Shape, seeded_build
 from fedtl.models.split import split_at_classifier
+from fedtl.models.text_folder import folder_spec
 
 MODELS: Registry[Build] = Registry(
     "fedtl.models",
@@ -37,13 +39,14 @@ def check_model_name(name: str) -> None:
     if (
         name in MODELS
         or name.startswith(TORCHVISION)
+        or is_folder_name(name)
         or libraries.is_hub_name(name)
         or libraries.is_timm(name)
     ):
         return
     near = [*get_close_matches(name, list(MODELS), 1), *libraries.near_timm(name)[:2]]
     raise ModelError(
-        f'model.name = {name!r} is not one of {", ".join(MODELS)}, a timm model or "torchvision/<name>"'
+        f'model.name = {name!r} is not one of {", ".join(MODELS)}, a timm model, "torchvision/<name>" or "hf-folder:PATH"'
         + (f"; did you mean {' or '.join(near)}?" if near else "")
     )
 
@@ -68,6 +71,8 @@ def model_spec(
     """
     check_model_name(name)
     options = replace(options or LibraryOptions(), pretrained=pretrained)
+    if is_folder_name(name):
+        return folder_spec(name, shape, seed, options.checkpointing)
     if name in MODELS:
         if options.checkpointing:
             raise ModelError(

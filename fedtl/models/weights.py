@@ -78,14 +78,13 @@ def fit_weights(
     _check_ordinary(file, where)
     names, by_fedtl = file_names(file, net, spec)
     named = _untied({name: file[own] for name, own in names.items()}, spec, where)
-    unknown = sorted(named.keys() - net.keys())
-    if unknown:
+    named, notes = (named, list[str]()) if by_fedtl else _of_core(named, net, spec, where)
+    if unknown := sorted(named.keys() - net.keys()):
         raise ModelError(
             f"model.weights: {where} holds {unknown[0]!r} and {len(unknown) - 1} more tensors that the model does not have; "
             "check that model.name is the model of this file"
         )
     fitting: State = {}
-    notes: list[str] = []
     for name, tensor in sorted(named.items()):
         tensor = spec.net_tensor(name, tensor)
         if roles[name] is Role.COUNT:
@@ -102,17 +101,58 @@ def fit_weights(
                 f"model.weights: {where}: {name} has shape {tuple(tensor.shape)}; the model needs "
                 f"{tuple(net[name].shape)}; check that model.name and model.settings are those of this file"
             )
+    _check_complete(net.keys() - fitting.keys(), roles, spec, where, by_fedtl)
+    absent = sorted(
+        {str(roles[name]) for name in net.keys() - fitting.keys()}
+        - ({Role.COUNT} | ({Role.BODY} if spec.core else set()))
+    )
+    if absent:
+        notes.append(f"{where}: without {', '.join(absent)}; these start from the seed")
+    return fitting, notes
+
+
+def _check_complete(
+    absent: Iterable[str], roles: dict[str, Role], spec: ModelSpec, where: str, by_fedtl: bool
+) -> None:
+    """Raise ModelError where tensors of the body that a file must hold are ``absent``."""
     needed = {Role.BODY} if by_fedtl else {Role.BODY, Role.NORM, Role.STATS}
-    missing = sorted(name for name in net.keys() - fitting.keys() if roles[name] in needed)
+    missing = sorted(
+        name
+        for name in absent
+        if roles[name] in needed and (not spec.core or spec.library_name(name) in spec.core)
+    )
     if missing:
         raise ModelError(
             f"model.weights: {where} has no tensor {missing[0]!r}, and {len(missing) - 1} more of the body are missing; "
             "check that model.name is the model of this file"
         )
-    absent = sorted({str(roles[name]) for name in net.keys() - fitting.keys()} - {Role.COUNT})
-    if absent:
-        notes.append(f"{where}: without {', '.join(absent)}; these start from the seed")
-    return fitting, notes
+
+
+def _of_core(named: State, net: State, spec: ModelSpec, where: str) -> tuple[State, list[str]]:
+    """
+    Return the tensors of a file without those of parts that the library has for other tasks, and notes on these and on parts of the model
+    that the file does not have. All of them where the model has no core.
+    """
+    if not spec.core:
+        return named, []
+    prefix = _prefix(spec.core)
+    others = {
+        name: tensor
+        for name, tensor in named.items()
+        if name not in net
+        and (not spec.library_name(name).startswith(prefix) or not tensor.is_floating_point())
+    }
+    notes = []
+    if listed := sorted(spec.library_name(name) for name, one in others.items() if one.is_floating_point()):
+        notes.append(f"{where}: {listed[0]} and {len(listed) - 1} more tensors are of another task: not used")
+    new = sorted(
+        library
+        for name in net.keys() - named.keys()
+        if (library := spec.library_name(name)) not in spec.core and not name.startswith("head.")
+    )
+    if new:
+        notes.append(f"{where}: without {', '.join(new)}; these start from the seed")
+    return {name: tensor for name, tensor in named.items() if name not in others}, notes
 
 
 def file_names(file: Iterable[str], net: Iterable[str], spec: ModelSpec) -> tuple[dict[str, str], bool]:
@@ -123,6 +163,10 @@ def file_names(file: Iterable[str], net: Iterable[str], spec: ModelSpec) -> tupl
     """
     known, best, most = frozenset(net), (dict[str, str](), False), -1
     plains = list(_without_prefixes(file))
+    if spec.core:
+        plains = [{_today(name): own for name, own in plain.items()} for plain in plains]
+        prefix = _prefix(spec.core)  # which files of the transformer alone do not have
+        plains += [{prefix + name: own for name, own in plain.items()} for plain in plains]
     plains += [named for plain in plains if (named := timm_names(plain, map(spec.library_name, known)))]
     for plain in plains:
         for by_fedtl in (False, True):
@@ -130,6 +174,17 @@ def file_names(file: Iterable[str], net: Iterable[str], spec: ModelSpec) -> tupl
             if (count := len(names.keys() & known)) > most:
                 best, most = (names, by_fedtl), count
     return best
+
+
+def _prefix(core: Iterable[str]) -> str:
+    return min(core).split(".", 1)[0] + "."
+
+
+def _today(name: str) -> str:
+    """Return the name of a tensor in transformers today: the first models had gamma and beta in their LayerNorm."""
+    layer, _, last = name.rpartition(".")
+    renamed = {"gamma": "weight", "beta": "bias"} if layer.endswith("LayerNorm") else {}
+    return f"{layer}.{renamed.get(last, last)}" if layer else name
 
 
 def _without_prefixes(file: Iterable[str]) -> Iterator[dict[str, str]]:

@@ -257,6 +257,20 @@ def test_a_damaged_description_of_a_model_is_one_line(runs, tmp_path, key, value
         read_backbone(file.parent)
 
 
+def test_an_exported_segmentation_is_refused_by_its_task(tmp_path):
+    inputs = {"size": "native", "channels": "native", "columns": []}
+    about = {
+        "model": "unet",
+        "inputs": inputs,
+        "shape": [1, 8, 8],
+        "classes": ["a", "b"],
+        "task": "segmentation",
+    }
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    with pytest.raises(ConfigError, match="one label a row"):
+        read_backbone(tmp_path)
+
+
 def test_several_new_silos_need_a_name(runs, tmp_path):
     file = write_npz(tmp_path / "new", ("a", "b"))
     (file.parent / "other.npz").write_bytes((file.parent / "clinic.npz").read_bytes())

@@ -25,6 +25,7 @@ from fedtl.experiment.config.sql_checks import sql_mistakes
 from fedtl.experiment.config.stream_checks import stream_contradictions, stream_mistakes
 from fedtl.experiment.config.table_checks import rule_contradictions, table_contradictions
 from fedtl.experiment.config.task_checks import label_mistakes, task_contradictions
+from fedtl.experiment.config.text_checks import text_contradictions
 from fedtl.experiment.config.train_checks import train_contradictions
 from fedtl.experiment.config.tune_checks import tune_contradictions
 from fedtl.experiment.config.units import UNITS, has_units
@@ -78,6 +79,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     yield from stream_contradictions(experiment)
     yield from silo_model_contradictions(experiment)
     yield from adapter_contradictions(experiment)
+    yield from text_contradictions(experiment)
     yield from _messages_of(model_arguments, experiment.model)
     yield from _start_contradictions(experiment.model, experiment.data)
     yield from _engine_contradictions(experiment.engine)

@@ -2,6 +2,7 @@
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import Experiment
+from fedtl.models.folder_files import is_folder_name
 
 KNOWN = ("classification", "regression")  # those whose ``LearningTask.everywhere`` is true
 
@@ -25,6 +26,11 @@ INSTEAD = {
 def check_every_task(experiment: Experiment, what: str) -> None:
     """Raise ConfigError where ``what``, a command, cannot be used with the task, or with streamed images."""
     check_in_memory(experiment, what)
+    if what == "a deployment" and is_folder_name(experiment.model.name):
+        raise ConfigError(
+            f"model.name = {experiment.model.name!r} is a folder of this machine, and sites agree by hash on a file of weights only, not on a "
+            'tokenizer; train text in a simulation, or at sites as hashed words (data.text with model.name = "mlp")'
+        )
     if experiment.data.task not in KNOWN:
         raise ConfigError(
             f'{what} works with classification and regression only, and data.task = "{experiment.data.task}": {INSTEAD[what]}'

@@ -19,8 +19,10 @@ from fedtl.experiment.config.messages import shorten
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.config.settings_file import Table, read_toml, validate
+from fedtl.experiment.config.text_checks import with_text_folder
 from fedtl.experiment.config.units import with_unit
 from fedtl.models.exported import exported_weights
+from fedtl.models.folder_files import FOLDER, is_folder_name
 from fedtl.models.packaged import PREFIX, packaged_file
 
 
@@ -62,7 +64,7 @@ def parse_settings(table: Mapping[str, Any]) -> Experiment:
     Return an experiment from plain values. Its privacy guarantee may be unsound: ``privacy_checks.unsound`` says so. Raises
     ConfigError, in one line.
     """
-    return check_experiment(with_unit(validate(Experiment, table)))
+    return check_experiment(with_text_folder(with_unit(validate(Experiment, table))))
 
 
 def parse_experiment(table: Mapping[str, Any]) -> Experiment:
@@ -138,6 +140,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
 def _make_absolute(table: Table, base: Path) -> None:
     """Make the paths in the table absolute, in place. ``base``: the folder they are relative to. Raises ConfigError."""
     keywords = {("data", "path"): (), ("data", "scale"): SCALES, ("model", "weights"): ("pretrained",)}
+    keywords |= {("data", "tokenizer"): ()}
     for (section, key), not_paths in keywords.items():
         inner = table.get(section)
         value = inner.get(key) if isinstance(inner, dict) else None
@@ -145,6 +148,9 @@ def _make_absolute(table: Table, base: Path) -> None:
             inner[key] = _packaged(value) or _absolute(value, base, f"{section}.{key}")
             if key == "weights":
                 inner[key] = exported_weights(inner[key])
+    model = table.get("model")
+    if isinstance(model, dict) and isinstance(name := model.get("name"), str) and is_folder_name(name):
+        model["name"] = FOLDER + _absolute(name.removeprefix(FOLDER), base, "model.name")
     for section, key in (("model", "pretrain_on"), ("data", "public")):
         inner = table.get(section)
         if isinstance(inner, dict) and isinstance(inner.get(key), list):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedtl.privacy.per_sample.layer_rules import LAYERS, LayerContribution, LayerContributions
+from fedtl.privacy.per_sample.layer_rules import LAYERS, LayerContribution, LayerContributions, has_rule
 from fedtl.privacy.per_sample.unit_rows import Units
 
 
@@ -149,7 +149,7 @@ def _layers(net: nn.Module) -> list[nn.Module]:
         for weight in module.parameters(recurse=False):
             if not weight.requires_grad:
                 continue
-            if type(module) not in LAYERS:
+            if not has_rule(module):
                 raise Unsupported(f"no rule for {type(module).__name__}")
             if weight in owned and owned[weight] is not module:
                 raise Unsupported(f"a {type(module).__name__} shares a parameter with another layer")

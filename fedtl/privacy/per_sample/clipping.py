@@ -14,7 +14,7 @@ from fedtl.errors import ConfigError, FedTLError
 from fedtl.privacy.per_sample import bookkeeping
 from fedtl.privacy.per_sample.bookkeeping import Gradients
 from fedtl.privacy.per_sample.independence import without_dropout
-from fedtl.privacy.per_sample.layer_rules import LAYERS
+from fedtl.privacy.per_sample.layer_rules import has_rule
 from fedtl.privacy.per_sample.opacus import opacus_for
 
 TOLERANCE = 1e-3  # relative, in float32: the largest difference between two methods that counts as rounding
@@ -123,7 +123,7 @@ def _layers_without_rule(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield path and layer of those with trainable parameters of a type for which book-keeping has no rule."""
     for path, layer in net.named_modules():
         own = any(weight.requires_grad for weight in layer.parameters(recurse=False))
-        if own and type(layer) not in LAYERS:
+        if own and not has_rule(layer):
             yield path, layer
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from opacus.grad_sample import GradSampleHooks  # type: ignore[import-untyped]
 from opacus.grad_sample.conv import compute_conv_grad_sample  # type: ignore[import-untyped]
+from opacus.grad_sample.embedding import compute_embedding_grad_sample  # type: ignore[import-untyped]
 from opacus.grad_sample.functorch import prepare_layer  # type: ignore[import-untyped]
 from opacus.optimizers import DPOptimizerFastGradientClipping  # type: ignore[import-untyped]
 from torch import Tensor, nn
@@ -153,4 +154,13 @@ def _conv2d(layer: nn.Conv2d, activations: list[Tensor], backprops: Tensor) -> S
     return samples
 
 
-OWN_SAMPLERS = {ChannelAffine: _channel_affine, nn.Conv2d: _conv2d}
+def _embedding(layer: nn.Embedding, activations: list[Tensor], backprops: Tensor) -> Samples:
+    """Corrects Opacus 1.6's sampler, which gives the code of padding a gradient, where autograd gives it none."""
+    samples: Samples = compute_embedding_grad_sample(layer, activations, backprops)
+    for values in samples.values():  # of the one weight, if it is trained
+        if layer.padding_idx is not None:
+            values[:, layer.padding_idx] = 0
+    return samples
+
+
+OWN_SAMPLERS = {ChannelAffine: _channel_affine, nn.Conv2d: _conv2d, nn.Embedding: _embedding}

@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fedtl._util.randomness import seed_layers
 from fedtl.errors import ConfigError, SiloFailed
@@ -102,17 +104,37 @@ def check_vectors_independent(
 
 @contextmanager
 def without_dropout(net: nn.Module) -> Iterator[None]:
-    """Set modules without parameters to evaluation mode. Dropout draws by position in the batch, so batches of different
-    sizes could not be compared."""
+    """
+    Set modules without parameters to evaluation mode, and let torch's functions of dropout, which attention calls without a module,
+    change nothing. Dropout draws by position in the batch, so batches of different sizes could not be compared.
+    """
     modes = {module: module.training for module in net.modules()}
     for module in modes:
         if next(module.parameters(), None) is None:
             module.training = False
     try:
-        yield
+        with _DropoutOff():
+            yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+class _DropoutOff(TorchFunctionMode):
+    """While it is active, torch's functions of dropout return their input."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (F.dropout, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout):
+            return args[0] if args else kwargs["input"]
+        if func is F.scaled_dot_product_attention:
+            args, kwargs = (
+                (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args,
+                {**kwargs, "dropout_p": 0.0},
+            )
+            if len(args) > 4:
+                del kwargs["dropout_p"]
+        return func(*args, **kwargs)
 
 
 @contextmanager

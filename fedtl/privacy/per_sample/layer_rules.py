@@ -212,6 +212,30 @@ def _layer_norm(layer: nn.Module, x: Tensor, g: Tensor) -> LayerContributions:
     ]
 
 
+def _embedding(layer: nn.Module, x: Tensor, g: Tensor) -> LayerContributions:
+    """
+    The gradient is sum_t e_t g_t' with e_t the unit vector of the code at position t, so its squared norm is the sum of g_s . g_t over the
+    positions s, t of equal codes; the margin is that of ``_product``, with ||e||^2 = T. The code of padding has no gradient.
+    """
+    assert isinstance(layer, nn.Embedding)
+    codes, rows = x.reshape(len(x), -1).long(), g.reshape(len(g), -1, layer.embedding_dim)
+    if layer.padding_idx is not None:
+        rows = rows * (codes != layer.padding_idx).unsqueeze(2)
+
+    def contribution() -> LayerContribution:
+        gg = rows.double() @ rows.double().transpose(1, 2)
+        most = codes.shape[1] * gg.diagonal(dim1=1, dim2=2).sum(1)
+        squares = (gg * (codes[:, :, None] == codes[:, None])).sum((1, 2)).clamp_min(0)
+        squares = squares + ROUNDING_MARGIN * torch.finfo(g.dtype).eps * most
+        return LayerContribution(squares.to(g.dtype), total)
+
+    def total(factors: Tensor) -> Tensor:
+        weighted = (rows * factors.view(-1, 1, 1)).flatten(0, 1)
+        return torch.zeros_like(layer.weight).index_add_(0, codes.flatten(), weighted)
+
+    return [(layer.weight, contribution)]
+
+
 # By exact type, because a subclass may do something else.
 LAYERS: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], LayerContributions]] = {
     nn.Linear: _linear,
@@ -219,4 +243,14 @@ LAYERS: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], LayerContrib
     ChannelAffine: _channels,
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
+    nn.Embedding: _embedding,
 }
+
+
+def has_rule(layer: nn.Module) -> bool:
+    """Return whether there is a rule for the layer, whose gradient depends on nothing but its own input and output."""
+    if isinstance(layer, nn.Embedding) and (
+        layer.max_norm is not None or layer.scale_grad_by_freq or layer.sparse
+    ):
+        return False
+    return type(layer) in LAYERS

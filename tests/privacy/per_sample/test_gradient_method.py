@@ -99,6 +99,22 @@ def test_padding_that_opacus_treats_as_zeros():
     )
 
 
+@pytest.mark.parametrize("option", [{"scale_grad_by_freq": True}, {"max_norm": 1.0}, {"sparse": True}])
+def test_an_embedding_whose_gradient_depends_on_more_than_its_row_has_no_rule(option):
+    net = nn.Sequential(nn.Embedding(4, 3, **option), nn.Flatten(), nn.Linear(6, 1))
+    codes = torch.arange(12).reshape(6, 2) % 4
+    with pytest.raises(Unsupported, match="no rule for Embedding"):
+        by_bookkeeping(net, torch.arange(6), lambda model, rows: model(codes[rows])[:, 0])
+
+
+def test_the_gradient_of_a_code_that_comes_again_is_summed_before_its_norm():
+    """One row of two equal codes with opposite gradients has none; two different codes have a norm."""
+    net, sign = nn.Embedding(4, 1), torch.tensor([1.0, -1.0])
+    codes = torch.tensor([[1, 1], [1, 2]])
+    norms, _ = by_bookkeeping(net, torch.arange(2), lambda model, rows: model(codes[rows])[..., 0] @ sign)
+    torch.testing.assert_close(norms, torch.tensor([0.0, 2.0**0.5]), atol=2e-3, rtol=0)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_blocks_that_work_in_place(way):
     """As the libraries' blocks do; Opacus' own hooks return views that must not be changed in place."""

@@ -13,7 +13,11 @@ from fedtl.methods.coral import Coral
 from fedtl.methods.losses import Batch, Computed, Forward, Pass, PerExample, TaskLoss, mean_loss
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.models.dp_norm import SiloNorm
-from fedtl.privacy.per_sample.independence import check_examples_independent, check_vectors_independent
+from fedtl.privacy.per_sample.independence import (
+    check_examples_independent,
+    check_vectors_independent,
+    without_dropout,
+)
 
 
 class Subclass(nn.BatchNorm2d):
@@ -54,6 +58,19 @@ class Counts(nn.Module):
         return x
 
 
+class DropsByFunction(nn.Module):
+    """Has a weight, and calls dropout as functions, as attention does."""
+
+    def __init__(self, other=False):
+        super().__init__()
+        self.mix, self.other = nn.Linear(6, 6), other
+
+    def forward(self, x):
+        mixed = self.mix(x) + (0.1 * x.mean(0) if self.other else 0)
+        dropped = F.dropout(mixed, 0.5, self.training)
+        return F.scaled_dot_product_attention(dropped, dropped, dropped, dropout_p=0.5 * self.training)
+
+
 def frozen(module):
     return module.requires_grad_(False)
 
@@ -88,6 +105,7 @@ REFUSED = {
     "looks back": (LooksBack(), r"1 \(LooksBack\)"),
     "first sees third": (FirstSeesThird(), r"1 \(FirstSeesThird\)"),
     "counts": (Counts(), "1.seen"),
+    "dropout by function, and a mean": (DropsByFunction(other=True), "depend on other records"),
 }
 ACCEPTED = {
     "nothing": nn.Identity(),
@@ -96,6 +114,7 @@ ACCEPTED = {
     "instancenorm": nn.InstanceNorm2d(4),
     "silonorm": SiloNorm(nn.BatchNorm2d(4)),
     "dropout": nn.Dropout(0.5),
+    "dropout by function": DropsByFunction(),
 }
 
 
@@ -109,6 +128,14 @@ def test_layers_in_which_records_depend_on_each_other_are_refused(name):
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_layers_in_which_records_are_independent_are_accepted(name):
     check_examples_independent(net(ACCEPTED[name]), batch(), task)
+
+
+def test_functions_of_dropout_change_nothing_where_dropout_is_off():
+    layer, x = DropsByFunction(), torch.randn(2, 3, 6, 6)
+    expected = layer.eval()(x)
+    with without_dropout(layer.train()):
+        torch.testing.assert_close(layer(x), expected)
+    assert not torch.allclose(layer(x), expected)
 
 
 def with_term(term):
