@@ -236,6 +236,7 @@ def write(name: str, folder: Path, origin: Origin) -> None:
         cells = [f"{by_method[method]:.4f}" if method in by_method else "" for method in comparison.methods]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     beside = HERE.parent / name if "/" in name else HERE / name
+    beside.parent.mkdir(exist_ok=True)
     beside.with_name(f"{beside.name}.svg").write_text(method_dots(comparison))
     text = json.dumps(numbers(comparison, origin, further), indent=1) + "\n"
     beside.with_name(f"{beside.name}.json").write_text(text)
@@ -247,7 +248,17 @@ def write(name: str, folder: Path, origin: Origin) -> None:
         "Test rows" if comparison.folds == 1 else f"Every row tested once a seed, in {comparison.folds} folds"
     )
     how = f"{tested}; mean of {len(comparison.seeds)} seeds with its 95 % interval; {comparison.model}, {comparison.rounds} rounds."
-    page = [f"# {name}", "", about, how, "", *lines, "", f"![{name}]({beside.name}.svg)", ""]
+    page = [
+        f"# {name.removeprefix('results/')}",
+        "",
+        about,
+        how,
+        "",
+        *lines,
+        "",
+        f"![{name}]({beside.name}.svg)",
+        "",
+    ]
     beside.with_name(f"{beside.name}.md").write_text("\n".join(page))
     print("\n".join(lines))
 
@@ -302,8 +313,9 @@ def overview() -> str:
 TEN_SEEDS_TABLE = (
     "## Ten seeds",
     "",
-    "With three seeds an interval has two degrees of freedom and is wide. Here three methods are trained for ten seeds. `not below beyond "
-    "the noise`: silos whose interval does not lie below 0.",
+    "With three seeds an interval has two degrees of freedom and is wide. Here three methods are trained for ten seeds; what "
+    "two averaged models of one silo gain without joining stands in the table above (`local ensemble`). `not below beyond the noise`: silos "
+    "whose interval does not lie below 0.",
     "",
     "| set | metric | local | fedavg | fedtl | silos where fedtl is not below local | not below beyond the noise | worst silo |",
     "|---" * 8 + "|",
