@@ -12,7 +12,6 @@ import numpy as np
 
 from fedtl._util.randomness import numpy_generator
 from fedtl.data.labels import without_label
-from fedtl.data.plain_names import plain_name
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.data.splits import at_random, stratified
@@ -41,14 +40,6 @@ def used_fraction(settings: DataSettings, silo: str) -> float:
 def hides_labels(settings: DataSettings, silo: str) -> bool:
     """Whether some labels of the silo are not used. Its rows are then split without looking at labels."""
     return used_fraction(settings, silo) < 1
-
-
-def is_unlabelled(settings: DataSettings, stored: str) -> bool:
-    """
-    Whether the labels of a silo, by its name in the source, are not used. Its source must not let them decide anything: the order of
-    its rows, how the labels of other silos are read, or whether its rows can be read at all.
-    """
-    return bool({stored, plain_name(stored)} & set(settings.unlabelled))
 
 
 def uses_missing(settings: DataSettings, silo: str) -> bool:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedtl.data.frame import column_of, labels_of, rows_of_frame, units_of
-from fedtl.data.hidden import is_unlabelled
 from fedtl.data.pictures import of_eight_bits
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
+from fedtl.data.unlabelled import is_unlabelled
 from fedtl.errors import DataError
 
 if TYPE_CHECKING:

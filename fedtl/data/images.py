@@ -15,12 +15,12 @@ import numpy as np
 
 from fedtl.data import manifest, masks
 from fedtl.data.formats import counted_suffixes, is_hidden
-from fedtl.data.hidden import is_unlabelled
 from fedtl.data.image_files import SUFFIXES, Images, is_image, load_images
 from fedtl.data.masks import SPLITS
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.data.streamed import StreamedImages
+from fedtl.data.unlabelled import is_unlabelled
 from fedtl.errors import DataError
 
 

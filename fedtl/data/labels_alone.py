@@ -8,8 +8,8 @@ make texts of all, one empty cell floats of whole numbers), nor whether the silo
 from typing import TYPE_CHECKING
 
 from fedtl.data.cells import spelled_by_cell
-from fedtl.data.hidden import is_unlabelled
 from fedtl.data.settings import DataSettings
+from fedtl.data.unlabelled import is_unlabelled
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,11 +12,11 @@ from fedtl.data.csv_files import MISSING_WORDS, Dialect, check_csv
 from fedtl.data.excel_files import read_sheet
 from fedtl.data.formats import advice_on
 from fedtl.data.frame import column_of, rows_of_frame
-from fedtl.data.hidden import is_unlabelled
 from fedtl.data.labels_alone import with_labels_alone
 from fedtl.data.series import series_of_frame
 from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Raw
+from fedtl.data.unlabelled import is_unlabelled
 from fedtl.errors import DataError
 
 if TYPE_CHECKING:

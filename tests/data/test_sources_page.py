@@ -7,6 +7,7 @@ import pytest
 
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.data_schema import read_data_schema
+from fedtl.models.folder_files import CONFIG, TOKENIZER, WEIGHTS
 
 PAGE = (Path(__file__).parents[2] / "docs/sources.md").read_text()
 EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.S)
@@ -24,7 +25,11 @@ def test_the_set_that_the_page_writes_is_dealt(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", range(1, len(EXAMPLES)))
 def test_an_example_is_accepted(number, tmp_path):
-    text = EXAMPLES[number].replace("/data/", f"{tmp_path}/")
+    text = re.sub("/(data|models)/", f"{tmp_path}/", EXAMPLES[number])
     Path(re.search(r'path = "(.*?)"', text)[1]).mkdir()
+    if model := re.search(r'name = "hf-folder:(.*?)"', text):
+        Path(model[1]).mkdir()
+        for file in (CONFIG, TOKENIZER, WEIGHTS):
+            (Path(model[1]) / file).touch()
     (tmp_path / "exp.toml").write_text(text)
     load_experiment(str(tmp_path / "exp.toml"), [])
