@@ -75,7 +75,7 @@ wheelhouse: .venv/.ready
 	@echo "torch is here; now the rest"
 	@# uv installs the same versions in a tenth of pip's time. It does not read pip's settings, such as a mirror: where it fails, pip does it.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt uv
-	UV_NATIVE_TLS=1 UV_HTTP_RETRIES=1 $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[all,dev]' \
+	UV_SYSTEM_CERTS=1 UV_HTTP_RETRIES=1 $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[all,dev]' \
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[all,dev]'
 	@# pip would compile on one core, and what is hardly imported too. A template that is not Python fails here, as it does in pip.
 	@$(BIN)/python -m compileall -qq -j 0 -x '/(tests|testing|ray|pip|mypy|_inductor|networkx|fontTools)/' .venv/lib fedtl || true
