@@ -50,6 +50,6 @@ def _read(path: str, width: int, changed: int, size: int) -> Any:
     except Exception as error:  # tokenizers raises Exception itself
         reason = (str(error).splitlines() or [""])[0]
         raise DataError(
-            f"data.tokenizer: {path} is no tokenizer.json ({reason}); put the model's own there"
+            f"data.tokenizer: {path} is not a tokenizer.json ({reason}); put the model's own there"
         ) from error
     return tokenizer

@@ -24,6 +24,10 @@ def is_folder_name(name: str) -> bool:
 def folder_file(name: str, file: str) -> Path:
     """Return the path of a file in the folder of a model's name. Raises ModelError where it is not there."""
     folder = Path(name.removeprefix(FOLDER))
+    if not folder.is_dir():
+        raise ModelError(
+            f"{at_name(name)}: there is no such folder; put {CONFIG}, {TOKENIZER} and {WEIGHTS} of a model into it"
+        )
     if not (path := folder / file).is_file():
         raise ModelError(f"{at_name(name)}: there is no {file} in it; {_advice(folder, file)}")
     return path
@@ -31,8 +35,6 @@ def folder_file(name: str, file: str) -> Path:
 
 def _advice(folder: Path, file: str) -> str:
     """Return what to do where a file of the folder is missing."""
-    if not folder.is_dir():
-        return f"there is no folder {folder}: download config.json, tokenizer.json and model.safetensors of a model into it"
     if file == WEIGHTS and any(folder.glob("*.bin")):
         return "its weights are pickled, and fedtl loads none: save the model as safetensors in one file"
     if file == WEIGHTS and any(folder.glob("model-*.safetensors")):

@@ -153,7 +153,7 @@ def _check_size(name: str, config: Any, tokens: int) -> None:
     try:
         count = Tokenizer.from_file(str(path)).get_vocab_size()
     except Exception as error:  # tokenizers raises Exception itself
-        raise ModelError(f"{path} is no tokenizer ({_line(error)}); put the model's own there") from error
+        raise ModelError(f"{path} is not a tokenizer ({_line(error)}); put the model's own there") from error
     if count > config.vocab_size:
         raise ModelError(
             f"{path} has {count} tokens, and the model only {config.vocab_size}; put the model's own tokenizer there"

@@ -68,7 +68,7 @@ def test_codes_keep_their_values_in_training_and_for_new_rows(changes, tokenizer
 @pytest.mark.parametrize("content", ["{}", "no JSON"])
 def test_another_file_is_refused(content, tokenizer, tmp_path):
     (tmp_path / "other.json").write_text(content)
-    with pytest.raises(DataError, match="other.json is no tokenizer.json"):
+    with pytest.raises(DataError, match="other.json is not a tokenizer.json"):
         read_silo(settings(tmp_path, str(tmp_path / "other.json")), "a")
 
 
@@ -134,5 +134,5 @@ def test_the_folder_gives_tokenizer_and_weights_and_the_experiment_names_them(tm
 
 def test_a_folder_that_is_not_there_says_what_to_put_there(tmp_path):
     sets = ["data.source=table", f"data.path={tmp_path}", "data.silos=[]", 'data.text=["note"]']
-    with pytest.raises(ConfigError, match="nowhere: download config.json"):
+    with pytest.raises(ConfigError, match="nowhere.: there is no such folder; put config.json"):
         load_experiment("digits", [*sets, f"model.name=hf-folder:{tmp_path}/nowhere"])

@@ -10,7 +10,7 @@ from torch import nn
 
 from fedtl.errors import ModelError
 from fedtl.models.libraries import import_timm, import_torchvision
-from fedtl.models.net import stages
+from fedtl.models.net import seeded, stages
 from fedtl.models.registry import MODELS, check_model_name, model_spec
 from fedtl.models.split import split_at_classifier
 
@@ -228,3 +228,16 @@ def test_built_in_models_need_neither_library():
         "assert not {'timm', 'torchvision'} & set(sys.modules)\n"
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_weights_are_drawn_on_the_cpu_alone(monkeypatch):
+    """torch.manual_seed would seed GPUs too, and keep a stack trace of each call where there is none."""
+    monkeypatch.setattr(
+        torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a GPU's generator is seeded")
+    )
+    before = torch.get_rng_state()
+    with seeded("weights", 1):
+        drawn = torch.randn(3)
+    with seeded("weights", 1):
+        assert torch.equal(torch.randn(3), drawn)
+    assert torch.equal(torch.get_rng_state(), before)
