@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedtl._util.torchvision_import import import_torchvision
 from fedtl.errors import ModelError
 from fedtl.models.adapted import AdapterPlan, with_adapters
 from fedtl.models.adapters import CHILD, Adapter, merged, merged_into
@@ -126,6 +127,35 @@ def test_merged_weights_are_numpys_and_the_net_computes_the_same(odd, kind):
         f"body.{weight_of(path)}" for path in places(adapted(odd, (2, 9, 9)))
     }
     assert type(plain.body.body.encoder.self_attn) is nn.MultiheadAttention
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mlp", "convnet", "resnet20"])
+def test_merged_weights_and_scores_are_pefts(model):
+    """peft puts the same A and B beside the same layers of a copy, and merges them by its own code."""
+    import_torchvision()  # peft imports transformers, which imports it
+    peft = pytest.importorskip("peft")
+    spec = adapted(model_spec(model, SHAPES[model], 0), SHAPES[model], "lora", rank=2, alpha=5.0)
+    own, x = moved(spec.net(3)).eval(), torch.randn(5, *SHAPES[model])
+    plain, state = merged(own), own.state_dict()
+    layers = [f"body.{path}" for path in places(spec)]
+    # BatchNorm's statistics, biases and weights before adapters: what is left of ours when an adapter is taken away
+    other = model_spec(model, SHAPES[model], 0).net(3).eval()
+    other.load_state_dict({key: one for key, one in state.items() if f".{CHILD}." not in key})
+    settings = peft.LoraConfig(r=2, lora_alpha=5.0, target_modules=layers, lora_dropout=0.0)
+    theirs = peft.get_peft_model(other, settings).eval()
+    for path in layers:
+        layer = theirs.base_model.model.get_submodule(path)
+        for factor, mine in ((layer.lora_A, "down"), (layer.lora_B, "up")):
+            factor["default"].weight.data.copy_(state[f"{path}.{CHILD}.{mine}.weight"])
+    with torch.no_grad():
+        torch.testing.assert_close(own(x), theirs(x), rtol=1e-4, atol=1e-5)
+        joined = theirs.merge_and_unload()
+        torch.testing.assert_close(plain(x), joined(x), rtol=1e-4, atol=1e-5)
+    for path in layers:
+        weight = joined.get_submodule(path).weight
+        assert not torch.equal(weight, state[f"{path}.weight"])
+        torch.testing.assert_close(plain.get_submodule(path).weight, weight, rtol=1e-5, atol=1e-6)
 
 
 def test_a_bottleneck_is_houlsbys_and_stays_in_the_net():
