@@ -50,7 +50,8 @@ def roc(membership: Mapping[str, AttackResult]) -> str:
     (keys["random guess"],) = axes.plot([MIN_RATE, 1], [MIN_RATE, 1], color="#9a9a9a", lw=1, ls="--")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):  # numbers as people write them; powers of ten are parsed as formulas, which takes half a second
+    for axis in (axes.xaxis, axes.yaxis):
+        # Powers of ten would be parsed as formulas, which takes half a second.
         axis.set_major_formatter("{x:g}")
         axis.set_minor_locator(NullLocator())
     label_axes(axes, "ROC curves of membership inference", "false positive rate", "true positive rate")
