@@ -4,6 +4,7 @@ different simulated scanner. No download. Grey images of 8 x 8 px; about 300 row
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -87,8 +88,15 @@ def read_digits() -> tuple[Array, Array]:
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise DataError("the digits come with scikit-learn, which is not installed: pip install scikit-learn")
-    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    table = _read_table(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz")
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int)
+
+
+@lru_cache(1)  # six silos read this file, each time that a run or a yardstick needs them
+def _read_table(path: Path) -> Array:
+    table = np.loadtxt(path, delimiter=",")
+    table.flags.writeable = False
+    return table
 
 
 def _scan(scanner: str, address: str, images: Array) -> Array:

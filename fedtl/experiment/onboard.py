@@ -26,9 +26,9 @@ from fedtl.methods.heads.relation import Relation
 from fedtl.models.state import State
 from fedtl.results.onboard import OnboardResult, ShotsResult
 from fedtl.training.at_home import features_by
-from fedtl.training.few_labels import alone_on_few, tuned_on_few, with_few_labels
+from fedtl.training.few_labels import alone_on_few, passes, tuned_on_few, with_few_labels
 
-ALONE, TUNED, RECEIVED, CHOSEN = "alone", "tuned", "received", "chosen"
+ALONE, TUNED, MIXED, RECEIVED, CHOSEN = "alone", "tuned", "mixed", "received", "chosen"
 FIRST = next(iter(HEADS))  # where the support cannot choose
 NO_RELATION = (
     "its network is trained in episodes of the silos that train; run the method protonet with relation = true"
@@ -113,17 +113,23 @@ class NewSilo:
         return torch.stack([scores[:, known.index(one)] if one in known else lowest for one in labels], 1)
 
     def trained(self, rows: Tensor, seed: int) -> dict[str, Tensor]:
-        """Return the scores [N, width] on test rows of the models that are trained on these labelled rows only."""
+        """
+        Return the scores [N, width] on test rows of the models that are trained on these labelled rows only, and of the mean of their
+        probabilities, which is what a silo that trains with the others uses unless its validation rows say otherwise.
+        """
         trainer, experiment = self.backbone.trainer, self.backbone.experiment
         known = (self.prepared.data.train.y >= 0).nonzero()[:, 0]
         few = with_few_labels(self.prepared.data, known[rows])
         epochs = experiment.rounds * experiment.train.epochs
+        repeats = passes(self.prepared.data, few, trainer.training.batch_size)
         models = {
-            ALONE: alone_on_few(trainer, self.name, few, epochs, seed),
-            TUNED: tuned_on_few(trainer, self.name, few, self.state, seed),
+            ALONE: alone_on_few(trainer, self.name, few, epochs, repeats, seed),
+            TUNED: tuned_on_few(trainer, self.name, few, self.state, repeats, seed),
         }
         x, present = self.prepared.evaluation_set.test.x, list(self.present)
-        return {name: own.scores(state, x, few)[:, present] for name, (own, state) in models.items()}
+        scores = {name: own.scores(state, x, few)[:, present] for name, (own, state) in models.items()}
+        together = torch.stack([one.log_softmax(1) for one in scores.values()])
+        return scores | {MIXED: together.logsumexp(0)}  # up to a constant
 
 
 def onboard(silo: NewSilo, plan: Episodes, progress: Progress, match: bool = False) -> OnboardResult:

@@ -15,6 +15,7 @@ HEAD_NAMES = {
     "received": "the shared head as received (no labels used)",
     "tuned": "received model, all of it tuned on the support",
     "alone": "own model, trained on the support alone",
+    "mixed": "tuned and own model, probabilities averaged",
 }
 METRIC = "accuracy"
 
@@ -74,7 +75,8 @@ def notes(result: OnboardResult) -> list[str]:
         "and hold for these test rows, which are the same in all episodes; differences are between the same episodes.",
         "The statistics of normalisation layers are the exact ones of all training inputs, which need no labels.",
         "The support chooses a head by the rows that are left out of it in turn. Test rows only judge. It does not choose between "
-        "the two models that are trained, because leaving rows out would train each of them again for every part.",
+        "the two models that are trained, because leaving rows out would train each of them again for every part. These two take about as "
+        "many steps as they would if all training rows had labels.",
         "Label propagation sees the inputs of up to 256 test rows at once, and none of their labels.",
     ]
     lines += [f"{HEAD_NAMES[name]} is left out: {reason}" for name, reason in result.left_out.items()]

@@ -17,7 +17,7 @@ def shot_curves(result: OnboardResult) -> str:
         x, means = [shots for shots, _ in parts], [100 * score.mean for _, score in parts]
         main = key == "chosen"
         colour = INK if main else PALETTE[(at - 1) % len(PALETTE)]
-        look = "--" if key in ("alone", "received", "tuned") else "-"
+        look = "--" if key in ("alone", "received", "tuned", "mixed") else "-"
         (line,) = axes.plot(
             x, means, look, color=colour, marker=MARKERS[at % len(MARKERS)], ms=5, lw=2.6 if main else 1.4
         )

@@ -1,6 +1,7 @@
 """What a silo can train on a few labelled rows: a model of its own, or the received one with everything tuned."""
 
 from dataclasses import replace
+from math import ceil
 
 import torch
 
@@ -31,25 +32,34 @@ def with_few_labels(data: SiloDataset, rows: torch.Tensor) -> SiloDataset:
     )
 
 
+def passes(data: SiloDataset, few: SiloDataset, batch_size: int) -> int:
+    """
+    Return how many epochs over the few labelled rows have about as many steps as one over all training rows has: few rows are not
+    to be trained less than many.
+    """
+    return max(1, round(ceil(len(data.train) / batch_size) / ceil(len(few.train) / batch_size)))
+
+
 def alone_on_few(
-    trainer: Trainer, name: str, few: SiloDataset, epochs: int, seed: int
+    trainer: Trainer, name: str, few: SiloDataset, epochs: int, repeats: int, seed: int
 ) -> tuple[Trainer, State]:
     """
-    Return the model that a silo trains alone on its few labels, with the exact statistics of all its inputs, and the trainer
-    that scores it.
+    Return the model that a silo trains alone on its few labels as ``local`` does: ``epochs`` at the full rate, and then tuned with a
+    falling one, each of them ``repeats`` times as often (``passes``). It has the exact statistics of all its inputs. Also return
+    the trainer that scores it.
     """
     own = alone_trainer(trainer)
     silo, task = Silo(name, few, {}, b""), Task("alone", 1, 1, seed, {})
-    state = own.train(silo, own.initial(few.width), Phase(EVERYTHING, epochs), task)
-    return own, own.adapt(state, few.inputs, few.width)
+    state = own.train(silo, own.initial(few.width), Phase(EVERYTHING, epochs * repeats), task)
+    return own, _tuned(HomeSite(own, silo, task, state, 1), own.adapt(state, few.inputs, few.width), repeats)
 
 
 def tuned_on_few(
-    trainer: Trainer, name: str, few: SiloDataset, state: State, seed: int
+    trainer: Trainer, name: str, few: SiloDataset, state: State, repeats: int, seed: int
 ) -> tuple[Trainer, State]:
     """
     Return the model of ``state`` with a ridge head on the few labels, and then everything tuned on them as at a silo after the last
-    round (``Tune``), and the trainer that scores it.
+    round (``Tune``), each epoch ``repeats`` times (``passes``), and the trainer that scores it.
     """
     own = alone_trainer(trainer)
     silo, task = Silo(name, few, {}, b""), Task("tuned", 1, 1, seed, {})
@@ -59,4 +69,10 @@ def tuned_on_few(
     site = HomeSite(own, silo, task, state, 0)
     if is_linear(state):
         state = RidgeHead()(site, state, {})
-    return own, Tune(ridge_head=False)(site, state, {})
+    return own, _tuned(site, state, repeats)
+
+
+def _tuned(site: HomeSite, state: State, repeats: int) -> State:
+    """Return the state tuned as by default. No row validates, so the number of epochs is not chosen."""
+    tune = Tune(ridge_head=False)
+    return replace(tune, epochs=tune.epochs * repeats)(site, state, {})

@@ -27,7 +27,7 @@ from fedtl.experiment.backbone import read_backbone
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.episodes import interval
 from fedtl.experiment.new_silo import new_silo_experiment, read_new_silo
-from fedtl.experiment.onboard import ALONE, CHOSEN, TUNED, Episodes, NewSilo, onboard
+from fedtl.experiment.onboard import ALONE, CHOSEN, MIXED, TUNED, Episodes, NewSilo, onboard
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.report.onboard_figures import HEAD_NAMES
@@ -130,7 +130,7 @@ def _ends(ends: tuple[float, ...] | None, sign: str = "") -> str:
 
 
 def figure(together: Mapping[str, float], results: Mapping[str, OnboardResult]) -> str:
-    """Return a dot for each number of labels, for the tuned and the own model, and a line for the silo as a member."""
+    """Return a dot for each number of labels, for the models that are trained, and a line for the silo as a member."""
     drawing, axes = new_figure(0.55 * len(results) + 1.4)
     keys = {}
     for at, (name, result) in enumerate(results.items()):
@@ -141,10 +141,10 @@ def figure(together: Mapping[str, float], results: Mapping[str, OnboardResult]) 
         most = result.shots[-1]
         dots += [
             (f"{most.shots} labels, {HEAD_NAMES[key].split(',')[0]}", most.heads[key])
-            for key in (TUNED, ALONE)
+            for key in (TUNED, ALONE, MIXED)
         ]
         for number, (label, score) in enumerate(dots):
-            place = at - 0.24 + 0.12 * number
+            place = at - 0.3 + 0.12 * number
             colour = PALETTE[number]
             if score.ci95:
                 axes.plot([100 * end for end in score.ci95], [place] * 2, color=colour, lw=1.2)
@@ -165,7 +165,7 @@ def write(plan: Plan, together: Mapping[str, float], results: Mapping[str, Onboa
     about = (
         f"`{command}`. Columns: the silo as a member of all six (method fedtl, with tuning and the choice of a mix), and left out "
         f"of training (method {plan.method}), with {SHOTS[-1]} labels a class; {plan.episodes} episodes, 95 % intervals over "
-        "episodes; the two models that are trained on the labels: 2 episodes."
+        "episodes; the two models that are trained on the labels, and their mean: 2 episodes."
     )
     (HERE / f"{plan.name}.md").write_text(
         "\n".join([f"# {plan.name}", "", about, "", *table, "", f"![{plan.name}]({plan.name}.svg)", ""])

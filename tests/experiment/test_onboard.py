@@ -1,6 +1,7 @@
 """A silo that took no part in training: what it receives, which rows make its heads, and that test rows only judge."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -24,10 +25,12 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.run_trainer import run_trainer
 from fedtl.methods.base import LabelledFeatures
 from fedtl.methods.heads.choose import HEADS
+from fedtl.methods.tune import Tune
 from fedtl.models.roles import Role
 from fedtl.results.onboard import OnboardResult
 from fedtl.training.at_home import features_by
-from fedtl.training.few_labels import alone_on_few, tuned_on_few, with_few_labels
+from fedtl.training.few_labels import alone_on_few, passes, tuned_on_few, with_few_labels
+from fedtl.training.loop import Loop
 from tests.experiment.test_private import data_of
 from tests.experiments import ROUNDS_ONLY
 
@@ -311,19 +314,47 @@ def test_what_is_trained_sees_the_labels_of_the_support_and_all_inputs(silo):
     assert len(few.val) == 0
     assert sorted(map(bytes, few.inputs.numpy())) == sorted(map(bytes, data.train.x.numpy()))
     trainer = replace(silo.backbone.trainer, training=replace(silo.backbone.trainer.training, lr=1e-12))
-    _, still = tuned_on_few(trainer, "textured", few, silo.state, 0)
+    _, still = tuned_on_few(trainer, "textured", few, silo.state, 1, 0)
     body = {name for name in still if name.startswith("body.") and "num_batches" not in name}
     for name in body:  # without steps it is the received body with its exact statistics
         assert torch.allclose(still[name], silo.state[name], atol=1e-5), name
-    _, moved = tuned_on_few(silo.backbone.trainer, "textured", few, silo.state, 0)
+    _, moved = tuned_on_few(silo.backbone.trainer, "textured", few, silo.state, 1, 0)
     assert not torch.allclose(moved["body.features.0.weight"], silo.state["body.features.0.weight"])
-    own, alone = alone_on_few(trainer, "textured", few, 1, 0)
+    own, alone = alone_on_few(trainer, "textured", few, 1, 1, 0)
     initial = own.initial(few.width)
     assert torch.allclose(alone["body.features.0.weight"], initial["body.features.0.weight"])
     exact = own.adapt(initial, data.train.x, few.width)
     assert torch.allclose(
         alone["body.features.1.running_mean"], exact["body.features.1.running_mean"], atol=1e-5
     )
+
+
+@pytest.mark.slow
+def test_few_rows_are_trained_for_as_many_steps_as_all_rows(silo, monkeypatch):
+    steps, batches = [], Loop.batches
+
+    def counting(self, *given):
+        drawn = list(batches(self, *given))
+        steps.append(len(drawn))
+        return drawn
+
+    monkeypatch.setattr(Loop, "batches", counting)
+    data, size = silo.prepared.data, silo.backbone.trainer.training.batch_size
+    few = with_few_labels(data, silo.draw(2, 0, 0))
+    repeats = passes(data, few, size)
+    alone_on_few(silo.backbone.trainer, "textured", few, 3, repeats, 0)
+    assert len(few.train) <= size  # one step an epoch
+    assert len(data.train) > size
+    assert sum(steps) == (3 + Tune().epochs) * math.ceil(len(data.train) / size)
+    assert passes(data, with_few_labels(data, torch.arange(len(data.train))), size) == 1
+
+
+@pytest.mark.slow
+def test_the_averaged_model_is_the_mean_of_two_probabilities(silo):
+    scores = {name: one.double().softmax(1) for name, one in silo.trained(silo.draw(2, 0, 0), 0).items()}
+    expected = (scores["alone"] + scores["tuned"]) / 2
+    assert torch.allclose(scores["mixed"], expected, atol=1e-6)
+    assert not torch.allclose(scores["alone"], scores["tuned"], atol=1e-2)
 
 
 def test_silos_resemble_by_the_distances_of_their_prototypes(runs, silo):
@@ -366,7 +397,7 @@ def test_silos_of_a_private_run_and_of_an_export_are_not_matched(silo):
 def test_the_body_of_a_private_run_is_tuned_by_its_ordinary_names(more):
     trainer = run_trainer(load_experiment("digits", ["privacy.epsilon=3", *more]), (1, 8, 8))
     received = {name: one + 0.01 for name, one in trainer.initial(3).items()}
-    own, state = tuned_on_few(trainer, "new", with_few_labels(data_of(), torch.arange(6)), received, 0)
+    own, state = tuned_on_few(trainer, "new", with_few_labels(data_of(), torch.arange(6)), received, 1, 0)
     assert state.keys() == own.initial(3).keys()
     if more:  # what is frozen is still the received body
         at = {name: name.replace(".affine.", ".") for name in trainer.spec.frozen}
