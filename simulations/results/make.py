@@ -4,8 +4,9 @@ Run experiments by ``fedtl compare`` and write what came of them: a table (NAME.
 The files of an experiment in a folder of its own (transfer/NAME) are written beside it, and to transfer/README.md.
 
 Run: python simulations/results/make.py NAME... [--ten-seeds] [--keep FOLDER]. The run folders go to FOLDER/NAME, or are removed. A
-comparison that FOLDER already holds finished is not run again: its table is written anew. With --ten-seeds three methods are
-trained for ten seeds, which makes the intervals three times as narrow as three seeds do, and the files go to ten-seeds.
+comparison that FOLDER already holds finished is not run again: its table is written anew; one that was interrupted is continued, and
+its time is that of the last part. With --ten-seeds three methods are trained for ten seeds, which makes the intervals three times as
+narrow as three seeds do, and the files go to ten-seeds.
 """
 
 import argparse
@@ -46,13 +47,17 @@ TEN_SEEDS = (
 
 @dataclass(frozen=True)
 class Origin:
-    """Where numbers come from. ``seconds``: on the clock, other work on the machine included; ``cpu_seconds``: of the run alone."""
+    """
+    Where numbers come from. ``seconds``: on the clock, other work on the machine included; ``cpu_seconds``: of the run alone. Both
+    are of the part after the last interruption where ``interrupted``.
+    """
 
     command: str
     commit: str
     machine: str
     seconds: int = 0
     cpu_seconds: int = 0
+    interrupted: bool = False
 
 
 def finished(folder: Path) -> Origin | None:
@@ -65,8 +70,8 @@ def finished(folder: Path) -> Origin | None:
 
 def run(name: str, folder: Path, changes: Sequence[str] = ()) -> Origin:
     """
-    Run the comparison into ``folder``, or return the origin of the one that is there. ``changes``: settings that differ from those
-    of the file, as --set takes them.
+    Run the comparison into ``folder``, continue the interrupted one there, or return the origin of the finished one. ``changes``:
+    settings that differ from those of the file, as --set takes them; an interrupted comparison keeps its own.
     """
     if (origin := finished(folder)) is not None:
         return origin
@@ -80,13 +85,14 @@ def run(name: str, folder: Path, changes: Sequence[str] = ()) -> Origin:
     )  # not what earlier runs wrote
     commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
     about = f"{machine.cpu()}, {machine.cores()} cores, load {machine.description()['load_before']}"
+    interrupted = (folder / "experiment.toml").exists()
+    started = ["compare", "--resume", str(folder)] if interrupted else [*words, "--out", str(folder)]
     clock, before = time.perf_counter(), _cpu_of_children()
-    subprocess.run(
-        [sys.executable, "-m", "fedtl", *words, "--out", str(folder)], cwd=HERE.parents[1], check=True
-    )
+    subprocess.run([sys.executable, "-m", "fedtl", *started], cwd=HERE.parents[1], check=True)
     origin = Origin(
         *(shlex.join(["fedtl", *words]), commit, about),
         *(round(time.perf_counter() - clock), round(_cpu_of_children() - before)),
+        interrupted,
     )
     folder.with_name(f"{folder.name}.origin.json").write_text(json.dumps(asdict(origin)))
     return origin
@@ -242,7 +248,7 @@ def write(name: str, folder: Path, origin: Origin) -> None:
     beside.with_name(f"{beside.name}.json").write_text(text)
     about = (
         f"`{origin.command}` at commit {origin.commit}, on {origin.machine}: {origin.seconds} s "
-        f"({origin.cpu_seconds} s of CPU time)."
+        f"({origin.cpu_seconds} s of CPU time){', after an interruption' if origin.interrupted else ''}."
     )
     tested = (
         "Test rows" if comparison.folds == 1 else f"Every row tested once a seed, in {comparison.folds} folds"
