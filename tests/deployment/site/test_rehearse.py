@@ -60,7 +60,7 @@ def test_the_page_lists_every_tensor_once_as_leaving_or_staying(home, made):
     for name, role in roles.items():
         part = leaves if role in ("body", "norm", "aux") else stays
         assert len(re.findall(rf"^{re.escape(name)} +{role} ", part, re.M)) == 1, name
-        assert html.count(f"<td>{name}</td>") == 1
+        assert html.count(f'<th scope="row">{name}</th>') == 1
     said = " ".join(text.split())
     assert f"{plan.manifest.bytes:,} bytes a round" in said
     assert f"20 rounds of 1 study, {20 * plan.manifest.bytes:,} bytes" in said
