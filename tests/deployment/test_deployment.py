@@ -3,6 +3,7 @@ Institutions as real processes: TLS, node keys, the gate, and the same Bench. Ev
 and records, not from what Flower says about its runs. The tests share one federation and run in this order.
 """
 
+import json
 import os
 import signal
 import sqlite3
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedtl._util.randomness import address
-from fedtl._util.records import to_plain
+from fedtl._util.records import from_plain, to_plain
 from fedtl.deployment.coordinator.asking import asked_until, verdicts_of
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.studies import stop_study
@@ -31,6 +32,7 @@ from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.hash_chain import HashChainFile
+from fedtl.results.transferability import Transferability
 from tests.experiments import ROUNDS_ONLY
 from tests.real_processes import Federation, alive, around, fedtl_command, states, wait
 
@@ -52,7 +54,9 @@ def federation(tmp_path_factory):
     try:
         for name in SITES:
             verdict = name != "blurred"  # that one trains privately later
-            home = its.add(name, data__limit=100, policy__minimum_silos=1, policy__verdict=verdict, **SLOTS)
+            metrics = ["accuracy", "transferability"] if verdict else ["accuracy"]
+            rules = {"policy__minimum_silos": 1, "policy__verdict": verdict, "policy__metrics": metrics}
+            home = its.add(name, data__limit=100, **rules, **SLOTS)
             (home.path / "secret").write_bytes(address("secret", 0, name).to_bytes(8, "big"))
         its.add("faint")
         its.approve(its.bundle(load_experiment("digits", SMALL)), *SITES)
@@ -184,7 +188,10 @@ def answers(federation, site, study):
 
 
 def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdraws(federation):
-    """No site trains at this hour at first. "plain" trains, rests again, and answers the question after the study later, when it may."""
+    """
+    No site trains at this hour at first. "plain" trains, rests again, and answers the question after the study later, when it may. The two
+    that allow it send what transfers.
+    """
     closed = f"{datetime.now() + timedelta(hours=2):%H:%M}-{datetime.now() + timedelta(hours=3):%H:%M}"
 
     def hours(site, text=None):
@@ -198,7 +205,13 @@ def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdra
     for site in SITES:
         hours(site, closed)
     federation.change(federation.server / "server.toml", ask_again=2.0)
-    rules = ["rounds=1", "minimum_silos=2", "request.verdict=true", *ROUNDS_ONLY]
+    rules = [
+        "rounds=1",
+        "minimum_silos=2",
+        "request.verdict=true",
+        "request.transferability=true",
+        *ROUNDS_ONLY,
+    ]
     made = federation.bundle(load_experiment("digits", rules), "night")
     federation.approve(made, *SITES, studies=3)
     federation.start("night", "early")
@@ -213,6 +226,10 @@ def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdra
     result = federation.result("early")
     assert result["silos"] == {"inverted": 1, "plain": 1}
     assert result["left_out"]["blurred"][0].endswith("(hours)")
+    printed = fedtl_command("server", "transferability", federation.server, "early", "--json").stdout
+    found = from_plain(Transferability, json.loads(printed))
+    assert (found.silos, found.deployed) == (("inverted", "plain"), True)
+    assert found.cut.fragment in (federation.server / "studies" / "early" / "cut.toml").read_text()
     told("inverted", "verdict")
     early = HostedStudy(federation.server / "studies" / "early")
     wait("refusal", lambda: verdicts_of(early)["plain"].endswith("(hours)"), about=federation.last_words)
