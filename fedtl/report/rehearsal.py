@@ -44,9 +44,9 @@ def text(facts: Facts) -> str:
     for name, value, meaning in details(facts):
         lines += _two_columns(name, value, 28) + (_two_columns("", meaning, 30) if meaning else [])
     if facts["tensors"]:
-        lines += ["", _leaving_title(facts).replace("leaves", "LEAVES"), "", *_wrapped(legend(facts)), ""]
+        lines += ["", _leaving_title(facts).replace("Leaves", "LEAVES"), "", *_wrapped(legend(facts)), ""]
         lines += _table(LEAVING, leaving(facts))
-        lines += ["", _staying_title(facts).replace("stays", "STAYS"), "", *_table(STAYING, staying(facts))]
+        lines += ["", _staying_title(facts).replace("Stays", "STAYS"), "", *_table(STAYING, staying(facts))]
     lines += ["", *(line for note in notes(facts) for line in _wrapped(f"* {note}")), ""]
     if can_be_approved(facts):
         lines += ["Approved for this institution:", ""]
@@ -78,11 +78,11 @@ def _grid(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> G
 
 
 def _leaving_title(facts: Facts) -> str:
-    return f"leaves in each round: {len(facts['tensors'])} tensors, {facts['bytes']:,} bytes"
+    return f"Leaves in each round: {len(facts['tensors'])} tensors, {facts['bytes']:,} bytes"
 
 
 def _staying_title(facts: Facts) -> str:
-    return f"stays: the rows, and {len(facts['stays'])} tensors"
+    return f"Stays: the rows, and {len(facts['stays'])} tensors"
 
 
 def title(facts: Facts) -> str:
@@ -122,10 +122,9 @@ def details(facts: Facts) -> list[tuple[str, str, str]]:
         ),
     ]
     if numbers := facts.get("numbers"):
-        names = "; ".join(f"{name} ({low:g} to {high:g})" for name, (low, high) in numbers.items())
         meaning = (
             "what the first stages of the model are worth here, computed on rows of this institution, without noise; these "
-            f"{len(numbers)} leave once, in round {facts['rounds']}, each within its limits: {names}"
+            f"{len(numbers)} leave once, in round {facts['rounds']}, each within its limits: {_by_limits(numbers)}"
         )
         rows.append(("what transfers leaves", f"{len(numbers)} numbers", meaning))
     if facts["wire"] != "float32":
@@ -161,6 +160,14 @@ def details(facts: Facts) -> list[tuple[str, str, str]]:
         ("hash of what leaves", facts["manifest"], ""),
         ("hash of the installed fedtl", facts["code"], ""),
     ]
+
+
+def _by_limits(numbers: Mapping[str, Sequence[float]]) -> str:
+    """Return the names of the numbers after the limits that they share."""
+    names: dict[str, list[str]] = {}
+    for name, (low, high) in numbers.items():
+        names.setdefault(f"{low:g} to {high:g}", []).append(name)
+    return "; ".join(f"{limits}: {', '.join(own)}" for limits, own in names.items())
 
 
 def _privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:

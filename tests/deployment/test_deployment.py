@@ -212,6 +212,7 @@ def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdra
         "request.transferability=true",
         *ROUNDS_ONLY,
     ]
+    rules += ["model.name=mlp", "model.settings.width=4"]  # a site trains ten more of them
     made = federation.bundle(load_experiment("digits", rules), "night")
     federation.approve(made, *SITES, studies=3)
     federation.start("night", "early")

@@ -48,7 +48,7 @@ from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.notes import wire_text
 from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.experiment.tensor_table import parts_of, tensor_table
-from fedtl.federation.policy import check_update
+from fedtl.federation.policy import TRANSFER, check_update
 from fedtl.messages import Task, Update
 from fedtl.privacy.ledger_reading import check_study_fits
 from fedtl.report.rehearsal import page, text
@@ -224,7 +224,7 @@ def _plan_facts(plan: SitePlan, refused: bool) -> PlanFacts:
         rounds=experiment.rounds,
         minimum_silos=experiment.minimum_silos,
         norm=policy.max_update_norm,
-        metrics=sorted(metrics),
+        metrics=sorted(metrics - {TRANSFER}),  # its numbers are listed by name
         weight=policy.share_row_count and not (refused or plan.privacy),
         wire=wire_text(experiment.wire),
         verdict=not refused and sends_verdict(plan),
