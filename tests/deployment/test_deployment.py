@@ -3,7 +3,6 @@ Institutions as real processes: TLS, node keys, the gate, and the same Bench. Ev
 and records, not from what Flower says about its runs. The tests share one federation and run in this order.
 """
 
-import json
 import os
 import signal
 import sqlite3
@@ -16,12 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from fedtl._util.randomness import address
-from fedtl._util.records import from_plain, to_plain
+from fedtl._util.records import to_plain
 from fedtl.deployment.coordinator.asking import asked_until, verdicts_of
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.studies import stop_study
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.superlink import SuperLink
+from fedtl.deployment.coordinator.transferability import study_transferability
 from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.run import site_commands
@@ -32,7 +32,6 @@ from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.hash_chain import HashChainFile
-from fedtl.results.transferability import Transferability
 from tests.experiments import ROUNDS_ONLY
 from tests.real_processes import Federation, alive, around, fedtl_command, states, wait
 
@@ -227,8 +226,7 @@ def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdra
     result = federation.result("early")
     assert result["silos"] == {"inverted": 1, "plain": 1}
     assert result["left_out"]["blurred"][0].endswith("(hours)")
-    printed = fedtl_command("server", "transferability", federation.server, "early", "--json").stdout
-    found = from_plain(Transferability, json.loads(printed))
+    found = study_transferability(HostedStudy(federation.server / "studies" / "early"))
     assert (found.silos, found.deployed) == (("inverted", "plain"), True)
     assert found.cut.fragment in (federation.server / "studies" / "early" / "cut.toml").read_text()
     told("inverted", "verdict")
