@@ -54,7 +54,7 @@ def read_constants_file(path: Path) -> dict[str, Any]:
         RecursionError,
     ) as error:  # ValueError: not TOML, not UTF-8, or a number of 5,000 digits
         raise ConstantsError(
-            f'data.scale is not "silo", "none" or "dp", and {path} is not a readable TOML file of constants: {error}'
+            f'data.scale: {path} is not a readable TOML file of constants: {error}; correct it, or set "silo", "none" or "dp"'
         ) from error
 
 
