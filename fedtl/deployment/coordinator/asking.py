@@ -64,7 +64,7 @@ def _times(study: HostedStudy) -> tuple[float, float | None]:
         raise ConfigError(
             f"{path} does not have the times of the questions to sites: {error}; remove it, and its sites are asked no more"
         ) from error
-    return until, *(following or [None])
+    return until, following[0] if following else None
 
 
 def verdicts_of(study: HostedStudy) -> dict[str, str]:
