@@ -5,6 +5,7 @@ FedTLError                1   an error in fedtl, unless a subclass says otherwis
   UserError               2   the experiment, the data or the command line is wrong; nothing was trained
     ConfigError           2   the experiment cannot be run as written
     DataError             2   a silo's data cannot be used
+      ConstantsError      2   a file of scaling constants cannot be used; it ends a site's rehearsal with 3
     ModelError            2   a model, or weights for it, cannot be built
   PartitionError          1   a state does not have exactly the expected names
   SiloFailed              1   one silo could not complete its part of a round
@@ -38,6 +39,10 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A silo's data cannot be used."""
+
+
+class ConstantsError(DataError):
+    """A file of scaling constants cannot be read, or lacks a number of a column or channel."""
 
 
 class ModelError(UserError):

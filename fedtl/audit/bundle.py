@@ -175,12 +175,12 @@ def public_key(key: SigningKey) -> str:
     return key.public_key().public_bytes(s.Encoding.Raw, s.PublicFormat.Raw).hex()
 
 
-def describe_signer(path: Path) -> str:
-    """What an auditor must tell the readers of a bundle that was signed with this private key."""
+def describe_signer(path: Path, folder: Path) -> str:
+    """What an auditor must tell the readers of the bundle ``folder``, which was signed with this private key."""
     key = public_key(load_signing_key(path))
     return (
-        f"signed with {path}; send your readers its public key by another channel than the bundle: {key} "
-        f"({fingerprint(key)})"
+        f"the bundle to give away is {folder}, signed with {path}. Its readers check it with: fedtl audit verify {folder.name} --key {key}. "
+        f"Send them this public key by another channel than the bundle, or read its fingerprint out: {fingerprint(key)}"
     )
 
 

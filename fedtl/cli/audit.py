@@ -92,7 +92,7 @@ def audit(
         print_json(to_plain(audited))
     elif not quiet:
         _print_audit(audited)
-        say(describe_signer(pem))
+        say(describe_signer(pem, results))
     say(str(results) if silent else f"report: {results / 'audit.html'}")
     if audited.violations:
         raise Refuted(f"{folder.path}: {audited.verdict}; the results are in {results}")

@@ -20,7 +20,7 @@ class _State:
 
     resume_with: str = ""
     created: "RunFolder | None" = None
-    writes_at_end: bool = False
+    note: str = ""
 
 
 _state = _State()
@@ -34,13 +34,18 @@ def discard_created() -> bool:
 
 def nothing_is_kept() -> None:
     """Note that this command writes its files at the end, so that an interrupted one leaves nothing."""
-    _state.writes_at_end = True
+    _state.note = "nothing was written"
+
+
+def only_watches() -> None:
+    """Note that this command shows what others do, so that Ctrl-C ends nothing else."""
+    _state.note = "what was watched goes on"
 
 
 def interrupted_note() -> str:
     """Return what an interrupted command leaves, after removing a folder that holds nothing."""
-    if _state.writes_at_end:
-        return "nothing was written"
+    if _state.note:
+        return _state.note
     return "nothing was trained yet" if discard_created() else f"the work so far is kept{resume_hint()}"
 
 

@@ -8,6 +8,7 @@ import typer
 
 from fedtl.cli import backup, keys, study_transfer
 from fedtl.cli.options import Exp, Json, Metrics, Set
+from fedtl.cli.run_folder import only_watches
 from fedtl.cli.screen import print_json, print_line, say
 from fedtl.errors import ConfigError
 
@@ -265,6 +266,7 @@ def watch(
     from fedtl.deployment.coordinator.settings import load_server_settings
 
     load_server_settings(folder)
+    only_watches()
     stopped: dict[str, bool] = {}
     for event in follow_studies(folder, lambda: time.sleep(every)):
         print_line(str(event))

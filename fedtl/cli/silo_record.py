@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedtl.cli.options import Dir, Json, open_home
+from fedtl.cli.run_folder import only_watches
 from fedtl.cli.screen import print_json, print_line, say
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def watch(
 
     from fedtl.deployment.site.follow import follow_record
 
+    only_watches()
     for line in follow_record(open_home(folder), last, lambda: time.sleep(every)):
         print_line(_columns(line.as_json()))
 

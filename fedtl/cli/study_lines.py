@@ -9,6 +9,9 @@ from fedtl.deployment.coordinator.status import StudyStatus
 
 def print_study(name: str, study: StudyStatus) -> None:
     """Print how far a study is, who was left out of its last round, and whether joining helped."""
+    if study.damaged:
+        print_line(f"study {name}: {study.damaged}")
+        return
     waits = "queued" if study.queued else "not running: fedtl server start"
     state = "done" if study.done else "running" if study.at_work else waits
     state += f" (stopped: {study.stopped})" if study.stopped else ""

@@ -121,7 +121,7 @@ def compare(
 
     Example: fedtl compare digits --methods local,fedavg,fedbn --seeds 0,1,2
     """
-    from fedtl.experiment.columns import comparison_columns
+    from fedtl.experiment.columns import Kind, comparison_columns
     from fedtl.experiment.compare import compare as compare_methods
     from fedtl.experiment.leave_one_out import leaving_out
     from fedtl.simulation.choose import default_workers
@@ -137,7 +137,8 @@ def compare(
     if leave_one_out and not settings.compare.leave_one_out:
         settings = leaving_out(folder)
     columns, seed_count = comparison_columns(settings), len(settings.compare.seeds)
-    count, trials = len(columns), max(len(column.trials) for column in columns)
+    count = sum(column.kind is not Kind.CONSTANT for column in columns)  # its answers need no training
+    trials = max(len(column.trials) for column in columns)
     title = f"{count} method{'s' * (count > 1)}, {seed_count} seed{'s' * (seed_count > 1)}"
     title += f", {settings.compare.folds} folds" if settings.compare.folds > 1 else ""
     title += f", {trials} trials: rounds and finished models" if trials else ": rounds and finished models"

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from fedtl.cli.options import Run
+from fedtl.cli.run_folder import only_watches
 from fedtl.cli.screen import out_console, print_line
 
 
@@ -26,16 +27,17 @@ def watch(
     from rich.live import Live
 
     from fedtl.experiment.watched import look
-    from fedtl.report.live_table import live_line, live_table
+    from fedtl.report.live_table import live_line, live_view
 
+    only_watches()
     now = look(run)
     if once:
-        out_console.print(live_table(now.path.name, now.rounds, now.metric, now.lines))
+        out_console.print(live_view(now.path.name, now.rounds, now.metric, now.lines))
         return
     if out_console.is_terminal:
         with Live(console=out_console, refresh_per_second=4) as live:
             while True:
-                live.update(live_table(now.path.name, now.rounds, now.metric, now.lines))
+                live.update(live_view(now.path.name, now.rounds, now.metric, now.lines))
                 if now.ended:
                     return
                 time.sleep(every)

@@ -3,12 +3,14 @@
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from fedtl.errors import ConfigError, DataError
+from fedtl.errors import ConfigError, ConstantsError
 
 OTHERS = "*"  # stands for every column or channel that is not named
+MAX_FILE_BYTES = 10_000_000  # of a file of constants: about 200,000 columns
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,9 @@ class Constants:
     fill: float
     mean: float
     std: float
+
+
+KEYS = frozenset(field.name for field in fields(Constants))
 
 
 @dataclass(frozen=True)
@@ -30,29 +35,50 @@ class Bounds:
 
 
 def read_constants(file: str, names: Sequence[str]) -> list[Constants]:
-    """Return the constants of each name, from ``[name]`` or ``["*"]`` of the file. Raises DataError."""
-    path = Path(file)
+    """Return the constants of each name, from ``[name]`` or ``["*"]`` of the file. Raises ConstantsError."""
+    path, table = Path(file), read_constants_file(Path(file))
+    return [_constants(path, name, table.get(name, table.get(OTHERS))) for name in names]
+
+
+def read_constants_file(path: Path) -> dict[str, Any]:
+    """Return what the TOML file holds, by column or channel; not checked further. Raises ConstantsError."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(
-            f'data.scale is not "silo", "none" or "dp", and {path} is not a readable TOML file of constants: {error}'
+        if not path.is_file():  # a pipe or a device may never end
+            raise OSError("there is no such file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise OSError(f"it has {path.stat().st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not TOML, not UTF-8, or a number of 5,000 digits
+        raise ConstantsError(
+            f'data.scale: {path} is not a readable TOML file of constants: {error}; correct it, or set "silo", "none" or "dp"'
         ) from error
 
-    def constant(name: str, key: str, default: float | None = None) -> float:
-        entry = table.get(name, table.get(OTHERS))
-        value = entry.get(key, default) if isinstance(entry, dict) else None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise DataError(f"data.scale: {path} must have a finite number {key} in [{name}]")
-        return float(value)
 
-    constants: list[Constants] = []
-    for name in names:
-        mean, std = constant(name, "mean"), constant(name, "std")
-        if std <= 0:
-            raise DataError(f"data.scale: {path}: std of [{name}] is {std:g}, but must be above 0")
-        constants.append(Constants(constant(name, "fill", mean), mean, std))
-    return constants
+def _constants(path: Path, name: str, entry: object) -> Constants:
+    """Return the constants in the entry of one column or channel. Raises ConstantsError."""
+    given = entry if isinstance(entry, dict) else {}
+    if unknown := sorted(given.keys() - KEYS):
+        raise ConstantsError(
+            f"data.scale: {path} has {unknown[0]!r} in [{name}]; the keys are {', '.join(sorted(KEYS))}"
+        )
+    mean, std = _number(path, name, "mean", given), _number(path, name, "std", given)
+    if std <= 0:
+        raise ConstantsError(f"data.scale: {path}: std of [{name}] is {std:g}, but must be above 0")
+    return Constants(_number(path, name, "fill", {"fill": mean, **given}), mean, std)
+
+
+def _number(path: Path, name: str, key: str, entry: Mapping[str, object]) -> float:
+    value = entry.get(key)
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number above 1e308
+        pass
+    raise ConstantsError(f"data.scale: {path} must have a finite number {key} in [{name}]")
 
 
 def bounds_for(declared: Mapping[str, Sequence[float]], names: Sequence[str]) -> list[Bounds]:

@@ -17,12 +17,12 @@ TARGET: Mapping[str, Callable[[SiloResult], Measured | None]] = {
 CONSTANT = "constant"  # the label of the constant answers
 MAX_NAMED = 6  # silos in one warning
 DISTANT_OWN = (
-    f"running averages of training are more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact statistics of "
-    "the silo's training inputs; the metrics are those with exact statistics"
+    "the metrics are those with the exact normalisation statistics of each silo's training inputs, because the running averages of "
+    f"training are more than {MAX_STATISTICS_DISTANCE} standard deviations from them"
 )
 DISTANT_SHARED = (
-    f"shared statistics are more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact ones of the silo's "
-    'training inputs; "refitted" has the metrics of the models after the last round with exact statistics'
+    f"the shared normalisation statistics are more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact ones of each silo's "
+    "training inputs; the table of both statistics shows what that costs the models of the last round"
 )
 
 

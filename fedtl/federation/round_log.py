@@ -71,9 +71,14 @@ class RoundLog:
         return self.folder / "checkpoint" / "state.pt"
 
     def lines(self) -> list[HistoryLine]:
-        """Return the lines of all finished rounds. An incomplete last line is ignored."""
-        complete = self._history.read_text().split("\n")[:-1] if self._history.exists() else []
-        return [from_plain(HistoryLine, json.loads(line)) for line in complete]
+        """Return the lines of all finished rounds. An incomplete last line is ignored. Raises ConfigError for a damaged file."""
+        try:
+            complete = self._history.read_text().split("\n")[:-1] if self._history.exists() else []
+            return [from_plain(HistoryLine, json.loads(line)) for line in complete]
+        except ValueError as error:
+            raise ConfigError(
+                f"{self._history} is not the history of a run: {error}; restore it from a backup, or start again in a new folder"
+            ) from error
 
     @property
     def has_checkpoint(self) -> bool:

@@ -22,12 +22,13 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """A table. The last ``summary_rows`` rows summarise the others."""
+    """A table. The last ``summary_rows`` rows summarise the others. ``words``: its cells are sentences, not numbers."""
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     summary_rows: int = 0
+    words: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -15,11 +16,15 @@ WIDTH = 30  # rounds that have a bar; with more rounds, each bar is the last of 
 MOST_SILOS = 40
 
 
-def live_table(name: str, rounds: int, metric: str, lines: Sequence[HistoryLine]) -> Table:
+def live_view(name: str, rounds: int, metric: str, lines: Sequence[HistoryLine]) -> Group:
+    """Return the line of ``live_line`` and, once a round has ended, the table below it. A title would be as narrow as the table."""
+    shown: list[Text | Table] = [Text(live_line(name, rounds, metric, lines))]
+    return Group(*shown, *([live_table(metric, lines)] if lines else []))
+
+
+def live_table(metric: str, lines: Sequence[HistoryLine]) -> Table:
     """Return one row a silo: its metric after the last round that counted it, by round, and how often and why it was left out."""
-    table = Table(
-        title=live_line(name, rounds, metric, lines), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1)
-    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     table.add_column("silo")
     table.add_column(f"{TITLES.get(metric, metric)}, validation", justify="right")
     table.add_column("by round")
@@ -38,11 +43,13 @@ def live_table(name: str, rounds: int, metric: str, lines: Sequence[HistoryLine]
 def live_line(name: str, rounds: int, metric: str, lines: Sequence[HistoryLine]) -> str:
     """Return one line: the round, the mean of the metric over silos, and the seconds that the remaining rounds may take."""
     if not lines:
-        return f"{name}: no round has ended yet, of {rounds}"
+        return f"{name}: 0 of {rounds} rounds have ended"
     last = lines[-1]
     values = [figures[metric] for figures in last.silos.values() if metric in figures]
     mean = (
-        f", {TITLES.get(metric, metric)} {format_value(metric, sum(values) / len(values))}" if values else ""
+        f", mean {TITLES.get(metric, metric)} {format_value(metric, sum(values) / len(values))}"
+        if values
+        else ""
     )
     seconds = sorted(line.seconds for line in lines)[len(lines) // 2]
     left = f", about {seconds * (rounds - last.round):.0f} s left" if last.round < rounds else ""

@@ -109,6 +109,11 @@ def _leaves(facts: Facts) -> str:
         sentences.append(wording.size_is_public(facts["records"], facts["privacy"]["unit"]))
     elif not facts["private"]:
         sentences.append("The number of rows." if facts["weight"] else "The number of rows does not leave.")
+    if numbers := facts.get("numbers"):
+        sentences.append(
+            f"With the last round {len(numbers)} numbers about how well the first stages of the model suit these rows, without noise; the "
+            "details list them."
+        )
     if facts.get("verdict"):
         sentences.append(
             "After the last round one word: whether taking part helped this institution, by its own test rows (gains, as good, loses or unclear)."

@@ -10,9 +10,11 @@ from itertools import zip_longest
 from typing import Any
 
 from fedtl.report import wording
-from fedtl.report.html import render
+from fedtl.report.html import Grid, render, row
 from fedtl.report.questions import Facts, answers, audit, can_be_approved, overview
 
+LEAVING = ("tensor", "role", "shape", "bytes", "differential privacy")
+STAYING = ("tensor", "role", "shape")
 ROLES = {
     "body": "the layers that compute features of an input",
     "head": "the last layer, which turns features into a prediction",
@@ -42,11 +44,9 @@ def text(facts: Facts) -> str:
     for name, value, meaning in details(facts):
         lines += _two_columns(name, value, 28) + (_two_columns("", meaning, 30) if meaning else [])
     if facts["tensors"]:
-        lines += ["", f"LEAVES in each round: {len(facts['tensors'])} tensors, {facts['bytes']:,} bytes", ""]
-        lines += [*_wrapped(legend(facts)), ""]
-        lines += _table(("tensor", "role", "shape", "bytes", "differential privacy"), leaving(facts))
-        lines += ["", f"STAYS: the rows, and {len(facts['stays'])} tensors", ""]
-        lines += _table(("tensor", "role", "shape"), staying(facts))
+        lines += ["", _leaving_title(facts).replace("Leaves", "LEAVES"), "", *_wrapped(legend(facts)), ""]
+        lines += _table(LEAVING, leaving(facts))
+        lines += ["", _staying_title(facts).replace("Stays", "STAYS"), "", *_table(STAYING, staying(facts))]
     lines += ["", *(line for note in notes(facts) for line in _wrapped(f"* {note}")), ""]
     if can_be_approved(facts):
         lines += ["Approved for this institution:", ""]
@@ -64,14 +64,25 @@ def page(facts: Facts) -> str:
         answers=answers(facts),
         overview=overview(facts),
         audit=audit(facts),
-        details=details(facts),
+        details=_grid("Every term of the approval", ("term", "value", "meaning"), details(facts)),
         legend=legend(facts),
-        leaving=leaving(facts),
-        staying=staying(facts),
-        count=len(facts["tensors"]),
-        bytes=f"{facts['bytes']:,}",
+        leaving=_grid(_leaving_title(facts), LEAVING, leaving(facts)),
+        staying=_grid(_staying_title(facts), STAYING, staying(facts)),
         notes=notes(facts),
+        version=f"with hash {facts['code'][:12]}",
     )
+
+
+def _grid(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Grid:
+    return Grid(caption, head, [row(*cells) for cells in rows], words=True)
+
+
+def _leaving_title(facts: Facts) -> str:
+    return f"Leaves in each round: {len(facts['tensors'])} tensors, {facts['bytes']:,} bytes"
+
+
+def _staying_title(facts: Facts) -> str:
+    return f"Stays: the rows, and {len(facts['stays'])} tensors"
 
 
 def title(facts: Facts) -> str:
@@ -111,10 +122,9 @@ def details(facts: Facts) -> list[tuple[str, str, str]]:
         ),
     ]
     if numbers := facts.get("numbers"):
-        names = "; ".join(f"{name} ({low:g} to {high:g})" for name, (low, high) in numbers.items())
         meaning = (
             "what the first stages of the model are worth here, computed on rows of this institution, without noise; these "
-            f"{len(numbers)} leave once, in round {facts['rounds']}, each within its limits: {names}"
+            f"{len(numbers)} leave once, in round {facts['rounds']}, each within its limits: {_by_limits(numbers)}"
         )
         rows.append(("what transfers leaves", f"{len(numbers)} numbers", meaning))
     if facts["wire"] != "float32":
@@ -150,6 +160,14 @@ def details(facts: Facts) -> list[tuple[str, str, str]]:
         ("hash of what leaves", facts["manifest"], ""),
         ("hash of the installed fedtl", facts["code"], ""),
     ]
+
+
+def _by_limits(numbers: Mapping[str, Sequence[float]]) -> str:
+    """Return the names of the numbers after the limits that they share."""
+    names: dict[str, list[str]] = {}
+    for name, (low, high) in numbers.items():
+        names.setdefault(f"{low:g} to {high:g}", []).append(name)
+    return "; ".join(f"{limits}: {', '.join(own)}" for limits, own in names.items())
 
 
 def _privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -328,11 +328,17 @@ TEN_SEEDS_TABLE = (
 )
 
 
+def _rows(folder: Path, pattern: str, cells: Callable[[Path], Iterable[str]]) -> Iterator[str]:
+    """Yield a line of a table for each comparison of a folder; ``cells`` returns its cells."""
+    for file in sorted(folder.glob(pattern)):
+        yield "| " + " | ".join(cells(file)) + " |"
+
+
 def ten_seeds() -> Iterator[str]:
     """Yield the table of all sets that were compared for ten seeds, and what it says of the default."""
-    yield from TEN_SEEDS_TABLE
-    defaults = []
-    for file in sorted((HERE / "ten-seeds").glob("*.json")):
+    defaults: list[Overall] = []
+
+    def cells(file: Path) -> list[str]:
         found = json.loads(file.read_text())
         metric, overall = found["metric"], from_plain_overall(found["overall"])
         default = overall[DEFAULT]
@@ -341,8 +347,11 @@ def ten_seeds() -> Iterator[str]:
         gains = [ROWS["mean gain over local"](metric, overall[name]) for name in ("fedavg", DEFAULT)]
         counts = (default.not_worse, default.loss_not_shown)
         of_silos = [f"{count} of {default.silos}" for count in counts]
-        cells = [f"[{file.stem}](ten-seeds/{file.stem}.md)", TITLES[metric], local, *gains, *of_silos]
-        yield "| " + " | ".join([*cells, ROWS["worst silo"](metric, default)]) + " |"
+        first = [f"[{file.stem}](ten-seeds/{file.stem}.md)", TITLES[metric], local]
+        return [*first, *gains, *of_silos, ROWS["worst silo"](metric, default)]
+
+    yield from TEN_SEEDS_TABLE
+    yield from _rows(HERE / "ten-seeds", "*.json", cells)
     silos, held = sum(one.silos for one in defaults), sum(one.loss_not_shown for one in defaults)
     yield ""
     yield (
@@ -365,14 +374,17 @@ FIXED_HEADS = (
 
 def fixed_heads() -> Iterator[str]:
     """Yield the table of both, for each set where both were measured: transfer/fixed-head-NAME and NAME, with the same seeds."""
-    yield from FIXED_HEADS
-    for file in sorted((HERE.parent / "transfer").glob("fixed-head-*.json")):
+
+    def cells(file: Path) -> list[str]:
         name = file.stem.removeprefix("fixed-head-")
         found = [json.loads(one.read_text()) for one in (HERE / f"{name}.json", file)]
         metric, overall = found[0]["metric"], [from_plain_overall(one["overall"])["fedtl"] for one in found]
         gains = [format_difference(metric, one.mean.mean, one.mean.ci95) for one in overall]
         links = f"[{gains[0]}]({name}.md)", f"[{gains[1]}](../transfer/{file.stem}.md)"
-        yield "| " + " | ".join([name, TITLES[metric], *links]) + " |"
+        return [name, TITLES[metric], *links]
+
+    yield from FIXED_HEADS
+    yield from _rows(HERE.parent / "transfer", "fixed-head-*.json", cells)
 
 
 TRANSFER = (

@@ -176,7 +176,7 @@ def test_a_key_is_created_once_and_readable_by_its_owner_only(tmp_path):
     made = bundle.load_signing_key(path)
     assert path.stat().st_mode & 0o077 == 0
     assert bundle.load_signing_key(path).private_bytes_raw() == made.private_bytes_raw()
-    assert bundle.public_key(made) in bundle.describe_signer(path)
+    assert bundle.public_key(made) in bundle.describe_signer(path, tmp_path)
     path.write_text("no key")
     with pytest.raises(ConfigError, match="PEM"):
         bundle.load_signing_key(path)

@@ -51,18 +51,18 @@ def test_the_line_says_how_long_it_may_take():
     ]
     assert (
         live_line("run", 9, "accuracy", lines)
-        == "run: round 3 of 9, accuracy (%) 25.0, 2 s a round, about 12 s left"
+        == "run: round 3 of 9, mean accuracy (%) 25.0, 2 s a round, about 12 s left"
     )
     assert live_line("run", 2, "accuracy", lines[:2]).endswith("3 s a round, left out: b")
-    assert "no round" in live_line("run", 9, "accuracy", [])
+    assert "0 of 9" in live_line("run", 9, "accuracy", [])
 
 
 def test_a_silo_that_was_left_out_keeps_its_last_value_and_says_why():
     lines = [line(1, {"a": 0.5, "b": 0.75}), line(2, {"a": 0.6}, {"b": "late"})]
-    table = live_table("run", 4, "accuracy", lines)
+    table = live_table("accuracy", lines)
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
     assert cells == [["a", "b"], ["60.0", "75.0"], ["▁█", "▁ "], ["", "1 round; in 2: late"]]
-    many = live_table("run", 4, "accuracy", [line(1, {f"s{i:03}": 0.5 for i in range(MOST_SILOS + 2)})])
+    many = live_table("accuracy", [line(1, {f"s{i:03}": 0.5 for i in range(MOST_SILOS + 2)})])
     assert (many.row_count, many.caption) == (MOST_SILOS, "and 2 silos more")
 
 

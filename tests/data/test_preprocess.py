@@ -16,7 +16,7 @@ from fedtl.data.prepare import prepare_silo, read_silo, silo_names
 from fedtl.data.preprocess import Inputs, fit_inputs
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Part, Raw
-from fedtl.errors import ConfigError, DataError
+from fedtl.errors import ConfigError, ConstantsError, DataError
 
 TABLE = DataSettings(source="table")
 RNG = np.random.default_rng(0)
@@ -87,8 +87,10 @@ def test_the_labels_of_a_regression_are_scaled_too():
 
 
 def declared(tmp_path, text, **more):
+    """``text``: of the file; None: there is none."""
     path = tmp_path / "constants.toml"
-    path.write_text(text)
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return DataSettings(scale=str(path), **more)
 
 
@@ -110,11 +112,23 @@ def test_declared_constants(tmp_path):
         ("[a]\nmean = true\nstd = 1\n", r"mean in \[a\]"),
         ("[a]\nmean = nan\nstd = 1\n", r"mean in \[a\]"),
         ("[a]\nmean = 1\nstd = 0\n", "std of"),
+        ("[a]\nmean = inf\nstd = 1\n", r"mean in \[a\]"),
+        (f"[a]\nmean = {10**400}\nstd = 1\n", r"mean in \[a\]"),
+        ("[a]\nmean = 1\nstd = 1\nfill = nan\n", r"fill in \[a\]"),
+        ("[a]\nmean = 1\nstd = 1\nfil = 2\n", r"'fil' in \[a\]"),
         ("mean = = 1", "readable TOML file"),
+        ('{"a": {"mean": 1, "std": 1}}', "readable TOML file"),
+        ("[a]\nmean = 1\nst", "readable TOML file"),
+        (f"[a]\nmean = {'9' * 5000}\nstd = 1\n", "readable TOML file"),
+        (f"a = {'[' * 3000}", "readable TOML file"),
+        (b"[\xff]\nmean = 1\nstd = 1\n", "readable TOML file"),
+        (f"# {'x' * 10_000_000}", "10,000,002 bytes"),
+        (None, "no such file"),
     ],
+    ids=range(18),
 )
 def test_declared_constants_with_mistakes(tmp_path, text, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ConstantsError, match=message):
         fit_inputs(gappy(4, 1), np.zeros(4, int), ("a",), declared(tmp_path, text), "s")
 
 

@@ -21,6 +21,7 @@ from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.studies import stop_study
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.superlink import SuperLink
+from fedtl.deployment.coordinator.transferability import study_transferability
 from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.run import site_commands
@@ -52,7 +53,9 @@ def federation(tmp_path_factory):
     try:
         for name in SITES:
             verdict = name != "blurred"  # that one trains privately later
-            home = its.add(name, data__limit=100, policy__minimum_silos=1, policy__verdict=verdict, **SLOTS)
+            metrics = ["accuracy", "transferability"] if verdict else ["accuracy"]
+            rules = {"policy__minimum_silos": 1, "policy__verdict": verdict, "policy__metrics": metrics}
+            home = its.add(name, data__limit=100, **rules, **SLOTS)
             (home.path / "secret").write_bytes(address("secret", 0, name).to_bytes(8, "big"))
         its.add("faint")
         its.approve(its.bundle(load_experiment("digits", SMALL)), *SITES)
@@ -184,7 +187,10 @@ def answers(federation, site, study):
 
 
 def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdraws(federation):
-    """No site trains at this hour at first. "plain" trains, rests again, and answers the question after the study later, when it may."""
+    """
+    No site trains at this hour at first. "plain" trains, rests again, and answers the question after the study later, when it may. The two
+    that allow it send what transfers.
+    """
     closed = f"{datetime.now() + timedelta(hours=2):%H:%M}-{datetime.now() + timedelta(hours=3):%H:%M}"
 
     def hours(site, text=None):
@@ -198,7 +204,14 @@ def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdra
     for site in SITES:
         hours(site, closed)
     federation.change(federation.server / "server.toml", ask_again=2.0)
-    rules = ["rounds=1", "minimum_silos=2", "request.verdict=true", *ROUNDS_ONLY]
+    rules = [
+        "rounds=1",
+        "minimum_silos=2",
+        "request.verdict=true",
+        "request.transferability=true",
+        *ROUNDS_ONLY,
+    ]
+    rules += ["model.name=mlp", "model.settings.width=4"]  # a site trains ten more of them
     made = federation.bundle(load_experiment("digits", rules), "night")
     federation.approve(made, *SITES, studies=3)
     federation.start("night", "early")
@@ -213,6 +226,9 @@ def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdra
     result = federation.result("early")
     assert result["silos"] == {"inverted": 1, "plain": 1}
     assert result["left_out"]["blurred"][0].endswith("(hours)")
+    found = study_transferability(HostedStudy(federation.server / "studies" / "early"))
+    assert (found.silos, found.deployed) == (("inverted", "plain"), True)
+    assert found.cut.fragment in (federation.server / "studies" / "early" / "cut.toml").read_text()
     told("inverted", "verdict")
     early = HostedStudy(federation.server / "studies" / "early")
     wait("refusal", lambda: verdicts_of(early)["plain"].endswith("(hours)"), about=federation.last_words)

@@ -25,6 +25,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.report.answer_tables import recall_grid
 from fedtl.report.compare_page import compare_page
 from fedtl.report.pair_page import differing_settings, same_rows
+from fedtl.report.rehearsal import page as rehearsal_page
 from fedtl.report.run_page import run_page
 from fedtl.report.silo_cards import comparison_cards, run_cards
 from fedtl.results.comparison import Comparison
@@ -83,6 +84,48 @@ def a_run_page(silos=SILOS):
 def a_comparison_page(silos=SILOS, methods=METHODS):
     comparison = from_plain(Comparison, a_comparison(silos=silos, methods=methods))
     return compare_page(comparison, CURVES, TOML, facts_of_comparison(silos))
+
+
+def a_rehearsal_page():
+    """A page to sign, with long hashes and many numbers."""
+    tensors = [
+        {"name": f"body.features.{at}.weight", "role": "body", "shape": [64, 64, 3, 3], "bytes": 147456}
+        for at in range(9)
+    ]
+    asks = {"site": "clinic", "server": "fl.example.org:8443", "asked_by": "", "purpose": "", "study": "s"}
+    terms = {
+        "studies": 1,
+        "until": "2027-01-01",
+        **dict.fromkeys(("bundle", "plan", "manifest", "code"), "b" * 64),
+    }
+    plan = {
+        "method": "fedtl",
+        "model": "convnet",
+        "shape": [1, 8, 8],
+        "columns": [],
+        "source": "npz",
+        "path": "data",
+    }
+    plan |= {"label": "y", "rounds": 20, "minimum_silos": 3, "norm": 1000.0, "metrics": [], "weight": False}
+    plan |= {
+        "wire": "float32",
+        "verdict": True,
+        "tuning": None,
+        "private": False,
+        "privacy": None,
+        "parts": [],
+    }
+    numbers = {f"transferability/AnB/{at}/loss": (0.0, 20.0) for at in range(40)}
+    rows = {
+        "tensors": tensors,
+        "bytes": 9 * 147456,
+        "stays": tensors,
+        "rows": 9,
+        "records": 9,
+        "unlabelled": 0,
+    }
+    end = {"terms": {}, "rows_error": "", "refused": "", "audit": None, "folder": "/srv/clinic"}
+    return rehearsal_page({**asks, **terms, **plan, **rows, **end, "numbers": numbers})
 
 
 @pytest.fixture
@@ -253,7 +296,7 @@ def test_only_settings_that_differ_are_listed():
 @pytest.mark.skipif(BROWSER is None, reason="no chromium")
 def test_in_a_browser_nothing_overflows_at_three_widths_and_the_console_is_silent(tmp_path):
     """One page with each page in frames of three widths; its script measures them."""
-    pages = {"run": a_run_page(), "comparison": a_comparison_page()}
+    pages = {"run": a_run_page(), "comparison": a_comparison_page(), "rehearsal": a_rehearsal_page()}
     frames = [(name, width) for name in pages for width in (390, 800, 1100)]
     (tmp_path / "all.html").write_text(
         f"<!doctype html><body><script>const pages = {json.dumps(pages).replace('</', '<' + chr(92) + '/')};"

@@ -14,6 +14,9 @@ from reference.markdown import escaped, table
 SIMULATIONS = Path(__file__).parents[3] / "simulations"
 BENCH, PRIVATE = SIMULATIONS / "bench", SIMULATIONS / "private"
 DATED = re.compile(r"-(\d{4}-\d{2}-\d{2})")
+ON_CPU = re.compile(
+    rf"-cores?{DATED.pattern}"
+)  # between real processes, or on a GPU, a word stands between them
 # Columns of each table: the load of the file, and what it is called.
 LOADS = {"mlp": "tiny MLP", "convnet": "convnet", "resnet18": "ResNet-18"}
 SMALL_LOADS = {"mlp": "tiny MLP", "linear": "linear, 1,000 silos", "school": "linear, as School"}
@@ -21,11 +24,14 @@ STEPS = {
     "step of the convnet, 28 px, 32 rows": "the convnet (32 rows)",
     "step of ResNet-18, 32 px, 16 rows": "ResNet-18 (16 rows of 32 px)",
 }
-FLOOR, FAST, HOOKS = "floor", "private step, book-keeping", "private step, Opacus' hooks"
+FLOOR, FEDTL = "floor", "fedtl, 1 worker"
+FAST, HOOKS = "private step, book-keeping", "private step, Opacus' hooks"
 CALLED = {
     "numpy": "a loop in numpy",
     "fedtl, stacked": "fedtl, stacks of 64, 1 core",
+    "fedtl, stacked, 2 workers": "fedtl, stacks of 64, 2 workers",
 }  # contenders that a table names otherwise
+SMALL_ROWS = ("numpy", "fedtl, 1 worker", "fedtl, 2 workers", "fedtl, stacked", "fedtl, stacked, 2 workers")
 SETS = ("scanner", "digits", "digits6")
 EPSILONS = ("1", "3", "8")
 HEAD_AT_HOME = "free baseline: `probe`, nothing trained together"
@@ -45,14 +51,12 @@ def newest(end: str) -> Path:
 
 def speed() -> str:
     """Return how long a round takes against the floor, on loads of all frameworks."""
-    return _rounds("", LOADS, without=("fedtl, stacked",))
+    return _rounds(LOADS, without=("fedtl, stacked", "fedtl, stacked, 2 workers"))
 
 
 def speed_small() -> str:
     """Return the same of small models, without other frameworks."""
-    return _rounds(
-        "-small", SMALL_LOADS, without=("floor, naive memory format", "floor, as many at once as workers")
-    )
+    return _rounds(SMALL_LOADS, only=SMALL_ROWS)
 
 
 def private_step() -> str:
@@ -78,25 +82,50 @@ def private_cost() -> str:
     return table(["accuracy (%); private rows: epsilon 1 / 3 / 8", *SETS], rows)
 
 
-def _rounds(end: str, columns: Mapping[str, str], without: Iterable[str]) -> str:
-    path = newest(end)
-    content = _read(path)
-    loads = {load: content["loads"][load]["contenders"] for load in columns}
-    who = [
-        name
-        for name in dict.fromkeys(one for its in loads.values() for one in its)
-        if name not in (FLOOR, *without)
-    ]
-    rows = [
-        [CALLED.get(name, name), *(_ratio(its[name]) if name in its else "" for its in loads.values())]
-        for name in who
-    ]
-    missed = [bar for bar in content["bars"] if not bar["met"] and bar["load"] in columns]
-    said = "".join(
-        f" Not reached: {escaped(bar['claim'])} on {columns[bar['load']]} ({bar['value']:.2f})."
-        for bar in missed
-    )
-    return f"{table(['times the floor', *columns.values()], rows)}\n\nMeasured on {_about(path)}.{said}"
+def _rounds(columns: Mapping[str, str], without: Iterable[str] = (), only: Iterable[str] = ()) -> str:
+    """Return a table with each cell from the newest file that has it, a letter for each file where there are several, and the bars not reached."""
+    found = {load: _by_contender(load) for load in columns}
+    names = dict.fromkeys(who for cells in found.values() for who in cells)
+    who = [name for name in names if name not in (FLOOR, *without) and (not only or name in only)]
+    used = [cells[name] for name in who for cells in found.values() if name in cells]
+    paths = sorted({path for path, _ in used}, key=_date, reverse=True)
+    letters = {path: f" ({chr(ord('a') + at)})" if len(paths) > 1 else "" for at, path in enumerate(paths)}
+
+    def cell(load: str, name: str) -> str:
+        path, ratio = found[load].get(name, (None, ""))
+        return f"{ratio}{letters[path]}" if path else ""
+
+    rows = [[CALLED.get(name, name), *(cell(load, name) for load in columns)] for name in who]
+    sources = "; ".join(f"{letters[path].lstrip()} {_about(path)}".lstrip() for path in paths)
+    return f"{table(['times the floor', *columns.values()], rows)}\n\nMeasured on {sources}.{_missed(columns, found)}"
+
+
+def _by_contender(load: str) -> dict[str, tuple[Path, str]]:
+    """Return for each contender of a load the newest file that has it, and its ratio to the floor there."""
+    files = [path for path in BENCH.glob("*.json") if ON_CPU.search(path.name)]
+    found: dict[str, tuple[Path, str]] = {}
+    for path in sorted(files, key=_date, reverse=True):
+        loads = _read(path).get("loads")
+        contenders = loads.get(load, {}).get("contenders", {}) if isinstance(loads, dict) else {}
+        for name, its in contenders.items():
+            if ratio := _ratio(its):
+                found.setdefault(name, (path, ratio))
+    return found
+
+
+def _missed(columns: Mapping[str, str], found: Mapping[str, Mapping[str, tuple[Path, str]]]) -> str:
+    """Return the bars that were not reached, by the newest file in which fedtl was measured on each load."""
+    said = ""
+    for load, cells in found.items():
+        path, _ = cells[FEDTL]
+        missed = [bar for bar in _read(path)["bars"] if not bar["met"] and bar["load"] == load]
+        for bar in missed:
+            said += f" Not reached: {escaped(bar['claim'])} on {columns[load]} ({bar['value']:.2f})."
+    return said
+
+
+def _date(path: Path) -> tuple[str, str]:
+    return DATED.findall(path.name)[-1], path.name
 
 
 def _ratio(contender: Mapping[str, Any]) -> str:

@@ -18,7 +18,8 @@ STATES = ("running", "waiting", "done", "stopped")
 def server_metrics(folder: Path) -> list[Metric]:
     """Return the figures of now. Raises ConfigError."""
     status = server_status(folder)
-    rows = {name: HostedStudy(folder / "studies" / name).log.lines() for name in status.studies}
+    readable = [name for name, study in status.studies.items() if not study.damaged]
+    rows = {name: HostedStudy(folder / "studies" / name).log.lines() for name in readable}
     last = {name: lines[-1] for name, lines in rows.items() if lines}
     tls = folder / "tls"
     ends = {"server": days_left(tls / "server.pem"), "authority": days_left(tls / "ca.crt")}

@@ -1,10 +1,12 @@
 """Follows the studies of a coordinator: each finished round, each warning, and the end of each study."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.errors import ConfigError
 from fedtl.federation.limits import outliers
 from fedtl.results.run import HistoryLine
 
@@ -38,16 +40,20 @@ class StudyFollower:
 
     def look(self) -> Iterator[StudyEvent]:
         for name, study in self._studies().items():
-            lines = study.log.lines()
-            for line in lines[self._seen.get(name, max(len(lines) - 1, 0)) :]:
-                yield from _of_round(name, study, line)
-            self._seen[name] = len(lines)
+            with suppress(ConfigError, OSError):  # DamageWatch says so
+                yield from self._rounds(name, study)
             end = study_end(name, study)
             if end and name not in self._ended:
                 self._ended.add(name)
                 yield end
             elif not end:
                 self._ended.discard(name)
+
+    def _rounds(self, name: str, study: HostedStudy) -> Iterator[StudyEvent]:
+        lines = study.log.lines()
+        for line in lines[self._seen.get(name, max(len(lines) - 1, 0)) :]:
+            yield from _of_round(name, study, line)
+        self._seen[name] = len(lines)
 
     @property
     def all_ended(self) -> bool:

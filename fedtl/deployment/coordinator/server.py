@@ -19,7 +19,9 @@ from fedtl.deployment.coordinator.status import certificate_lines
 from fedtl.deployment.coordinator.studies import resume_studies
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE
 from fedtl.deployment.coordinator.watch import (
+    AskWatch,
     CleanUpWatch,
+    DamageWatch,
     EventWatch,
     GateWatch,
     QueueWatch,
@@ -120,7 +122,8 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
         log.info("%s", line)
     watches: list[Callable[[], None]] = [GateWatch(folder, write_configuration(folder))]
     if "link" in parts:
-        watches += [StudyWatch(folder), QueueWatch(folder), EventWatch(folder), CleanUpWatch(folder)]
+        watches += [DamageWatch(folder), StudyWatch(folder), AskWatch(folder), QueueWatch(folder)]
+        watches += [EventWatch(folder), CleanUpWatch(folder)]
     os.umask(0o077)  # otherwise every user could read Flower's database
     commands = server_commands(folder, parts)
     environment = flower_environment(folder, **{SERVER_FOLDER_VARIABLE: str(folder)})

@@ -1,7 +1,7 @@
 """What the coordinator sees: whether the server runs, which sites are admitted, and how far each study is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedtl.deployment.certificates import days_left, validity
@@ -11,6 +11,7 @@ from fedtl.deployment.coordinator.settings import load_server_settings
 from fedtl.deployment.coordinator.studies import is_at_work
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.superlink import SuperLink
+from fedtl.deployment.coordinator.unended import damage
 from fedtl.deployment.running import free_space
 from fedtl.federation.limits import outliers
 
@@ -20,20 +21,22 @@ class StudyStatus:
     """
     ``round``: the last one that is finished. ``stopped``: why, or None. ``replied``, ``left_out`` and ``outliers``: in that
     round. ``queued``: it waits for another study to end. ``verdicts``: by site, whether joining helped it, or why it did not say; empty where the plan does not ask.
-    ``asked_until``: the time until which sites without a verdict are asked for it; None where none is asked.
+    ``asked_until``: the time until which sites without a verdict are asked for it; None where none is asked. ``damaged``: which file of the
+    study cannot be read, and "" where all can; its rounds, replies and verdicts are then not known.
     """
 
-    round: int
-    rounds: int
-    done: bool
-    at_work: bool
-    queued: bool
-    stopped: str | None
-    replied: Sequence[str]
-    left_out: Mapping[str, str]
-    outliers: Sequence[str]
-    verdicts: Mapping[str, str]
+    round: int = 0
+    rounds: int = 0
+    done: bool = False
+    at_work: bool = False
+    queued: bool = False
+    stopped: str | None = None
+    replied: Sequence[str] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    outliers: Sequence[str] = ()
+    verdicts: Mapping[str, str] = field(default_factory=dict)
     asked_until: float | None = None
+    damaged: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,11 @@ def certificate_lines(folder: Path) -> list[str]:
 
 
 def _study_status(study: HostedStudy) -> StudyStatus:
-    lines, stopped = study.log.lines(), study.path / STOPPED_FILE
+    path = study.path / STOPPED_FILE
+    stopped = path.read_text().strip() if path.is_file() else None
+    if reason := damage(study):
+        return StudyStatus(at_work=is_at_work(study), stopped=stopped, damaged=reason)
+    lines = study.log.lines()
     last = lines[-1] if lines else None
     return StudyStatus(
         round=last.round if last else 0,
@@ -87,10 +94,10 @@ def _study_status(study: HostedStudy) -> StudyStatus:
         done=study.done,
         at_work=is_at_work(study),
         queued=study.queued_since is not None,
-        stopped=stopped.read_text().strip() if stopped.is_file() else None,
+        stopped=stopped,
         replied=sorted(last.silos) if last else [],
         left_out=last.left_out if last else {},
         outliers=outliers(last.weights, last.norms, study.plan.config.limits) if last else (),
         verdicts=verdicts_of(study),
-        asked_until=None if stopped.is_file() else asked_until(study),
+        asked_until=None if stopped is not None else asked_until(study),
     )

@@ -11,13 +11,14 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from fedtl._util.files import append_durably, lock_folder, write_bytes
-from fedtl.deployment.coordinator.asking import asked_until, occupies_sites
+from fedtl.deployment.coordinator.asking import asked_until, end_rest, occupies_sites, rests_until
 from fedtl.deployment.coordinator.bundle import Bundle
 from fedtl.deployment.coordinator.settings import ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.sites import check_name, register_sites
 from fedtl.deployment.coordinator.study import QUEUED_FILE, STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import SuperLink
+from fedtl.deployment.coordinator.unended import damage, unended_studies
 from fedtl.errors import ConfigError
 
 START_SECONDS = 120.0  # that a ServerApp may take until it holds the lock of its study
@@ -28,20 +29,21 @@ def resume_studies(folder: Path) -> None:
     SuperLink(folder).wait_until_healthy()
     register_sites(folder)
     for study in studies_to_resume(folder):
-        resume_study(folder, study)
+        if rests_until(study) is None:
+            resume_study(folder, study)
 
 
 def studies_to_resume(folder: Path) -> list[HostedStudy]:
     """
     Return the studies that were started and are neither stopped nor queued, and whose rounds are not done, or whose sites are still asked
-    whether joining helped.
+    whether joining helped. One with a damaged file is not among them.
     """
-    studies = [HostedStudy(runs.parent) for runs in sorted((folder / "studies").glob("*/runs.jsonl"))]
-    ended = (STOPPED_FILE, QUEUED_FILE)
     return [
         one
-        for one in studies
-        if (not one.done or asked_until(one)) and not any((one.path / file).exists() for file in ended)
+        for one in unended_studies(folder)
+        if not (one.path / QUEUED_FILE).exists()
+        and not damage(one)
+        and (not one.done or asked_until(one) is not None)
     ]
 
 
@@ -65,9 +67,9 @@ def start_next(folder: Path) -> HostedStudy | None:
 
 
 def _queued(folder: Path) -> list[HostedStudy]:
-    """Return the studies that wait for another one to end, in the order in which they were queued."""
-    studies = [HostedStudy(path.parent) for path in sorted((folder / "studies").glob(f"*/{QUEUED_FILE}"))]
-    return sorted(studies, key=lambda study: study.queued_since or 0.0)
+    """Return the studies that wait for another one to end, in the order in which they were queued; none with a damaged file."""
+    queued = [one for one in unended_studies(folder) if (one.path / QUEUED_FILE).exists() and not damage(one)]
+    return sorted(queued, key=lambda study: study.queued_since or 0.0)
 
 
 def resume_study(folder: Path, study: HostedStudy) -> None:
@@ -126,7 +128,8 @@ def _check_not_running(folder: Path, study: HostedStudy) -> None:
     if is_at_work(study):
         raise ConfigError(f"study {name!r} is running; {stop}")
     run, now = _last_run(study), time.time()
-    if run and study in studies_to_resume(folder) and 0 <= now - run.at < START_SECONDS:
+    begins = study in studies_to_resume(folder) and rests_until(study) is None
+    if run and begins and 0 <= now - run.at < START_SECONDS:
         raise ConfigError(
             f"study {name!r} was started {now - run.at:.0f} s ago and may take {START_SECONDS:g} s to begin; {stop}"
         )
@@ -154,6 +157,7 @@ def _submit(folder: Path, bundle: Bundle, study: HostedStudy) -> None:
     """Start a new Flower run of a study. Its ServerApp waits until an earlier one has ended. Raises ConfigError."""
     _check_bundle(bundle, study)
     (study.path / STOPPED_FILE).unlink(missing_ok=True)
+    end_rest(study)
     config = {"study": study.path.name, "experiment": bundle.name}
     run = SuperLink(folder).start_run(bundle.file.read_bytes(), config)
     line = json.dumps({"run": str(run), "at": time.time()})
@@ -175,7 +179,7 @@ def stop_study(folder: Path, study_name: str) -> None:
     if not (study.path / "plan.json").is_file():
         raise ConfigError(f"there is no study {study_name!r} in {folder / 'studies'}")
     write_bytes(study.path / STOPPED_FILE, b"by the coordinator\n", private=True)
-    if study.queued_since is None:
+    if study.queued_since is None and rests_until(study) is None:
         _end_last_run(folder, study)
     (study.path / QUEUED_FILE).unlink(missing_ok=True)
 

@@ -6,7 +6,7 @@ The folder of a study at the coordinator. It holds tensors by name, and neither 
     before/ROUND/        the state before a round after the first in which an update of a site counted for the first time
     shared.safetensors   and result.json: when the study is done         stopped                why it was stopped
     queued               since when it waits for another study to end    runs.jsonl             its runs in Flower
-    asking               until when sites are asked if joining helped
+    asking               until when sites are asked if joining helped, and when next
 """
 
 import json
@@ -75,9 +75,14 @@ class HostedStudy:
 
     @property
     def queued_since(self) -> float | None:
-        """The time since which the study waits for another one to end; None where it does not wait."""
+        """The time since which the study waits for another one to end; None where it does not wait. Raises ConfigError."""
         path = self.path / QUEUED_FILE
-        return float(path.read_text()) if path.is_file() else None
+        try:
+            return float(path.read_text()) if path.is_file() else None
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{path} has no time: {error}; remove it, and start the study again: fedtl server start"
+            ) from error
 
     @property
     def log(self) -> RoundLog:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from fedtl._util.files import write_json
 from fedtl._util.pace import Pace
-from fedtl.deployment.coordinator.asking import asked_until, begin_asking, end_asking
+from fedtl.deployment.coordinator.asking import asked_until, begin_asking, end_asking, rest
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import NOT_YET, StudyPlan, StudyResult
 from fedtl.federation.policy import Code
@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 MAX_ANSWER_SECONDS = 43200.0  # the longest that a site has for one answer
 DAY_SECONDS = 86400.0
 SHORTEST_POLL, LONGEST_POLL = 0.2, 10.0  # seconds between two looks for answers
+REST_SECONDS = (
+    60.0  # without a question or an answer, for which a new ServerApp is worth its start of a few seconds
+)
 FINAL = (Code.DECLINED, Code.PLAN, Code.ROUND, Code.TENSORS)  # what a site has decided, and says again
 
 
@@ -51,7 +54,8 @@ def open_verdicts(study: HostedStudy, plan: StudyPlan, result: StudyResult) -> S
 def ask_for_verdicts(study: HostedStudy, plan: StudyPlan, questions: VerdictQuestions) -> StudyResult:
     """
     Ask the sites that have not decided yet, each again ``plan.ask_again`` seconds after an answer that decides nothing. Return the result
-    with the answers, once every site has decided or the time is over. A site trains a model alone before it answers, for as many rounds
+    with the answers, once every site has decided or the time is over, or while no answer is awaited for ``REST_SECONDS``: the study then
+    rests, and ``fedtl server run`` has it ask again. A site trains a model alone before it answers, for as many rounds
     as the study has, so it may take twice as long as all these rounds did.
     """
     result = study.result
@@ -74,6 +78,9 @@ def ask_for_verdicts(study: HostedStudy, plan: StudyPlan, questions: VerdictQues
             due = {name: due[name] for name in _undecided(result)}
         if due:
             idle = min(min(due.values()) - time.monotonic(), left)
+            if not questions.waiting and idle >= REST_SECONDS:
+                rest(study, time.time() + idle)
+                return result
             time.sleep(pace.pause if questions.waiting else max(idle, SHORTEST_POLL))
     end_asking(study)
     return result

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fedtl._util.files import write_bytes
 from fedtl.deployment.coordinator.admitted import read_admitted
+from fedtl.deployment.coordinator.asking import rests_until
 from fedtl.deployment.coordinator.follow import LEFT_OUT, ROUND, STOPPED, WARNING, StudyEvent, StudyFollower
 from fedtl.deployment.coordinator.nginx import nginx_configuration
 from fedtl.deployment.coordinator.reply_size import reply_size
@@ -28,6 +29,7 @@ from fedtl.deployment.coordinator.studies import (
 )
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.superlink import SuperLink
+from fedtl.deployment.coordinator.unended import damage, unended_studies
 from fedtl.deployment.event_log import log_event
 from fedtl.errors import FedTLError
 
@@ -49,7 +51,8 @@ class StudyWatch:
     _resumes: dict[str, list[int]] = field(default_factory=dict)  # the last finished round at each
 
     def __call__(self) -> None:
-        now, studies = self.clock(), studies_to_resume(self.folder)
+        now = self.clock()
+        studies = [study for study in studies_to_resume(self.folder) if rests_until(study) is None]
         names = {study.path.name for study in studies}
         self._seen = {name: at for name, at in self._seen.items() if name in names}
         for study in studies:
@@ -79,6 +82,39 @@ class StudyWatch:
         at.append(done)
         log.warning("study %s: its ServerApp has ended; it is resumed after round %d", name, done)
         resume_study(self.folder, study)
+
+
+@dataclass
+class DamageWatch:
+    """Logs once that a file of a study cannot be read, and stops that study unless its ServerApp, which has read the file, still runs."""
+
+    folder: Path
+    _told: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self) -> None:
+        for study in unended_studies(self.folder):
+            name, reason = study.path.name, damage(study)
+            if not reason:
+                continue
+            if self._told.get(name) != reason:
+                self._told[name] = reason
+                log.error("study %s: %s", name, reason)
+            with suppress(OSError):  # of a folder that another user owns; the others are looked at anyway
+                if not is_at_work(study):
+                    write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
+
+
+@dataclass(frozen=True)
+class AskWatch:
+    """Has a study that rests ask its sites again when it is time: see ``asking``."""
+
+    folder: Path
+
+    def __call__(self) -> None:
+        for study in studies_to_resume(self.folder):
+            again = rests_until(study)
+            if again is not None and again <= time.time() and not is_at_work(study):
+                resume_study(self.folder, study)
 
 
 @dataclass

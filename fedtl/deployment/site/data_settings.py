@@ -1,9 +1,11 @@
 """``[data]`` of silo.toml as the settings by which a site reads its rows: under a plan, and before there is one."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fedtl.data.checks import check_rows
+from fedtl.data.constants import read_constants_file
 from fedtl.data.image_files import holds_volumes
 from fedtl.data.registry import DATA
 from fedtl.data.settings import NAMES_COLUMNS, SCALES, DataSettings, InputSettings, RowSettings, data_settings
@@ -61,6 +63,8 @@ def read_without_plan(home: Home) -> Raw:
         settings = settings.model_copy(update={"unlabelled": list(_names_here(home))})
     for mistake in data_contradictions(settings):
         raise ConfigError(mistake)
+    if settings.scale not in SCALES:
+        read_constants_file(Path(settings.scale))
     name = home.settings.data.silo or home.settings.name
     source = DATA[settings.source]
     by_record = settings.model_copy(update={"by_record": True})  # a table's cells as they are, text included

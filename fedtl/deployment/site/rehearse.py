@@ -18,9 +18,10 @@ from fedtl._util.files import write_bytes, write_json
 from fedtl._util.records import to_plain
 from fedtl.data import prepare
 from fedtl.data.columns import declared_columns
+from fedtl.data.constants import read_constants_file
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.origins import DECLARED
-from fedtl.data.settings import AGREED, RowSettings
+from fedtl.data.settings import AGREED, SCALES, RowSettings
 from fedtl.data.synthetic import synthetic_rows
 from fedtl.deployment.coordinator.bundle import read_agreement
 from fedtl.deployment.plan import Agreement, make_agreement, with_column_names
@@ -42,12 +43,12 @@ from fedtl.deployment.site.signing import present_terms
 from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy, sends_verdict, sent_numbers
 from fedtl.deployment.site.site_rows import SiteRows, check_origins, load_rows
 from fedtl.deployment.site.site_silo import make_dry_silo, site_guarantee
-from fedtl.errors import ConfigError, DataError, Denied, Refused
+from fedtl.errors import ConfigError, ConstantsError, DataError, Denied, Refused
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.notes import wire_text
 from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.experiment.tensor_table import parts_of, tensor_table
-from fedtl.federation.policy import check_update
+from fedtl.federation.policy import TRANSFER, check_update
 from fedtl.messages import Task, Update
 from fedtl.privacy.ledger_reading import check_study_fits
 from fedtl.report.rehearsal import page, text
@@ -72,8 +73,9 @@ def rehearse(home: Home, source: Path | str, studies: int = 1, until: str = "") 
     """
     Return the facts of the page, and the path of its text; the HTML is next to it. ``source``: a bundle, which can be
     approved afterwards, or an experiment. ``studies`` and ``until``: how many studies the approval would be for, and its
-    last day (YYYY-MM-DD in UTC); "": in 90 days. Raises ConfigError.
+    last day (YYYY-MM-DD in UTC); "": in 90 days. Raises ConfigError; Refused where the site's file of scaling constants is broken.
     """
+    _check_constants_file(home)
     requested = read_requested_plan(home, source)
     until = _last_day(home, until)
     if studies < 1:
@@ -88,6 +90,16 @@ def rehearse(home: Home, source: Path | str, studies: int = 1, until: str = "") 
     if requested.bundle:  # fedtl silo audit reads it from here
         write_bytes(stem.with_suffix(".fab"), Path(source).read_bytes(), private=True)
     return rehearsal, stem.with_suffix(".txt")
+
+
+def _check_constants_file(home: Home) -> None:
+    """Raise Refused where ``data.scale`` is the path of a file that is not there, or is not a TOML file."""
+    if home.settings.data.scale in SCALES:
+        return
+    try:
+        read_constants_file(home.at(home.settings.data.scale))
+    except ConstantsError as error:
+        raise Refused(f"{home.settings.name}: {error}") from error
 
 
 def _last_day(home: Home, until: str) -> str:
@@ -157,6 +169,8 @@ def _rehearsal(
 def _try_load_rows(plan: SitePlan) -> SiteRows | RowsError:
     try:
         return load_rows(plan)
+    except ConstantsError as error:  # a page could only be signed after the file was changed
+        raise Refused(f"{plan.name}: {error}") from error
     except (DataError, ConfigError, Refused) as error:  # the page says so
         return error
 
@@ -210,7 +224,7 @@ def _plan_facts(plan: SitePlan, refused: bool) -> PlanFacts:
         rounds=experiment.rounds,
         minimum_silos=experiment.minimum_silos,
         norm=policy.max_update_norm,
-        metrics=sorted(metrics),
+        metrics=sorted(metrics - {TRANSFER}),  # its numbers are listed by name
         weight=policy.share_row_count and not (refused or plan.privacy),
         wire=wire_text(experiment.wire),
         verdict=not refused and sends_verdict(plan),

@@ -1,23 +1,35 @@
 """A study that is started while another one runs waits, and starts when that one has ended."""
 
 import json
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from fedtl._util.files import write_json
+from fedtl._util.files import lock_folder, write_json
+from fedtl.cli.main import app
 from fedtl.deployment.coordinator import studies
-from fedtl.deployment.coordinator.asking import asked_until, begin_asking
+from fedtl.deployment.coordinator.asking import asked_until, begin_asking, rest, rests_until
+from fedtl.deployment.coordinator.figures import server_metrics
 from fedtl.deployment.coordinator.follow import study_end
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.status import server_status
-from fedtl.deployment.coordinator.studies import start_study, stop_study, studies_to_resume
+from fedtl.deployment.coordinator.studies import resume_studies, start_study, stop_study, studies_to_resume
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import NOT_YET, BundleInfo, StudyResult
 from fedtl.deployment.coordinator.superlink import SuperLink
-from fedtl.deployment.coordinator.watch import QueueWatch
+from fedtl.deployment.coordinator.unended import unended_studies
+from fedtl.deployment.coordinator.watch import (
+    AskWatch,
+    DamageWatch,
+    EventWatch,
+    QueueWatch,
+    StudyWatch,
+    watch_all,
+)
 from fedtl.errors import ConfigError
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
@@ -169,6 +181,69 @@ def test_a_study_waits_for_the_first_answers_of_the_sites_before_it_and_not_for_
     assert [study.path.name for study in studies_to_resume(server.folder)] == ["second"]
     with pytest.raises(ConfigError, match="is done"):
         server.start("first")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("result.json", "{"),
+        ("result.json", "{}"),
+        ("asking", "tomorrow"),
+        ("asking", "nan"),
+        ("plan.json", "[]"),
+        ("history.jsonl", "{}\n"),
+        ("queued", "x"),
+    ],
+)
+def test_a_study_with_a_damaged_file_is_stopped_and_the_others_go_on(server, file, text, caplog):
+    """It is logged once. A study whose ServerApp still runs is not stopped, because that has read its files."""
+    bad = server.start("bad")
+    server.start("good")
+    if file in ("result.json", "asking"):
+        server.end("bad", reasons={"a": "a: is not connected"})
+    (bad.path / file).write_text(text)
+    assert server.watch() == ["bad", "good"]
+    assert [study.path.name for study in studies_to_resume(server.folder)] == ["good"]
+    status = server_status(server.folder).studies
+    assert file in status["bad"].damaged
+    assert (status["good"].damaged, status["bad"].stopped) == ("", None)
+    assert len(server_metrics(server.folder)) > 5
+    assert file in CliRunner().invoke(app, ["server", "status", str(server.folder)]).stdout
+    watches = DamageWatch(server.folder), EventWatch(server.folder)
+    with lock_folder(bad.path):
+        watch_all([*watches, *watches])
+    assert not (bad.path / STOPPED_FILE).exists()
+    watch_all(watches)
+    assert caplog.text.count(f"study bad: {bad.path / file}") == 1
+    assert file in (bad.path / STOPPED_FILE).read_text()
+    assert unended_studies(server.folder) == [HostedStudy(bad.path.with_name("good"))]
+    assert not list(bad.path.parent.glob("good/stopped"))
+
+
+def test_between_two_questions_no_serverapp_runs_and_the_next_one_starts_it(server, monkeypatch):
+    """It is no crash: the study is not resumed before, and may be stopped. A restart of the server changes nothing."""
+    study, now = server.start("first"), time.time()
+    server.end("first", reasons={"a": "a: is not connected"})
+    rest(study, now + 900)
+    clock = [0.0]
+    crashed, ask = StudyWatch(server.folder, lambda: clock[0]), AskWatch(server.folder)
+    for _ in range(5):
+        clock[0] += 10 * studies.START_SECONDS
+        watch_all([crashed, ask])
+    monkeypatch.setattr(SuperLink, "wait_until_healthy", lambda link: None)
+    resume_studies(server.folder)
+    assert server.begun == ["first"]
+    stop_study(server.folder, "first")
+    assert server.stopped == []  # no run
+    (study.path / STOPPED_FILE).unlink()
+    monkeypatch.setattr(studies.time, "time", lambda: now + 901)
+    with lock_folder(study.path):
+        ask()
+    assert server.begun == ["first"]
+    watch_all([ask, ask, crashed])
+    assert server.begun == ["first", "first"]
+    assert rests_until(study) is None
+    assert asked_until(study) == pytest.approx(now + 86400, abs=60)
 
 
 def test_asking_whether_joining_helped_can_be_stopped_and_started_again(server):

@@ -11,7 +11,7 @@ import torch
 from fedtl._util.files import write_json
 from fedtl.deployment.coordinator import asking as asking_files
 from fedtl.deployment.coordinator import host, verdicts
-from fedtl.deployment.coordinator.asking import asked_until, verdicts_of
+from fedtl.deployment.coordinator.asking import asked_until, rests_until, verdicts_of
 from fedtl.deployment.coordinator.host import host_study
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
@@ -288,6 +288,11 @@ def test_a_site_that_does_not_answer_is_asked_until_it_is_too_late(reason, tmp_p
     silos = Answering(a=[Verdict.LOSES], b=[reason] * 99)
     clock = Clock(monkeypatch)
     go(its, silos)
+    assert len(silos.sent) == 1
+    while (again := rests_until(its)) is not None:  # no process runs until then
+        assert 3590 <= again - clock.now <= 3600
+        clock.now = again
+        go(its, silos)
     assert len(silos.sent) == 12
     assert 43200 <= clock.past <= 43210
     assert verdicts_of(its) == {"a": "loses", "b": f"b: {reason}"}

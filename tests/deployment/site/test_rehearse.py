@@ -18,13 +18,14 @@ from fedtl.deployment.site.approvals import read_approvals
 from fedtl.deployment.site.approve import approve_bundle
 from fedtl.deployment.site.egress_lines import PlanApproved
 from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.readiness import check_readiness
 from fedtl.deployment.site.rehearsal import Rehearsal
 from fedtl.deployment.site.rehearse import read_requested_plan, rehearse
 from fedtl.deployment.site.signed import SignedTerms
 from fedtl.deployment.site.site_plan import SitePlan, build_study
 from fedtl.deployment.site.site_rows import load_rows
 from fedtl.deployment.site.site_silo import make_silo
-from fedtl.errors import ConfigError, Denied
+from fedtl.errors import ConfigError, Denied, Refused
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.schema import RequestSettings
 from fedtl.federation.policy import Code
@@ -59,7 +60,7 @@ def test_the_page_lists_every_tensor_once_as_leaving_or_staying(home, made):
     for name, role in roles.items():
         part = leaves if role in ("body", "norm", "aux") else stays
         assert len(re.findall(rf"^{re.escape(name)} +{role} ", part, re.M)) == 1, name
-        assert html.count(f"<td>{name}</td>") == 1
+        assert html.count(f'<th scope="row">{name}</th>') == 1
     said = " ".join(text.split())
     assert f"{plan.manifest.bytes:,} bytes a round" in said
     assert f"20 rounds of 1 study, {20 * plan.manifest.bytes:,} bytes" in said
@@ -375,6 +376,28 @@ def test_constants_and_classes_computed_from_private_rows_are_refused(plan_class
     else:
         silo = make_silo(site_plan, study, site_rows)
         assert bool(silo.guarantee.releases.statistics) == (given["data__scale"] == "dp")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "no such file"),
+        ("[a]\nmean = 1\nst", "readable TOML file"),
+        ("[a]\nmean = 1\nstd = 1\n[bb]\nmean = 1\nstd = 1\n", r"mean in \[b\]"),
+        ("['*']\nmean = nan\nstd = 1\n", r"mean in \[a\]"),
+    ],
+)
+def test_a_broken_file_of_constants_ends_the_rehearsal(text, says, tmp_path):
+    """With exit code 3, which a refusal has. A file that is not TOML also fails fedtl silo check."""
+    home, plan = clinic(tmp_path, ["0", "1"], data__scale="constants.toml")
+    if text is not None:
+        (home.path / "constants.toml").write_text(text)
+    with pytest.raises(Refused, match=f"^clinic: .*{says}[^\n]*$") as caught:
+        rehearse(home, plan)
+    assert caught.value.exit_code == 3
+    assert not (home.path / "rehearsed").exists()
+    (data,) = (check for check in check_readiness(home) if check.name == "data")
+    assert data.ok == ("[" in says)
 
 
 def test_a_method_with_slots_needs_their_role_allowed_and_says_what_each_costs(tmp_path):

@@ -130,9 +130,16 @@ def test_the_page_that_is_signed_lists_every_number_and_its_limits(answered, tmp
     assert facts.plan.numbers == sent_numbers(site.plan)
     text = " ".join(page.read_text().split())
     assert "these 28 leave once, in round 4" in text
-    assert all(
-        f"{name} ({low:g} to {high:g})" in text for name, (low, high) in sent_numbers(site.plan).items()
-    )
+    _, _, listed = text.partition("each within its limits: ")
+    listed, _, _ = listed.partition(" hash of the plan")
+    found = {}
+    for group in listed.split("; "):
+        limits, names = group.split(": ")
+        low, high = map(float, limits.split(" to "))
+        found |= dict.fromkeys(names.split(", "), (low, high))
+    assert found == dict(sent_numbers(site.plan))
+    assert "With the last round 28 numbers" in text
+    assert facts.plan.metrics == ["accuracy"]
 
 
 def test_more_numbers_than_a_message_holds_are_refused_at_the_coordinator(tmp_path, monkeypatch):
