@@ -31,6 +31,7 @@ from fedtl.experiment.study import (
     training_silos,
 )
 from fedtl.experiment.study_data import RowStores, StudyData
+from fedtl.experiment.used_files import used_files
 from fedtl.messages import Task
 from fedtl.models.state import State
 from fedtl.privacy import taint
@@ -161,7 +162,7 @@ def ready_study(
             study.experiment.model != experiment.model
         ):  # with what was looked up, the folder alone repeats the run
             folder.save_experiment(folder.experiment().model_copy(update={"model": study.experiment.model}))
-        study = with_guarantees(study, folder)
+        study = replace(with_guarantees(study, folder), files=used_files(experiment))
         for guarantee in study.guarantees.values():
             check_study_fits(guarantee.account, guarantee.plan(), folder.path.name)
         for name in (*study.training, *experiment.data.late):
