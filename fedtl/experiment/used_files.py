@@ -7,9 +7,9 @@ ones together, such as a new frozen body below an old head, so it is refused.
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from hashlib import file_digest
 from pathlib import Path
 
+from fedtl._util.files import sha256_of
 from fedtl.data.settings import SCALES
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import Experiment
@@ -23,16 +23,13 @@ SHOWN = 12  # digits of a hash in a message
 
 def used_files(experiment: Experiment) -> tuple[UsedFile, ...]:
     """Return the files with their hashes. Raises ConfigError where one cannot be read."""
-    return tuple(
-        UsedFile(setting, path.name, file_hash(path, setting)) for setting, path in _paths(experiment)
-    )
+    return tuple(UsedFile(setting, path.name, _hash(path, setting)) for setting, path in _paths(experiment))
 
 
-def file_hash(path: Path, setting: str) -> str:
+def _hash(path: Path, setting: str) -> str:
     """Return the SHA-256 of a file. ``setting``: what names it, for the message. Raises ConfigError where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise ConfigError(f"{setting}: {path} cannot be read: {error.strerror}") from error
 
