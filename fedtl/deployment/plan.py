@@ -27,6 +27,10 @@ from fedtl.models.folder_files import CONFIG, TOKENIZER, folder_file, is_folder_
 
 MAX_AGREEMENT_BYTES = 1 << 20  # typical: a few thousand
 EXPERIMENTS_FOLDER = "experiments"  # in a bundle
+AGREED_TABLES = (
+    *("seed", "rounds", "silos_per_round", "minimum_silos", "request"),
+    *("train", "method", "wire", "updates", "privacy"),
+)  # of an experiment, besides [data] and [model]
 EXPERIMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")  # also the name of the Flower app
 
 
@@ -102,31 +106,15 @@ def make_agreement(
         raise ConfigError(
             "request.verdict and [privacy]: a verdict follows from a site's test rows without noise; remove one of them"
         )
-    name, own = experiment.model.name, experiment.data
-    data = DataSettings(
-        **{key: getattr(own, key) for key in AGREED},
-        public=_agreed_public(experiment),
-        tokenizer=TOKENIZER if own.tokenizer else "",  # so that the plan's columns are of tokens
-    )
+    name, tokenizer = experiment.model.name, experiment.data.tokenizer
     from fedtl.experiment.pixels import (
         with_pixels,  # here, because it needs torch, and idle processes of a site do not
     )
 
     model = with_pixels(experiment.model, shape, None)
     model = model.model_copy(update={"name": shown_name(name), "weights": "", "pretrain_on": []})
-    keys = (
-        "seed",
-        "rounds",
-        "silos_per_round",
-        "minimum_silos",
-        "request",
-        "train",
-        "method",
-        "wire",
-        "updates",
-        "privacy",
-    )
-    common = Experiment(**{key: getattr(experiment, key) for key in keys}, data=data, model=model)
+    agreed = {key: getattr(experiment, key) for key in AGREED_TABLES}
+    common = Experiment(**agreed, data=_agreed_data(experiment), model=model)
     return Agreement(
         experiment=common,
         shape=list(shape),
@@ -134,7 +122,7 @@ def make_agreement(
         base=base,
         public=public,
         config=_hash_of(folder_file(name, CONFIG)) if is_folder_name(name) else "",
-        tokenizer=_hash_of(Path(own.tokenizer)) if own.tokenizer else "",
+        tokenizer=_hash_of(Path(tokenizer)) if tokenizer else "",
         dp_ready=dp_ready or experiment.privacy is not None,
     )
 
@@ -144,6 +132,14 @@ def _hash_of(path: Path) -> str:
         return sha256_of(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _agreed_data(experiment: Experiment) -> DataSettings:
+    """Return what a plan says of ``[data]``. The name of the tokenizer has no folder, and makes the plan's columns those of tokens."""
+    own = experiment.data
+    named = TOKENIZER if own.tokenizer else ""
+    agreed = {key: getattr(own, key) for key in AGREED}
+    return DataSettings(**agreed, public=_agreed_public(experiment), tokenizer=named)
 
 
 def _agreed_public(experiment: Experiment) -> list[str]:
