@@ -101,7 +101,7 @@ DOORS = {
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
     "dp_accounting": {"privacy.accounting"},
     "opacus": {"privacy.per_sample.hooks", "privacy.prv"},
-    "datasets": {"data.huggingface"},
+    "datasets": {"data.huggingface", "data.hub_sets"},
     "tokenizers": {"data.tokens", "models.text_folder"},
     "transformers": {"models.text_folder"},
     "ray": {"simulation.ray"},

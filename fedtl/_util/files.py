@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import file_digest
 from pathlib import Path
 
 from fedtl._util.records import to_plain
@@ -36,6 +37,12 @@ def write_file(
         new.unlink(missing_ok=True)
     if durable:
         sync_folder(path.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits. Raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def write_bytes(path: Path, content: bytes, private: bool = False) -> None:

@@ -34,6 +34,7 @@ from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy
 from fedtl.deployment.site.site_rows import load_rows, prepare_rows
 from fedtl.deployment.site.site_silo import guarantee_on_ledger
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.known_tasks import check_every_task
 from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
@@ -86,6 +87,7 @@ def audit_site_plan(home: Home, bundle: str, progress: Progress) -> tuple[SiteAu
     clock = time.perf_counter()
     rehearsed = _rehearsed_plan(home, bundle)
     plan = SitePlan(home, rehearsed.agreement)
+    check_every_task(rehearsed.agreement.experiment, "fedtl silo audit")
     check_policy(plan)
     if plan.privacy is None:
         raise ConfigError(

@@ -30,6 +30,7 @@ SENTINELS = (
 )  # numbers that often stand for a missing value
 ROWS_LOOKED_AT = 2000  # for what a sample of the rows shows, spread evenly
 COLUMNS_LOOKED_AT = 200
+EXACTLY = 1e-6  # up to which a sum of columns is the label
 NEARLY = 0.99  # the AUC or rank correlation from which a column nearly determines the label
 FEW_VALUES = 20  # of a column; with fewer rows or values, little can be said of it
 CHANCE = 10  # columns of fewer different values give the same row by chance
@@ -41,7 +42,8 @@ class RowFacts:
     ``repeated``: training rows that have the inputs of an earlier one, and ``leaked``: validation and test rows of the source
     that have those of a training row. By column: ``constant``; ``counting`` (each value one more than the last); ``running``
     (whole numbers, all different); ``copies`` (columns that another one determines, with its name); ``sentinels`` (the value
-    that may stand for a missing one, and how often); ``decisive`` (the AUC or rank correlation with the label). ``brightest``:
+    that may stand for a missing one, and how often); ``decisive`` (the AUC or rank correlation with the label); ``together`` (columns of
+    which a sum is the label, as of the other columns of a one-hot label). ``brightest``:
     the largest pixel, of images of uint8 or uint16, and ``white``: the largest value of their type.
     """
 
@@ -53,6 +55,7 @@ class RowFacts:
     copies: tuple[tuple[str, str], ...] = ()
     sentinels: tuple[tuple[str, float, int], ...] = ()
     decisive: tuple[tuple[str, float], ...] = ()
+    together: tuple[str, ...] = ()
     brightest: int | None = None
     white: int | None = None
 
@@ -115,6 +118,7 @@ def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: boo
         copies=tuple(_copies(sample[:, varying], [names[n] for n in varying])),
         sentinels=tuple(_sentinels(x, names)),
         decisive=() if hidden else tuple(_decisive(sample, y, names, settings)),
+        together=() if hidden else _together(sample, y, names, settings),
     )
 
 
@@ -189,6 +193,32 @@ def _decisive(
             value = measure(column[there], target[there])
             if value >= NEARLY:
                 yield name, value
+
+
+def _together(x: Array, y: Array, names: Sequence[str], settings: DataSettings) -> tuple[str, ...]:
+    """
+    Return the columns of which a weighted sum is the indicator of a class in every row, to the last digit; () where there are none, or one
+    alone does it. With three rows a column and more, this is no chance: such columns say what the label says.
+    """
+    if y.ndim > 1 or not settings.predicted.has_classes:
+        return ()
+    complete = np.isfinite(x).all(1)
+    inputs, texts = x[complete], np.array(label_texts(y))[complete]
+    spread = inputs.std(0) if len(inputs) else np.zeros(0)
+    kept = np.flatnonzero(spread > 0)
+    if len(inputs) < 3 * len(kept) + FEW_VALUES or len(kept) < 2:
+        return ()
+    scaled = np.column_stack(
+        [(inputs[:, kept] - inputs[:, kept].mean(0)) / spread[kept], np.ones(len(inputs))]
+    )
+    classes = np.unique(texts)[:FEW_VALUES]
+    if len(classes) < 2:
+        return ()
+    is_it = (texts[:, None] == classes).astype(float)
+    weights = np.linalg.lstsq(scaled, is_it, rcond=None)[0]
+    exact = np.flatnonzero(np.abs(scaled @ weights - is_it).max(0) < EXACTLY)
+    own = (np.abs(weights[:-1, exact]) > EXACTLY).any(1)
+    return tuple(names[column] for column in kept[own]) if own.sum() > 1 else ()
 
 
 def _auc(column: Array, y: Array) -> float:

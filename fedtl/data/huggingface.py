@@ -1,9 +1,8 @@
 """
-Data sets of Hugging Face's ``datasets`` that lie on this machine, as ``Dataset.save_to_disk`` writes them: a folder with one, dealt
-to silos or divided by a column, or a folder with one for each silo.
+Data sets of Hugging Face's ``datasets``: a folder that ``Dataset.save_to_disk`` wrote, or a set of the hub by its name
+(``hub_sets``), dealt to silos or divided by a column; or a folder with one such folder for each silo.
 
-A set with a column of images is read as images, any other as a table. Such a folder holds Arrow files, from which no code is run,
-and nothing is downloaded.
+A set with a column of images is read as images, any other as a table. Such a folder holds Arrow files, from which no code is run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedtl.data.frame import column_of, labels_of, rows_of_frame, units_of
+from fedtl.data.hub_sets import NEEDED, is_hub_set, load_hub_set, set_name
 from fedtl.data.pictures import of_eight_bits
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
@@ -22,16 +22,19 @@ from fedtl.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-ABOUT = "folders that Hugging Face's Dataset.save_to_disk wrote, one a silo or one dealt: a column of images, or a table"
+ABOUT = 'folders that Dataset.save_to_disk wrote, one a silo or one dealt, or "hf-hub:owner/name": a column of images, or a table'
 MARKS = ("dataset_dict.json", "state.json")  # of a folder that was written so
 PARTS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 Parts = Mapping[str, Any]  # datasets.Dataset by the name of the part
 
 
 def silos(settings: DataSettings) -> Sequence[str]:
+    if is_hub_set(settings.path):
+        name = set_name(settings.path).rpartition("/")[2]
+        return _silos_in_set(settings, name) if settings.silo_column else [name]
     path = Path(settings.path)
     if is_saved(path):
-        return _silos_in_set(settings, path) if settings.silo_column else [path.name]
+        return _silos_in_set(settings, path.name) if settings.silo_column else [path.name]
     names = sorted(folder.name for folder in path.iterdir() if is_saved(folder)) if path.is_dir() else []
     if not names:
         raise DataError(
@@ -46,16 +49,14 @@ def silos(settings: DataSettings) -> Sequence[str]:
 
 def read(settings: DataSettings, name: str) -> Raw:
     """Return one silo's rows. Raises DataError."""
-    path = Path(settings.path)
-    if not is_saved(path):
-        path = path / name
-    parts, unread = _parts(path)
+    parts, unread = _parts_of_silo(settings, name)
+    path = settings.path if is_one_set(settings) else f"{settings.path}/{name}"
     where = f"{path}, silo {name}" if settings.silo_column else str(path)
     frames = {key: _frame(part, settings) for key, part in parts.items()}
     chosen = {key: _rows_of_silo(one, settings, name, where) for key, one in frames.items()}
     if is_unlabelled(settings, name):  # whose labels may be missing
         settings = settings.model_copy(update={"missing_labels": "inputs"})
-    if image := _image_column(path):
+    if image := _image_column(parts, path):
         return _images(parts, frames, chosen, image, settings, where, unread)
     unread += tuple(
         f"the column {column} is not read: it holds {kind}" for column, kind in _others(parts["train"])
@@ -73,11 +74,10 @@ def read(settings: DataSettings, name: str) -> Raw:
 
 def learns(settings: DataSettings) -> frozenset[str]:
     """A cell can decide which rows are trained on, and one image the size and the channels of all where these are not set."""
-    path = Path(settings.path)
-    first = path if is_saved(path) else path / next(iter(silos(settings)))
+    parts, _ = _parts_of_silo(settings, next(iter(silos(settings))))
     learned = {"split"} if settings.target_domain or settings.split_column else set()
     native = "native" in (settings.size, settings.channels)
-    return frozenset(learned | ({"shape"} if native and _image_column(first) else set()))
+    return frozenset(learned | ({"shape"} if native and _image_column(parts, settings.path) else set()))
 
 
 def is_saved(folder: Path) -> bool:
@@ -87,25 +87,43 @@ def is_saved(folder: Path) -> bool:
 
 def training_frame(path: Path, settings: DataSettings) -> tuple["pd.DataFrame", bool]:
     """Return the columns of values of a set's training rows, and whether their inputs are images. Raises DataError."""
-    return _frame(_parts(path)[0]["train"], settings), bool(_image_column(path))
+    parts, _ = _parts(_saved(path), str(path))
+    return _frame(parts["train"], settings), bool(_image_column(parts, str(path)))
 
 
 def _library() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise DataError("source \"huggingface\" needs a package: pip install 'fedtl[huggingface]'") from error
+        raise DataError(NEEDED) from error
     return datasets
 
 
-def _parts(path: Path) -> tuple[Parts, tuple[str, ...]]:
-    """Return the parts of a set by our names, and a line for each that is not read. Raises DataError."""
-    library = _library()
+def is_one_set(settings: DataSettings) -> bool:
+    """Return whether ``data.path`` is one set, and not a folder with one for each silo."""
+    return is_hub_set(settings.path) or is_saved(Path(settings.path))
+
+
+def _parts_of_silo(settings: DataSettings, name: str) -> tuple[Parts, tuple[str, ...]]:
+    """Return the parts of the set that a silo's rows are in, as ``_parts`` does. Raises DataError."""
+    if is_hub_set(settings.path):
+        return _parts(load_hub_set(settings), settings.path)
+    path = Path(settings.path)
+    path = path if is_saved(path) else path / name
+    return _parts(_saved(path), str(path))
+
+
+def _saved(path: Path) -> Any:
     try:
-        saved = library.load_from_disk(str(path))
+        return _library().load_from_disk(str(path))
     except Exception as error:  # a damaged folder fails in as many ways as there are files in it
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path} cannot be read as a set of Hugging Face's datasets: {reason}") from error
+
+
+def _parts(saved: Any, path: str) -> tuple[Parts, tuple[str, ...]]:
+    """Return the parts of a set by our names, and a line for each that is not read. ``path``: for messages. Raises DataError."""
+    library = _library()
     if not isinstance(saved, library.DatasetDict):
         return {"train": saved}, ()
     if "train" not in saved:
@@ -115,15 +133,10 @@ def _parts(path: Path) -> tuple[Parts, tuple[str, ...]]:
     return {PARTS[name]: part for name, part in saved.items() if name in PARTS}, lines
 
 
-def _features(path: Path) -> Mapping[str, Any]:
-    features: Mapping[str, Any] = _parts(path)[0]["train"].features
-    return features
-
-
-def _image_column(path: Path) -> str:
+def _image_column(parts: Parts, path: str) -> str:
     """Return the name of the column of images; "" without one. Raises DataError where there are two."""
     image = _library().Image
-    names = [name for name, kind in _features(path).items() if isinstance(kind, image)]
+    names = [name for name, kind in parts["train"].features.items() if isinstance(kind, image)]
     if len(names) > 1:
         raise DataError(f"{path} has {len(names)} columns of images ({', '.join(names)}); remove all but one")
     return names[0] if names else ""
@@ -149,11 +162,11 @@ def _frame(part: Any, settings: DataSettings) -> "pd.DataFrame":
     return frame
 
 
-def _silos_in_set(settings: DataSettings, path: Path) -> list[str]:
-    names: set[str] = set()
-    for part in _parts(path)[0].values():
+def _silos_in_set(settings: DataSettings, name: str) -> list[str]:
+    names, path = set[str](), settings.path
+    for part in _parts_of_silo(settings, name)[0].values():
         frame = _frame(part, settings)
-        column = column_of(frame, settings.silo_column, str(path), "data.silo_column")
+        column = column_of(frame, settings.silo_column, path, "data.silo_column")
         if missing := int(column.isna().sum()):
             raise DataError(f"{path}: {missing} rows have no value in {settings.silo_column!r}; remove them")
         names |= set(map(str, column.unique()))

@@ -37,6 +37,12 @@ def read(settings: DataSettings, name: str) -> Raw:
     return Raw(parts["train"], parts.get("val"), parts.get("test"), unread=unread)
 
 
+def holds_masks(path: str, name: str) -> bool:
+    """Return whether a silo's folder has folders of images and masks, and not of classes."""
+    home = Path(path) / name
+    return any((folder / IMAGES).is_dir() and (folder / MASKS).is_dir() for folder in (home, home / "train"))
+
+
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
     """Return each image with its mask, in the order of their names. Raises DataError."""
     images, masks = (_files(folder / kind) for kind in (IMAGES, MASKS))

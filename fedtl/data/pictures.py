@@ -52,7 +52,7 @@ def read_picture(path: Path, settings: DataSettings) -> Array:
                 return _deep(file, path, settings, white, inverted)
             image = of_eight_bits(file, path)
     except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
+        raise DataError(f"{path} cannot be read as an image: {error}; replace or remove the file") from error
     size = settings.size
     return np.asarray(
         image if size == "native" else image.resize((int(size), int(size)), Image.Resampling.BILINEAR)
@@ -76,7 +76,7 @@ def read_mask(path: Path) -> Array:
                 )
             return np.asarray(file).astype(np.uint16)
     except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as a mask: {error}") from error
+        raise DataError(f"{path} cannot be read as a mask: {error}; replace or remove the file") from error
 
 
 def write_mask(mask: Array, path: Path) -> None:
@@ -95,7 +95,7 @@ def sides(path: Path) -> tuple[int, int]:
             turned = file.getexif().get(ORIENTATION, 1) in TURNED
             return file.size if turned else (file.height, file.width)
     except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
+        raise DataError(f"{path} cannot be read as an image: {error}; replace or remove the file") from error
 
 
 def to_grey(pixels: Array) -> Array:

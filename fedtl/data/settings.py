@@ -77,7 +77,8 @@ class RowSettings(Settings):
     The keys that an experiment and a site's ``silo.toml`` have in common: where rows are and how they are prepared.
 
     ``classes``: every label that can occur; of the task "ordinal" from low to high, of "multilabel" the columns, of "segmentation"
-    the background first. ``scale``: "silo"
+    the background first. ``mask_values``: of "segmentation", what a mask holds for each of ``classes``; []: 0, 1, ... ``mask_void``: what
+    it holds where the class is not known. ``scale``: "silo"
     (constants learned from the silo's training rows), "none", the path of a TOML file of constants, or, under ``[privacy]``, "dp": mean and standard deviation are released with noise, and
     ``bounds`` gives for each column, or channel by number, ``[low, high]`` or ``[low, high, fill]``; "*" stands for all
     columns that are not named. ``pixel_range``: ``[low, high]``, to which pixels and other numbers of images are clipped before
@@ -105,6 +106,8 @@ class RowSettings(Settings):
     drop: list[Name] = []
     missing_labels: Literal["refuse", "inputs"] = "refuse"
     classes: list[Name] = []
+    mask_values: list[Annotated[int, Field(ge=0, le=65535)]] = []
+    mask_void: int | None = Field(None, ge=0, le=65535)
     scale: str = "silo"
     bounds: dict[str, list[Number]] = {}
     pixel_range: Literal["window"] | list[Number] = []
@@ -136,6 +139,7 @@ class InputSettings(Settings):
     The keys on which all silos must agree, because the inputs and outputs of one model follow from them.
 
     ``kind``: what an array of more than two axes holds. "auto": images [N, H, W] or [N, H, W, C]; "volumes": [N, D, H, W].
+    ``dice_loss``: of "segmentation", the share of the Dice loss in the training loss, the rest is cross-entropy.
 
     What becomes of the columns of a table that are no numbers (``data.columns``): ``categories``: one input of 0 or 1 for each
     value; ``ordered``: the number of the value in the list; ``dates``: ``date_parts``, days counted from ``reference_date``;
@@ -150,6 +154,7 @@ class InputSettings(Settings):
         "classification", "multilabel", "ordinal", "regression", "counts", "survival", "cox", "segmentation"
     ] = "classification"
     positive_above: float | None = Field(None, allow_inf_nan=False)
+    dice_loss: float = Field(0.0, ge=0, le=1)
     columns: list[Name] = []
     categories: dict[Name, list[Name]] = {}
     sequence: SequenceSettings | None = None
@@ -199,7 +204,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     ``fold`` (from 0) is tested on; ``test`` then has no meaning. ``split_column``: the column that says whether a row is one of
     "train", "val" or "test". ``split_seed``: decides which rows are for training, validation and testing; not set: the
     experiment's seed. ``tokenizer``: a file of Hugging Face's form, by which a column of ``text`` becomes the numbers of its first
-    ``text_width`` tokens; "": its words are hashed. ``sets``: of source "torchvision", which may be downloaded with ``download``. ``deal``: deal one set to simulated silos. ``by_record``: each row is read, split and
+    ``text_width`` tokens; "": its words are hashed. ``sets``: of source "torchvision". ``subset`` and ``revision``: of a set of the hub of
+    Hugging Face, its configuration and its commit, branch or tag. Sets may be downloaded with ``download``. ``deal``: deal one set to simulated silos. ``by_record``: each row is read, split and
     prepared without looking at any other row; always so under ``[privacy]``. ``unlabelled``: silos whose training and
     validation labels are not used. ``label_fraction``: the share of these labels that the other silos keep, of all or by silo.
     ``wrong_labels``: by silo, the share of these labels that the simulation replaces by another class.
@@ -208,8 +214,6 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     inputs. Labels of these rows are not used.
     ``event``: of the tasks "survival" and "cox", the column that says whether the label is the time of an event (1) or of
     censoring (0). ``horizons``: of "survival", the times at which the probability of no event is predicted, in the unit of the label.
-    ``mask_values``: of "segmentation", what a mask holds for each of ``classes``; []: 0, 1, ... ``mask_void``: what it holds where the
-    class is not known. ``dice_loss``: the share of the Dice loss in the training loss, the rest is cross-entropy.
     ``class_weights`` and ``focal``: factors of the training loss of a classification (``tasks.classification``).
     """
 
@@ -218,6 +222,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     min_rows: int = Field(0, ge=0)
     min_labels: int = Field(1, ge=1)
     query: str = ""
+    subset: str = ""
+    revision: str = ""
     tokenizer: str = ""
     stream: bool = False
     late: list[str] = []
@@ -238,9 +244,6 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     public: list[str] = []
     event: str = ""
     horizons: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = []
-    mask_values: list[Annotated[int, Field(ge=0, le=65535)]] = []
-    mask_void: int | None = Field(None, ge=0, le=65535)
-    dice_loss: float = Field(0.0, ge=0, le=1)
     class_weights: Literal["none", "balanced"] | dict[Name, Annotated[float, Field(gt=0, le=1e6)]] = "none"
     focal: float = Field(0.0, ge=0, le=10)
 
@@ -266,11 +269,13 @@ def declared_range(settings: RowSettings) -> tuple[float, ...]:
 KINDS = ("categories", "ordered", "dates", "hashed", "target_encoded", "text")
 NAMES_COLUMNS = ("columns", *KINDS)
 
-# What a plan says of [data]: the inputs, the labels, bounds, range and slices of the sites that have none of their own, and which sites it takes
+# What a plan says of [data]: the inputs, the labels, bounds, range, slices and codes of masks of the sites that have none of their own, and which sites it takes
 # to have no labels, or not on all rows; whether a site uses its labels, and its rows without, is its own matter.
 AGREED = (
     *InputSettings.model_fields,
     "classes",
+    "mask_values",
+    "mask_void",
     "bounds",
     "pixel_range",
     "slices",

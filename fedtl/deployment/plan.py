@@ -13,24 +13,31 @@ from typing import Any
 import tomli_w
 from pydantic import Field
 
+from fedtl._util.files import sha256_of
 from fedtl._util.settings import Settings
 from fedtl.data import table
 from fedtl.data.columns import columns_of_inputs
 from fedtl.data.settings import AGREED, ELSEWHERE, NOISE, DataSettings, Name
 from fedtl.errors import ConfigError, Denied
-from fedtl.experiment.config.known_tasks import check_every_task
+from fedtl.experiment.config.known_tasks import check_deployment
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.config.settings_file import read_toml, validate
 from fedtl.federation.policy import Code
+from fedtl.models.folder_files import CONFIG, TOKENIZER, folder_file, is_folder_name, shown_name
 
 MAX_AGREEMENT_BYTES = 1 << 20  # typical: a few thousand
 EXPERIMENTS_FOLDER = "experiments"  # in a bundle
+AGREED_TABLES = (
+    *("seed", "rounds", "silos_per_round", "minimum_silos", "request"),
+    *("train", "method", "wire", "updates", "privacy"),
+)  # of an experiment, besides [data] and [model]
 EXPERIMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")  # also the name of the Flower app
 
 
 class Agreement(Settings):
     """
-    ``shape``: of one input, after resizing. ``classes``: the labels of a shared head; empty where each site has a head of
+    ``config`` and ``tokenizer``: the SHA-256 of config.json and tokenizer.json of a model of text, "" for others: each site has its own
+    copies, and the name of the model says nothing of the machine of the coordinator. ``shape``: of one input, after resizing. ``classes``: the labels of a shared head; empty where each site has a head of
     its own. ``base``: the SHA-256 of the file of initial weights, "" without one. ``public``: that of the file of public inputs, "" without one. ``dp_ready``: every normalisation layer
     of the model works with differential privacy; always true for an experiment with ``[privacy]``.
     """
@@ -40,7 +47,20 @@ class Agreement(Settings):
     classes: list[Name] = Field([], max_length=100_000)
     base: str = Field("", pattern=r"^([0-9a-f]{64})?$")
     public: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    config: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    tokenizer: str = Field("", pattern=r"^([0-9a-f]{64})?$")
     dp_ready: bool = False
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The SHA-256 of each file that a site needs a copy of."""
+        named = {
+            "weights": self.base,
+            "public inputs": self.public,
+            CONFIG: self.config,
+            TOKENIZER: self.tokenizer,
+        }
+        return {name: digest for name, digest in named.items() if digest}
 
     @property
     def hash(self) -> str:
@@ -86,36 +106,40 @@ def make_agreement(
         raise ConfigError(
             "request.verdict and [privacy]: a verdict follows from a site's test rows without noise; remove one of them"
         )
-    data = DataSettings(
-        **{key: getattr(experiment.data, key) for key in AGREED}, public=_agreed_public(experiment)
-    )
+    name, tokenizer = experiment.model.name, experiment.data.tokenizer
     from fedtl.experiment.pixels import (
         with_pixels,  # here, because it needs torch, and idle processes of a site do not
     )
 
     model = with_pixels(experiment.model, shape, None)
-    model = model.model_copy(update={"weights": "", "pretrain_on": []})
-    keys = (
-        "seed",
-        "rounds",
-        "silos_per_round",
-        "minimum_silos",
-        "request",
-        "train",
-        "method",
-        "wire",
-        "updates",
-        "privacy",
-    )
-    common = Experiment(**{key: getattr(experiment, key) for key in keys}, data=data, model=model)
+    model = model.model_copy(update={"name": shown_name(name), "weights": "", "pretrain_on": []})
+    agreed = {key: getattr(experiment, key) for key in AGREED_TABLES}
+    common = Experiment(**agreed, data=_agreed_data(experiment), model=model)
     return Agreement(
         experiment=common,
         shape=list(shape),
         classes=list(classes),
         base=base,
         public=public,
+        config=_hash_of(folder_file(name, CONFIG)) if is_folder_name(name) else "",
+        tokenizer=_hash_of(Path(tokenizer)) if tokenizer else "",
         dp_ready=dp_ready or experiment.privacy is not None,
     )
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _agreed_data(experiment: Experiment) -> DataSettings:
+    """Return what a plan says of ``[data]``. The name of the tokenizer has no folder, and makes the plan's columns those of tokens."""
+    own = experiment.data
+    named = TOKENIZER if own.tokenizer else ""
+    agreed = {key: getattr(own, key) for key in AGREED}
+    return DataSettings(**agreed, public=_agreed_public(experiment), tokenizer=named)
 
 
 def _agreed_public(experiment: Experiment) -> list[str]:
@@ -154,5 +178,5 @@ def load_agreement(path: Path) -> Agreement:
             f"{path} has {size:,} bytes; an agreement has at most {MAX_AGREEMENT_BYTES:,} bytes"
         )
     agreement = validate(Agreement, read_toml(path), str(path))
-    check_every_task(agreement.experiment, "a deployment")
+    check_deployment(agreement.experiment)
     return agreement

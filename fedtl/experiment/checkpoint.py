@@ -1,6 +1,6 @@
 """The checkpoint of a run: the server's state, the local tensors of every silo, and the totals so far."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedtl._util.records import from_plain, to_plain
@@ -10,6 +10,7 @@ from fedtl.federation.round_log import RoundLog
 from fedtl.federation.rounds import ServerState
 from fedtl.models.state import State
 from fedtl.privacy.taint import Label, Labels
+from fedtl.results.run import UsedFile
 from fedtl.training.silo import Silo
 
 
@@ -17,7 +18,7 @@ from fedtl.training.silo import Silo
 class RunState:
     """
     What a run continues from. ``local`` and ``labels``: by silo, its local tensors and their provenance labels. ``best``: the best
-    round, where ``train.patience`` looks for one.
+    round, where ``train.patience`` looks for one. ``files``: what the run began from (``used_files``).
     """
 
     server: ServerState
@@ -25,6 +26,7 @@ class RunState:
     labels: Mapping[str, Labels]
     totals: Totals
     best: BestRound | None = None
+    files: tuple[UsedFile, ...] = ()
 
 
 def save_run_state(
@@ -33,6 +35,7 @@ def save_run_state(
     silos: Mapping[str, Silo],
     totals: Totals,
     best: BestRound | None = None,
+    files: Sequence[UsedFile] = (),
 ) -> None:
     """Write the checkpoint of a round."""
     log.save(
@@ -40,6 +43,7 @@ def save_run_state(
         locals={name: silo.local for name, silo in silos.items()},
         labels=_as_text({name: silo.labels for name, silo in silos.items()}),
         so_far=to_plain(totals),
+        files=to_plain(files),
         **({} if best is None else {"best": {**vars(best), "labels": _as_text(best.labels)}}),
     )
 
@@ -53,7 +57,8 @@ def load_run_state(log: RoundLog) -> RunState | None:
     totals = from_plain(Totals, checkpoint.extra["so_far"])
     found = checkpoint.extra.get("best")
     best = None if found is None else BestRound(**{**found, "labels": _from_text(found["labels"])})
-    return RunState(checkpoint.server, checkpoint.extra["locals"], labels, totals, best)
+    files = tuple(from_plain(UsedFile, file) for file in checkpoint.extra.get("files", ()))
+    return RunState(checkpoint.server, checkpoint.extra["locals"], labels, totals, best, files)
 
 
 def _as_text(labels: Mapping[str, Labels]) -> dict[str, dict[str, str]]:

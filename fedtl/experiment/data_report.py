@@ -63,12 +63,12 @@ def _silo_rows(experiment: Experiment, data: StudyData, name: str) -> SiloRows:
     kind = kind_of_inputs(raw, silo.shape, settings)
     rows = silo_rows(raw, used, silo.facts, kind, settings.task if known else None)
     if settings.predicted.per_pixel:
-        rows = replace(rows, labels=_images_of_each(label_numbers(raw.train.y, (), settings), settings))
+        rows = replace(rows, labels=images_of_each(label_numbers(raw.train.y, (), settings), settings))
     kinds = tuple(map(str, columns_with_a_kind(settings)))
     return replace(rows, kinds=kinds, ignored=tuple(_ignored(experiment, name)))
 
 
-def _images_of_each(masks: Tensor, settings: DataSettings) -> dict[str, int]:
+def images_of_each(masks: Tensor, settings: DataSettings) -> dict[str, int]:
     """Return the number of training images with a pixel of each class."""
     flat = masks.flatten(1)
     return {

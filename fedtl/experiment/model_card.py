@@ -13,7 +13,7 @@ import fedtl
 from fedtl.errors import FedTLError
 from fedtl.experiment.scores import estimate, read_answers
 from fedtl.experiment.uncertainty import measure
-from fedtl.models.folder_files import is_folder_name
+from fedtl.models.folder_files import is_folder_name, shown_name
 from fedtl.report.figures import TITLES, counted, format_with_interval
 from fedtl.report.page_notes import NO_PRIVACY, NOT_PRIVATE
 from fedtl.report.wording import not_covered
@@ -71,7 +71,7 @@ def _lines(model: "SiloModel", about: Mapping[str, Any]) -> Iterator[str]:
 
 def _made(model: "SiloModel", result: RunResult | None, about: Mapping[str, Any]) -> Iterator[str]:
     experiment = model.experiment
-    yield f"method {_code(experiment.method.name)}, model {_code(model.settings.name)}, {counted(experiment.rounds, 'round')}, seed {experiment.seed}, fedtl {fedtl.__version__}"
+    yield f"method {_code(experiment.method.name)}, model {_code(shown_name(model.settings.name))}, {counted(experiment.rounds, 'round')}, seed {experiment.seed}, fedtl {fedtl.__version__}"
     if about.get("distilled"):
         yield "one net that was distilled from the silo's model; `model.json` has its own test results"
     if result is None:
@@ -83,6 +83,8 @@ def _made(model: "SiloModel", result: RunResult | None, about: Mapping[str, Any]
         yield f"rows of this silo: {own.train} for training, {own.val} for validation, {own.test} for testing"
     if mark := result.fingerprints.get(model.silo):
         yield f"fingerprint of its rows: `{mark}`"
+    for file in result.files:
+        yield f"training began from {_code(file.name)} ({file.setting}), SHA-256 `{file.sha256}`"
 
 
 def _metrics(model: "SiloModel", result: RunResult | None, about: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.resolve import method_of, server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.used_files import check_unchanged, used_files
 from fedtl.federation.soup import soup_rounds
 from fedtl.methods.losses import Loss
 
@@ -26,7 +27,7 @@ def add_rounds(folder: RunFolder, rounds: int) -> int:
     Nothing is trained here. What was written after the last round is removed, the settings last, so that a process that is killed
     in between leaves a run that can be resumed with the old number of rounds.
 
-    Raises ConfigError where rounds that are done would have been others in a longer run, and BudgetExhausted for a private run.
+    Raises ConfigError where rounds that are done would have been others in a longer run or a file that it began from has changed, and BudgetExhausted for a private run.
     """
     experiment = folder.experiment()
     state = load_run_state(folder.log)
@@ -34,6 +35,7 @@ def add_rounds(folder: RunFolder, rounds: int) -> int:
         raise ConfigError(
             f"{folder.path} has no round yet; start a new run with the number of rounds that you want"
         )
+    check_unchanged(state.files, used_files(experiment), folder.path)
     if experiment.privacy is not None:
         raise BudgetExhausted(
             f"--more-rounds {rounds}: the noise was chosen so that {experiment.rounds} rounds use up privacy.epsilon = "

@@ -29,6 +29,7 @@ from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import mixed_scores
 from fedtl.models.adapters import merged, merged_into
 from fedtl.models.dp_norm import restore_names, restore_norms
+from fedtl.models.folder_files import HERE, is_folder_name
 from fedtl.models.mixed import MixedNet
 from fedtl.models.net import ModelSpec, tied_names
 from fedtl.models.pixels import pixel_scale
@@ -172,7 +173,7 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
     out.mkdir(parents=True, exist_ok=True)
     written = _save_weights(model, out)
     description: dict[str, Any] = {
-        "model": model.settings.name,
+        "model": HERE if is_folder_name(model.settings.name) else model.settings.name,
         "settings": model.settings.settings,
         "classes": model.classes,
         "task": model.task.name,

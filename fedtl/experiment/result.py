@@ -15,6 +15,7 @@ from fedtl.experiment.provenance import provenance_after_finish, silo_provenance
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study
 from fedtl.federation.round_log import left_out_reasons
+from fedtl.models.folder_files import shown_name
 from fedtl.models.state import State
 from fedtl.results.metrics import Measured
 from fedtl.results.privacy import PrivacyReport
@@ -80,7 +81,7 @@ def run_result(
     return RunResult(
         fedtl=fedtl.__version__,
         method=experiment.method.name,
-        model=experiment.model.name,
+        model=shown_name(experiment.model.name),
         task=experiment.data.task,
         metric=experiment.metric,
         seed=experiment.seed,
@@ -106,6 +107,7 @@ def run_result(
         device=device,
         workers=workers,
         fingerprints=_fingerprints(study),
+        files=study.files,
     )
 
 

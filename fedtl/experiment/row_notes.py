@@ -129,6 +129,11 @@ def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
             f"a column alone nearly determines the label ({listed}: AUC or rank correlation); if it is known only once the label "
             "is, list it in data.drop"
         )
+    if listed := by_silo({name: own.together for name, own in facts.items()}):
+        yield (
+            f"these columns together give the label of every row, as the other columns of a one-hot label do ({listed}); if they are known only "
+            "once the label is, list them in data.drop"
+        )
     sentinels = {
         name: [f"{column!r} = {value:g} in {count} rows" for column, value, count in own.sentinels]
         for name, own in facts.items()

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedtl.data import origins
 from fedtl.data.dataset import SiloDataset, pool
+from fedtl.data.hub_sets import commit, is_hub_set
 from fedtl.errors import SiloFailed
 from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import Experiment
@@ -31,6 +32,7 @@ from fedtl.experiment.study import (
     training_silos,
 )
 from fedtl.experiment.study_data import RowStores, StudyData
+from fedtl.experiment.used_files import used_files
 from fedtl.messages import Task
 from fedtl.models.state import State
 from fedtl.privacy import taint
@@ -157,11 +159,8 @@ def ready_study(
             central = build(central_experiment(experiment), stores.raw, prepared, on.device, None, schema)
             start = pretrain(experiment, folder, central.trainer, schema)
         study = build(experiment, stores.raw, prepared, on.device, start, schema)
-        if (
-            study.experiment.model != experiment.model
-        ):  # with what was looked up, the folder alone repeats the run
-            folder.save_experiment(folder.experiment().model_copy(update={"model": study.experiment.model}))
-        study = with_guarantees(study, folder)
+        _save_looked_up(experiment, study, folder)
+        study = replace(with_guarantees(study, folder), files=used_files(experiment))
         for guarantee in study.guarantees.values():
             check_study_fits(guarantee.account, guarantee.plan(), folder.path.name)
         for name in (*study.training, *experiment.data.late):
@@ -218,6 +217,19 @@ def _evaluate(
     onboard = Onboard(done.task, test_rows, experiment.data.shots, alone_epochs, experiment.data.late_head)
     late = [study.silo(name, done.data[name]) for name in experiment.data.late]
     return dict(sorted(outcomes.items())), dict(done.each(onboard, late))
+
+
+def _save_looked_up(asked: Experiment, study: Study, folder: RunFolder) -> None:
+    """Write what was looked up into the folder, which then alone repeats the run: the scale of pixels, and the commit of a set by name."""
+    data = asked.data
+    if is_hub_set(data.path) and (found := commit(data)) != data.revision:
+        data = data.model_copy(update={"revision": found})
+    if (study.experiment.model, data) != (asked.model, asked.data):
+        update = {
+            "model": study.experiment.model,
+            "data": folder.experiment().data.model_copy(update={"revision": data.revision}),
+        }
+        folder.save_experiment(folder.experiment().model_copy(update=update))
 
 
 def _check_origins(experiment: Experiment, data: StudyData) -> None:

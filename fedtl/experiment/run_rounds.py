@@ -11,6 +11,7 @@ from fedtl.experiment.result import Totals
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.server_step import server_step
 from fedtl.experiment.study import Study
+from fedtl.experiment.used_files import check_unchanged
 from fedtl.federation.recorder import RecordingFederation, rounds_to_record
 from fedtl.federation.round_log import history_line
 from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerState, run_rounds
@@ -52,8 +53,12 @@ class Reached:
 
 
 def resumed(study: Study, folder: RunFolder, members: Mapping[str, Silo]) -> Reached:
-    """Return what the last checkpoint reached, or the start; restore the silos' local tensors."""
+    """
+    Return what the last checkpoint reached, or the start; restore the silos' local tensors. Raises ConfigError where a file that the run
+    began from has changed.
+    """
     if saved := load_run_state(folder.log):
+        check_unchanged(saved.files, study.files, folder.path)
         for name, local in saved.local.items():
             members[name].local, members[name].labels = local, saved.labels[name]
         return Reached(saved.server, saved.totals, saved.best, study.experiment.train.patience)
@@ -89,7 +94,7 @@ def do_rounds(
         line = replace(history_line(finished, now - clock), validation_loss=loss)
         reached, clock = Reached(finished.after, reached.totals.plus(line), best, patience), now
         folder.log.append(line)
-        save_run_state(folder.log, reached.server, members, reached.totals, best)
+        save_run_state(folder.log, reached.server, members, reached.totals, best, study.files)
         if progress:
             progress(finished)
         if reached.stopped:

@@ -8,7 +8,7 @@ from fedtl.experiment.notes import AS_LEFT, LOCAL_AFTER, MAX_STATISTICS_DISTANCE
 from fedtl.experiment.scores import Results
 from fedtl.results.comparison import Average, Averages
 from fedtl.results.metrics import Measured
-from fedtl.results.run import RunResult, SiloResult
+from fedtl.results.run import RunResult, SiloResult, UsedFile
 
 TARGET: Mapping[str, Callable[[SiloResult], Measured | None]] = {
     "target": lambda silo: silo.target,
@@ -77,6 +77,28 @@ def changed_rows(results: Results) -> list[str]:
         if changed
         else []
     )
+
+
+def files(results: Results) -> tuple[UsedFile, ...]:
+    """Return what the runs began from beside the rows, from the first run that says it."""
+    return next((run.files for runs in results.values() for run in runs if run.files), ())
+
+
+def changed_files(results: Results) -> list[str]:
+    """Return a warning where two runs began from different files of one setting: it changed while the comparison went on."""
+    seen: dict[str, set[str]] = {}
+    for file in (file for runs in results.values() for run in runs for file in run.files):
+        seen.setdefault(file.setting, set()).add(file.sha256)
+    return [
+        f"the file of {setting} changed between runs: repeat the comparison in a new folder"
+        for setting, hashes in sorted(seen.items())
+        if len(hashes) > 1
+    ]
+
+
+def changes(results: Results) -> list[str]:
+    """Return a warning on rows and on each file that changed between runs."""
+    return [*changed_rows(results), *changed_files(results)]
 
 
 def received_averages(results: Results) -> dict[str, dict[str, Averages]]:

@@ -44,6 +44,7 @@ from fedtl.models.state import State
 from fedtl.privacy import taint
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Label
+from fedtl.results.run import UsedFile
 from fedtl.simulation import choose
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.shared_store import SharedStore
@@ -57,7 +58,8 @@ from fedtl.training.trainer import OwnStart, Trainer, trainer_at
 class Study:
     """
     ``notes``: what a reader of the result should know about the model, its initial weights and the rows. ``guarantees``: by
-    silo, once ``with_guarantees`` has made them. ``first``: the provenance labels of the initial weights, by tensor.
+    silo, once ``with_guarantees`` has made them. ``first``: the provenance labels of the initial weights, by tensor. ``files``: what a
+    run begins from beside the rows.
     """
 
     experiment: Experiment
@@ -66,6 +68,7 @@ class Study:
     notes: tuple[str, ...] = ()
     guarantees: Mapping[str, PrivacyGuarantee] = field(default_factory=dict)
     first: Mapping[str, Label] = field(default_factory=dict)
+    files: tuple[UsedFile, ...] = ()
 
     @property
     def method(self) -> Method:

@@ -11,7 +11,8 @@ from fedtl.experiment.scores import Reading, Results, Scores, estimates, mean_ov
 from fedtl.experiment.side_results import (
     CONSTANT,
     absent_reasons,
-    changed_rows,
+    changes,
+    files,
     fingerprints,
     late_averages,
     received_averages,
@@ -21,6 +22,7 @@ from fedtl.experiment.side_results import (
 )
 from fedtl.experiment.verdicts import gains_of, overall
 from fedtl.experiment.wire_costs import further_forms, wire_costs
+from fedtl.models.folder_files import shown_name
 from fedtl.results.comparison import Benefit, Comparison, Estimate, Gain, LabelFreeChoice, Overall, Verdict
 from fedtl.results.metrics import WorstSilo
 from fedtl.tasks.metrics import better
@@ -43,8 +45,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
     results = {label: [run.result() for run in runs] for label, runs in folders.items()}
     joining = {label: runs for label, runs in folders.items() if label not in YARDSTICKS}
     taken = _taken(experiment, joining, results)
-    compared = [label for label in folders if label in joining or label == ENSEMBLE]
-    how = _reading(experiment, compared, taken)
+    how = _reading(experiment, [label for label in folders if label in {*joining, ENSEMBLE}], taken)
     scores = read_scores(folders, results, how)
     margins = _margins(experiment, scores)
     gains = {label: gains_of(own, margins) for label, own in scores.over_local.items()}
@@ -55,7 +56,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
         fedtl=fedtl.__version__,
         task=experiment.data.task,
         metric=metric,
-        model=experiment.model.name,
+        model=shown_name(experiment.model.name),
         rounds=experiment.rounds,
         seeds=tuple(experiment.compare.seeds),
         methods=methods,
@@ -66,7 +67,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
         over_local=gains,
         over_source={label: gains_of(own, margins) for label, own in scores.over_source.items()},
         label_free=_label_free(experiment, scores, taken, margins),
-        warnings=(*changed_rows(results), *_losses(gains, metric), *below, *statistics_warnings(results)),
+        warnings=(*changes(results), *_losses(gains, metric), *below, *statistics_warnings(results)),
         absent=_absent(absent_reasons(results, how.metrics), methods),
         received=received_averages(results),
         refitted=refitted_averages(results),
@@ -78,6 +79,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
         folds=experiment.compare.folds,
         margin=experiment.compare.margin,
         fingerprints={} if experiment.privacy else fingerprints(results),
+        files=files(results),
     )
 
 

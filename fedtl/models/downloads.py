@@ -15,17 +15,21 @@ HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as timm names them i
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """``source``: where the file is downloaded from; ``place``: where the library looks for it; ``is_here``: whether it is there."""
+    """``source``: where the file is downloaded from; ``place``: where the library looks for it; ``path``: of the file, if it is there."""
 
     source: str
     place: str
-    is_here: bool
+    path: Path | None
+
+    @property
+    def is_here(self) -> bool:
+        return self.path is not None
 
 
 def url_file(url: str) -> WeightsFile:
     """Return the file that torch downloads from a URL."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    return WeightsFile(url, f"put it at {path}", path.is_file())
+    return WeightsFile(url, f"put it at {path}", path if path.is_file() else None)
 
 
 def hub_file(repository: str, names: tuple[str, ...] = HUB_WEIGHTS) -> WeightsFile:
@@ -33,13 +37,11 @@ def hub_file(repository: str, names: tuple[str, ...] = HUB_WEIGHTS) -> WeightsFi
     constants = _hub_constants()
     from huggingface_hub import try_to_load_from_cache
 
-    here = [
-        name
-        for name in names
-        if isinstance(try_to_load_from_cache(repository, name, constants.HF_HUB_CACHE), str)
-    ]
+    cached = {name: try_to_load_from_cache(repository, name, constants.HF_HUB_CACHE) for name in names}
+    here = {name: Path(path) for name, path in cached.items() if isinstance(path, str)}
     place = f"copy the folder models--{repository.replace('/', '--')} of that machine's cache to {constants.HF_HUB_CACHE}"
-    return WeightsFile(f"https://huggingface.co/{repository}/{(here or names)[0]}", place, bool(here))
+    name = next(iter(here), names[0])
+    return WeightsFile(f"https://huggingface.co/{repository}/{name}", place, here.get(name))
 
 
 def not_here(model: str, file: WeightsFile, reason: str) -> ModelError:

@@ -8,6 +8,7 @@ from pathlib import Path
 from fedtl.errors import ModelError
 
 FOLDER = "hf-folder:"
+HERE = f"{FOLDER}."  # what model.json of an export calls the folder that it is in
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 
 
@@ -19,6 +20,11 @@ def at_name(name: str) -> str:
 def is_folder_name(name: str) -> bool:
     """Whether a name is that of a folder: "hf-folder:PATH"."""
     return name.startswith(FOLDER)
+
+
+def shown_name(name: str) -> str:
+    """Return the name of a model without the folders of this machine: of a folder its last part, and any other name as it is."""
+    return FOLDER + Path(name.removeprefix(FOLDER)).name if is_folder_name(name) else name
 
 
 def folder_file(name: str, file: str) -> Path:

@@ -191,7 +191,7 @@ def _torchvision_weights(name: str) -> Any:
 
 def _pretrained(build: Callable[[], nn.Module], name: str, options: LibraryOptions) -> nn.Module:
     """Return ``build()``, which takes the library's weights from this machine, or downloads them. Raises ModelError."""
-    file = _weights_file(name)
+    file = weights_file(name)
     if not file.is_here:
         if options.offline:
             raise not_here(name, file, "model.offline = true")
@@ -202,7 +202,7 @@ def _pretrained(build: Callable[[], nn.Module], name: str, options: LibraryOptio
         raise not_here(name, file, _first_line(error)) from error
 
 
-def _weights_file(name: str) -> WeightsFile:
+def weights_file(name: str) -> WeightsFile:
     """Return the file with the library's weights of a model. Raises ModelError where there are none."""
     if name.startswith(TORCHVISION):
         weights = _torchvision_weights(name.removeprefix(TORCHVISION))

@@ -22,7 +22,14 @@ from fedtl.report.helper_tables import helper_grid, helper_note
 from fedtl.report.html import Cell, Grid, Plot, plot, render, row
 from fedtl.report.label_free_tables import HOW, label_free_grid
 from fedtl.report.page_notes import STATISTICS, comparison_guarantee, origin_note
-from fedtl.report.page_tables import bytes_grid, fingerprint_grid, late_grid, refitted_grid, target_grid
+from fedtl.report.page_tables import (
+    bytes_grid,
+    file_grid,
+    fingerprint_grid,
+    late_grid,
+    refitted_grid,
+    target_grid,
+)
 from fedtl.report.silo_cards import comparison_cards
 from fedtl.report.trials import trial_lines, trials_grid, yardstick_lines
 from fedtl.report.verdict_tables import benefit_cells, overall_grid, verdict_notes
@@ -80,6 +87,7 @@ def compare_page(
         sent=bytes_grid("method", facts.sent) if facts else None,
         notes=_notes(comparison, facts),
         fingerprints=fingerprint_grid(comparison.fingerprints),
+        files=file_grid(comparison.files),
         experiment=experiment_toml,
         version=comparison.fedtl,
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from fedtl.report.figures import TITLES
 from fedtl.report.html import Cell, Grid, row
+from fedtl.results.run import UsedFile
 
 
 def refitted_grid(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Grid:
@@ -36,6 +37,12 @@ def fingerprint_grid(fingerprints: Mapping[str, str]) -> Grid:
     """The fingerprint of each silo's rows."""
     caption = "Fingerprints of the rows: the same rows, read in the same way, have the same one (SHA-256, first 16 digits)"
     return Grid(caption, ["silo", "fingerprint"], [row(*item) for item in fingerprints.items()])
+
+
+def file_grid(files: Sequence[UsedFile]) -> Grid:
+    """The files that training began from, and their hashes."""
+    rows = [row(file.setting, file.name, file.sha256) for file in files]
+    return Grid("Files that training began from", ["setting", "file", "SHA-256"], rows)
 
 
 def late_grid(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Grid:

@@ -121,6 +121,17 @@ def details(facts: Facts) -> list[tuple[str, str, str]]:
             "Euclidean norm of everything that leaves in a round; a larger update is refused",
         ),
     ]
+    if masks := facts.get("masks"):
+        meaning = "the classes of the pixels of an image; every image and its mask stay here, and of the answers only the results above leave"
+        rows.append(("masks", ", ".join(masks), meaning))
+    for name, digest in facts.get("files", {}).items():
+        rows.append(
+            (
+                f"file: {name}",
+                digest,
+                "SHA-256 of the copy that this institution needs; a file of other content is refused",
+            )
+        )
     if numbers := facts.get("numbers"):
         meaning = (
             "what the first stages of the model are worth here, computed on rows of this institution, without noise; these "

@@ -17,7 +17,14 @@ from fedtl.report.figures import (
 )
 from fedtl.report.html import Grid, Plot, plot, render, row
 from fedtl.report.page_notes import STATISTICS, origin_note, run_guarantee
-from fedtl.report.page_tables import bytes_grid, fingerprint_grid, late_grid, refitted_grid, target_grid
+from fedtl.report.page_tables import (
+    bytes_grid,
+    file_grid,
+    fingerprint_grid,
+    late_grid,
+    refitted_grid,
+    target_grid,
+)
 from fedtl.report.silo_cards import run_cards
 from fedtl.results.metrics import Measured
 from fedtl.results.page_facts import Features, RunFacts
@@ -66,6 +73,7 @@ def run_page(
             *([origin_note(facts.origin)] if facts else []),
         ],
         fingerprints=fingerprint_grid(result.fingerprints),
+        files=file_grid(result.files),
         experiment=experiment_toml,
         version=result.fedtl,
     )

@@ -7,6 +7,7 @@ from enum import StrEnum
 from fedtl._util.records import FLAT
 from fedtl.results.metrics import WorstSilo
 from fedtl.results.privacy import PrivacyReport
+from fedtl.results.run import UsedFile
 from fedtl.results.tuning import Tuning
 
 Interval = tuple[float, ...]  # the low and the high end
@@ -172,7 +173,7 @@ class Comparison:
     ``benefit``. ``chosen_on`` is None where no choice is allowed. ``overall``: each method over all silos; ``joining``: the
     methods that silos choose. Of silos without labels, ``over_source`` (by method) and ``label_free`` have what ``over_local``
     and ``benefit`` have of others. ``wire``: by method, what compression saves and costs. ``who_helps``: where ``compare.leave_one_out`` asks for it. ``folds``: how many runs share the rows of a seed. ``margin``: a smaller difference does not
-    matter; of RMSE in standard deviations of the label. ``fingerprints``: by silo, of the rows (``RunResult``).
+    matter; of RMSE in standard deviations of the label. ``fingerprints``: by silo, of the rows, and ``files`` (``RunResult``).
     """
 
     fedtl: str
@@ -205,4 +206,5 @@ class Comparison:
     tuning: Mapping[str, tuple[Tuning, ...]] = field(default_factory=dict)
     seconds: float = 0.0
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[UsedFile, ...] = ()
     privacy: PrivacyReport | None = None

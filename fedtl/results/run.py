@@ -79,6 +79,18 @@ class SiloResult:
     interpolated: Interpolated | None = None
 
 
+@dataclass(frozen=True)
+class UsedFile:
+    """
+    A file beside the rows that a run began from: the ``setting`` that names it, its ``name`` without the folders of the machine, and the
+    SHA-256 of its bytes.
+    """
+
+    setting: str
+    name: str
+    sha256: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
     """
@@ -86,7 +98,8 @@ class RunResult:
     silo, what each way to use the model gives a silo that joined after training. ``left_out``: by silo, the rounds in which
     it did not count, and why. ``bytes_*``: of all silos and rounds; ``bytes_full``: what the silos would have sent without
     compression; 0 where it was not recorded. ``wire``: how they sent their weights. ``workers``: processes at once.
-    ``fingerprints``: by silo, of the rows that were read (``data.fingerprint``); {} under ``[privacy]``.
+    ``fingerprints``: by silo, of the rows that were read (``data.fingerprint``); {} under ``[privacy]``. ``files``: those of weights and
+    what else the run began from.
     """
 
     fedtl: str
@@ -112,3 +125,4 @@ class RunResult:
     bytes_full: int = 0
     wire: str = "float32"
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[UsedFile, ...] = ()

@@ -1,5 +1,7 @@
 """What a reader should know of a silo's rows, against rows that were made to have it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -88,6 +90,21 @@ def test_a_column_that_gives_the_label_away_has_its_auc():
     assert auc == pytest.approx(1 - roc_auc_score(Y, column))
     assert facts_of(with_column(column), hidden=True).decisive == ()
     assert facts_of(with_column(column + 2 * RNG.normal(size=60))).decisive == ()
+
+
+def test_columns_of_which_a_sum_is_the_label_are_found():
+    """The other columns of a one-hot label: none of them alone gives it away."""
+    kind = RNG.permutation(60) % 3
+    hot = np.column_stack([noise()[:, :2], kind == 0, kind == 1]).astype(float)
+    raw = Raw(Part(hot, (kind == 2).astype(int)), columns=("a", "b", "good", "fair"))
+    assert row_facts(raw, PLAIN, False)[0].together == ("good", "fair")
+    assert row_facts(raw, PLAIN, False)[0].decisive == ()
+    assert row_facts(raw, PLAIN, True)[0].together == ()
+    named = replace(raw, train=Part(hot, np.array(["x", "y", "z"])[kind]))  # the label itself is a text
+    assert row_facts(named, PLAIN, False)[0].together == ("good", "fair")
+    hot[7, 2] = 1 - hot[7, 2]
+    assert row_facts(raw, PLAIN, False)[0].together == ()  # one row is another way
+    assert facts_of(noise()).together == ()
 
 
 def test_of_a_regression_it_is_the_rank_correlation():

@@ -1,14 +1,18 @@
 """Folders that Hugging Face's datasets wrote: images and tables, parts, class names, silos by folder, column or deal."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from fedtl.data.prepare import read_silo, silo_names
 from fedtl.data.settings import DataSettings, DealSettings
-from fedtl.errors import DataError
+from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.propose.propose import propose, write_proposal
+from fedtl.experiment.run import run
+from fedtl.experiment.run_folder import RunFolder
+from tests.experiments import ROUNDS_ONLY
 
 datasets = pytest.importorskip("datasets")
 RNG = np.random.default_rng(0)
@@ -131,3 +135,94 @@ def test_an_experiment_is_proposed_for_folders_and_for_one_set_with_a_column_of_
     data = load_experiment(str(path)).data
     assert (data.source, data.silo_column, data.label) == ("huggingface", "hospital", "label")
     assert sorted(silo_names(data)) == ["north", "south"]
+
+
+COMMITS = ("a" * 40, "b" * 40)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache of the hub with two commits of one set, as a download leaves them; the network must not be asked."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "prepared")
+    folder = tmp_path / "hub" / "datasets--clinic--visits"
+    for number, commit in enumerate(COMMITS):
+        snapshot = folder / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        ages = range(16)
+        columns = {"commit": number, "age": ages, "label": ["n", "y"] * 8, "site": ["a", "a", "b", "b"] * 4}
+        pd.DataFrame(columns).to_parquet(snapshot / "train.parquet")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMITS[1])
+    (folder / "refs" / "v1").write_text(COMMITS[0])
+    return folder
+
+
+def of_hub(name="clinic/visits", **changes):
+    return settings(f"hf-hub:{name}", drop=[] if "silo_column" in changes else ["site"], **changes)
+
+
+def test_a_set_of_the_hub_is_read_from_the_cache_at_its_commit(hub):
+    raw = read_silo(of_hub(), "visits")
+    assert silo_names(of_hub()) == ["visits"]
+    assert raw.columns == ("commit", "age")
+    assert raw.train.x[:, 0].tolist() == [1.0] * 16
+    assert raw.train.x[:, 1].tolist() == list(range(16))
+    assert raw.train.y.tolist() == ["n", "y"] * 8
+    for revision in ("v1", COMMITS[0]):
+        assert read_silo(of_hub(revision=revision), "visits").train.x[0, 0] == 0.0
+    chosen = of_hub(silo_column="site")
+    assert silo_names(chosen) == ["a", "b"]
+    assert read_silo(chosen, "b").train.x[:, 1].tolist() == [2, 3, 6, 7, 10, 11, 14, 15]
+
+
+def test_a_run_writes_down_the_commit_that_it_read(hub, tmp_path):
+    sets = ["data.source=huggingface", "data.path=hf-hub:clinic/visits", "data.silos=[]", "rounds=1"]
+    sets += [
+        "data.silo_column=site",
+        "data.min_rows=4",
+        "model.name=linear",
+        "engine.name=serial",
+        *ROUNDS_ONLY,
+    ]
+    folder = RunFolder.create(tmp_path / "run", load_experiment("digits", sets))
+    run(folder.experiment(), folder)
+    assert folder.experiment().data.revision == COMMITS[1]
+    assert folder.experiment().data.path == "hf-hub:clinic/visits"
+    (hub / "refs" / "main").write_text(COMMITS[0])  # the set was changed at the hub, and downloaded again
+    assert read_silo(folder.experiment().data, "a").train.x[0, 0] == 1.0
+
+
+def test_what_is_not_here_and_what_would_run_code_is_refused_in_one_line(hub):
+    def refused(own, words):
+        with pytest.raises(DataError, match=words) as caught:
+            read_silo(own, "visits")
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    said = refused(of_hub("clinic/others"), "clinic/others is not in the cache")
+    assert "Dataset.save_to_disk" in said
+    assert "data.download" in said
+    refused(of_hub(revision="v2"), "visits at v2 is not")
+    refused(of_hub(subset="second"), "data.subset names one")
+    snapshot = hub / "snapshots" / COMMITS[0]
+    (snapshot / "visits.py").write_text("raise SystemExit")
+    refused(of_hub(revision="v1"), "is a script, visits.py")
+    (snapshot / "visits.py").unlink()
+    (snapshot / "train.parquet").rename(snapshot / "train.txt")
+    refused(of_hub(revision="v1"), "of the form 'text'")
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["data.source=npz", "data.revision=v1"], "data.revision is a setting"),
+        (["data.source=table", "data.download=true"], "data.download is a setting"),
+        (["data.source=huggingface", "data.subset=x"], "data.subset is a setting"),
+    ],
+)
+def test_keys_of_the_hub_are_for_the_hub(sets, words, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        load_experiment("digits", [f"data.path={tmp_path}", "data.silos=[]", *sets])

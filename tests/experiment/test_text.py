@@ -98,6 +98,13 @@ def test_a_run_and_its_export(places, tmp_path, monkeypatch, capsys):
         ),
     )
     assert again.model.weights == str(tmp_path / "out" / "model.safetensors")
+    texts = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    assert [
+        name for name, content in texts.items() if str(places).encode() in content
+    ] == []  # it can be handed on
+    assert json.loads(texts["model.json"])["model"] == "hf-folder:."
+    for used in result["files"]:
+        assert f"SHA-256 `{used['sha256']}`" in texts["README.md"].decode()
     with pytest.raises(ConfigError, match="cannot be onboarded"):
         read_backbone(tmp_path / "out")
 

@@ -107,6 +107,7 @@ def a_result(task="classification", silos=SILOS, extras=True):
         result["late"] = {silos[-1]: {row: figures(task, at) for at, row in enumerate(LATE_ROWS)}}
         result["left_out"] = {silos[1]: ["round 2: its loss is not finite", "round 4: it did not answer"]}
         result["notes"] = ["the head was initialised anew"]
+        result["files"] = [{"setting": "model.weights", "name": "start.pt", "sha256": "5e" * 32}]
     return result
 
 
@@ -328,6 +329,7 @@ def test_the_page_of_a_run_is_self_contained_and_shows_its_input(task, silos, ex
     assert (f"{silos[1]} was left out 2 times" in text) == extras
     assert ("Silos that joined late" in text) == extras
     assert ("AdaBN on that" in text) == extras
+    assert (("start.pt" in text), ("5e" * 32 in text)) == (extras, extras)
 
 
 @pytest.mark.parametrize(("task", "silos", "extras"), PAGES)

@@ -1,5 +1,7 @@
 """Settings of tasks: what is refused before data loads, and labels that are read from tables and arrays."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from fedtl.data.prepare import prepare_silo
 from fedtl.data.settings import DataSettings
 from fedtl.deployment.plan import load_agreement, make_agreement
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.known_tasks import INSTEAD, KNOWN, check_every_task
+from fedtl.experiment.config.known_tasks import DEPLOYMENT, INSTEAD, KNOWN, check_deployment, check_every_task
 from fedtl.experiment.config.load import parse_experiment
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.tasks.registry import TASKS
@@ -97,15 +99,17 @@ def test_per_example_losses_are_sound_under_privacy():
 def test_commands_that_need_classes_or_values_say_so_and_what_to_do(what):
     masks = {"task": "segmentation", "classes": ["ground", "lesion"], "source": "memory", "silos": ["a"]}
     for data in (SURVIVAL, masks):
+        if what == DEPLOYMENT and data is masks:
+            continue
+        check = check_deployment if what == DEPLOYMENT else partial(check_every_task, what=what)
         with pytest.raises(ConfigError, match=f"{what} works") as caught:
-            check_every_task(experiment(data), what)
+            check(experiment(data))
         assert str(caught.value).endswith(INSTEAD[what])
 
 
-def test_an_agreement_on_masks_is_refused(tmp_path):
-    masks = {"task": "segmentation", "classes": ["ground", "lesion"], "source": "npz", "path": str(tmp_path)}
-    plan = parse_experiment({"data": masks, "model": {"name": "unet"}})
-    (tmp_path / "plan.toml").write_text(make_agreement(plan, (1, 8, 8), (), "", False).dump())
+def test_an_agreement_on_survival_is_refused(tmp_path):
+    plan = make_agreement(experiment(SURVIVAL), (2,), (), "", False)
+    (tmp_path / "plan.toml").write_text(plan.dump())
     with pytest.raises(ConfigError, match="a deployment works with"):
         load_agreement(tmp_path / "plan.toml")
 

@@ -18,7 +18,7 @@ import tomli_w
 from safetensors.torch import save_file
 
 import fedtl
-from fedtl._util.files import write_bytes, write_file, write_json
+from fedtl._util.files import sha256_of, write_bytes, write_file, write_json
 from fedtl.data.columns import declared_columns
 from fedtl.data.prepare import stored_name
 from fedtl.data.registry import DATA
@@ -39,7 +39,7 @@ from fedtl.deployment.plan import (
 from fedtl.deployment.site.site_experiment import DP_READY
 from fedtl.deployment.site.site_plan import NO_SHARED_STORE
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.known_tasks import check_every_task
+from fedtl.experiment.config.known_tasks import check_deployment
 from fedtl.experiment.config.load import parse_experiment, read_experiment
 from fedtl.experiment.config.resolve import limits_of, method_of, server_of
 from fedtl.experiment.config.schema import Experiment, UpdateSettings
@@ -125,7 +125,7 @@ def build_bundle(
     agreement = make_agreement(experiment, study.schema.shape, labels, base, dp_ready, public)
     _write_app(bundle.folder / "app", name, agreement)
     write_bytes(bundle.file, pack_app(bundle.folder / "app"))
-    shared, _ = study.trainer.partition.split(study.trainer.initial(len(study.schema.union) or 1))
+    shared, _ = study.trainer.partition.split(study.trainer.initial(study.schema.width))
     write_file(bundle.folder / "start.safetensors", lambda file: save_file(shared, file))
     write_json(bundle.folder / "server.json", _info(study, agreement, bundle).to_json())
     return bundle
@@ -143,7 +143,7 @@ def plan_study(
     experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], dp_ready: bool
 ) -> Study:
     """Return the model and the method of a plan. ``shape`` (): the schema is that of the experiment's rows. Raises ConfigError."""
-    check_every_task(experiment, "a deployment")
+    check_deployment(experiment)
     if experiment.data.class_weights != "none" or experiment.data.focal:
         raise ConfigError(
             "data.class_weights and data.focal are not part of what sites agree to; remove them for a deployment"
@@ -169,19 +169,21 @@ def plan_study(
 
 
 def _declared_schema(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...]) -> DataSchema:
-    local = own_labels(method_of(experiment.method))
-    if not (classes or local or experiment.data.task == "regression"):
+    local, task = own_labels(method_of(experiment.method)), experiment.data.predicted
+    if classes and not task.has_classes:
+        raise ConfigError(f'--classes: data.task = "{task.name}" takes none; set data.classes')
+    if task.has_classes and not (classes or local):
         raise ConfigError(
             f"method {experiment.method.name!r} shares the head, so its labels must be known: add --classes"
         )
-    labels = classes or ("0", "1")
+    labels = (classes or ("0", "1")) if task.has_classes else ()
     inputs = tuple(name for column in declared_columns(experiment.data) for name in column.inputs)
     if len(shape) == 1 and len(inputs) != shape[0]:
         raise ConfigError(
             f"--shape {shape[0]} declares a table of {shape[0]} inputs, and its columns are "
             f"{', '.join(inputs) or 'not named'}; use --columns NAME,NAME,... instead of --shape"
         )
-    return DataSchema({"schema": SiloSchema(shape, inputs, labels, frozenset(labels), 0)})
+    return DataSchema({"schema": SiloSchema(shape, inputs, labels, frozenset(labels), 0)}, task=task)
 
 
 def load_without_rows(name: str, overrides: Sequence[str], folder: Path) -> Experiment:
@@ -218,7 +220,7 @@ def _base_hash(experiment: Experiment) -> str:
         raise ConfigError(
             f"{key}: every site of a federation must start from the same file; train it first and set model.weights to it"
         )
-    return sha256(Path(model.weights).read_bytes()).hexdigest() if model.weights else ""
+    return sha256_of(Path(model.weights)) if model.weights else ""
 
 
 def _info(study: Study, agreement: Agreement, bundle: Bundle) -> BundleInfo:

@@ -7,15 +7,21 @@ from pathlib import Path
 import numpy as np
 
 from fedtl.data.facts import row_facts
-from fedtl.data.labels import label_texts, without_label
+from fedtl.data.labels import label_numbers, label_texts, without_label
 from fedtl.data.parts import split_rows
 from fedtl.data.prepare import input_shape
 from fedtl.data.settings import DataSettings, data_settings
 from fedtl.data.source import Part, Raw, parts_of
-from fedtl.deployment.site.data_settings import inputs_without_plan, read_without_plan
+from fedtl.deployment.site.data_settings import (
+    has_masks,
+    inputs_without_plan,
+    read_without_plan,
+    settings_of_masks,
+)
 from fedtl.deployment.site.home import Home
 from fedtl.experiment.data_advice import of_own_rows
 from fedtl.experiment.data_folder import write_data
+from fedtl.experiment.data_report import images_of_each
 from fedtl.experiment.data_silo import UsedRows, kind_of_inputs, silo_rows, tested_on_training_rows
 from fedtl.results.data_report import DataReport
 
@@ -33,6 +39,9 @@ def own_report(home: Home) -> DataReport:
     rows = silo_rows(
         raw, _used(split, settings, hidden), facts, inputs, settings.task if not hidden else None
     )
+    if has_masks(raw):
+        labels = images_of_each(label_numbers(raw.train.y, (), settings), settings)
+        rows = replace(rows, labels=labels)
     return DataReport({name: rows}, recommendations=tuple(of_own_rows({name: rows})))
 
 
@@ -63,7 +72,7 @@ def _with_numbers(raw: Raw) -> Raw:
     def as_numbers(part: Part) -> Part:
         return replace(part, y=np.where(without_label(part.y), "nan", part.y).astype(float))
 
-    if raw.train.y.dtype.kind in "uif" or len(np.unique(raw.train.y)) <= MOST_CLASSES:
+    if has_masks(raw) or raw.train.y.dtype.kind in "uif" or len(np.unique(raw.train.y)) <= MOST_CLASSES:
         return raw
     try:
         numbers = {name: as_numbers(part) for name, part in parts_of(raw).items() if "target" not in name}
@@ -78,6 +87,8 @@ def _settings(home: Home, raw: Raw) -> DataSettings:
     task = "regression" if numbers else "classification"
     here = home.settings.data.model_copy(update={"path": str(home.at(home.settings.data.path))})
     settings = data_settings(here, inputs_without_plan(here).model_copy(update={"task": task}))
+    if has_masks(raw):
+        settings = settings_of_masks(raw, settings, home.settings.name)
     names = [home.settings.name] if home.settings.data.unlabelled else []
     return settings.model_copy(update={"unlabelled": names})
 

@@ -9,7 +9,7 @@ from fedtl.deployment.certificates import MIN_DAYS, certificate_fingerprint, day
 from fedtl.deployment.running import MIN_FREE_BYTES
 from fedtl.deployment.site.approvals import bundles_approved_without_terms, code_hash, read_approvals
 from fedtl.deployment.site.covered import APPROVE_AGAIN, APPROVED_WITHOUT_TERMS, approval_uses
-from fedtl.deployment.site.data_settings import read_without_plan
+from fedtl.deployment.site.data_settings import has_masks, read_without_plan
 from fedtl.deployment.site.gate import MAX_CLOCK_SKEW, ask_gate, clock_skew, clock_text, not_admitted
 from fedtl.deployment.site.home import SECRET_FILES, Home
 from fedtl.deployment.site.keys import check_private, keys_match
@@ -61,12 +61,12 @@ def _file_modes(home: Home) -> str:
 
 def _rows(home: Home) -> str:
     raw = read_without_plan(home)
-    parts = [f"{len(raw.train.y)} rows"]
+    parts = [f"{len(raw.train.y)} images with masks" if has_masks(raw) else f"{len(raw.train.y)} rows"]
     if raw.target is not None:
         parts.append(f"{len(raw.target)} rows of the second domain")
     if home.settings.data.unlabelled:
         parts.append("labels of training and validation rows are not used")
-    elif missing := int(without_label(raw.train.y).sum()):
+    elif missing := 0 if has_masks(raw) else int(without_label(raw.train.y).sum()):
         used = (
             "are inputs only"
             if home.settings.data.missing_labels == "inputs"

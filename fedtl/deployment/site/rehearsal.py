@@ -1,7 +1,7 @@
 """The facts of a rehearsal as plain values. The signed page shows them; ``rehearsed/<hash>.json`` stores them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from fedtl.deployment.site.manifest_json import manifest_from_rows, manifest_to_rows
@@ -35,7 +35,8 @@ class PlanFacts:
     What would run. ``source``, ``path`` and ``label``: of the site's rows. ``norm``: the maximum norm of an update.
     ``metrics``: those that would leave. ``weight``: whether the number of rows would. ``wire``: how the weights are sent. ``verdict``:
     whether joining helped would leave after the last round. ``numbers``: by name, the limits of each number that says what transfers and
-    would leave in the last round.
+    would leave in the last round. ``masks``: of a segmentation, the classes of its pixels; () for other tasks.
+    ``files``: the SHA-256 of each file that the plan needs a copy of here.
     """
 
     method: str
@@ -53,6 +54,8 @@ class PlanFacts:
     wire: str
     verdict: bool
     numbers: Mapping[str, Limits]
+    masks: Sequence[str] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

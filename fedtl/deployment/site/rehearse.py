@@ -39,7 +39,7 @@ from fedtl.deployment.site.rehearsal import (
     StayingTensor,
     TensorFacts,
 )
-from fedtl.deployment.site.signing import present_terms
+from fedtl.deployment.site.signing import agreed_mask_classes, present_terms
 from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy, sends_verdict, sent_numbers
 from fedtl.deployment.site.site_rows import SiteRows, check_origins, load_rows
 from fedtl.deployment.site.site_silo import make_dry_silo, site_guarantee
@@ -229,6 +229,8 @@ def _plan_facts(plan: SitePlan, refused: bool) -> PlanFacts:
         wire=wire_text(experiment.wire),
         verdict=not refused and sends_verdict(plan),
         numbers={} if refused else sent_numbers(plan),
+        masks=agreed_mask_classes(experiment),
+        files=plan.agreement.files,
     )
 
 
@@ -266,22 +268,21 @@ def _claim_facts(plan: SitePlan, rows: SiteRows | RowsError, studies: int, until
 
 def dry_run(plan: SitePlan) -> Update:
     """Compute one round on synthetic rows, and check the update as a real one is checked. Raises Denied."""
-    study, agreement = plan.dry_study, plan.agreement
-    classes = tuple(agreement.classes) or ("0", "1")
-    if agreement.experiment.data.task == "regression":
-        classes = ()
+    study, agreement, task = plan.dry_study, plan.agreement, plan.experiment.data.predicted
+    classes = (tuple(agreement.classes) or ("0", "1")) if task.has_classes else ()
     has_units = plan.privacy is not None and plan.privacy.unit != "record"
-    rows = synthetic_rows(SYNTHETIC_ROWS, agreement.shape, classes, len(agreement.shape) > 2, has_units)
+    pixels = len(agreement.shape) > 2
+    rows = synthetic_rows(SYNTHETIC_ROWS, agreement.shape, classes, pixels, has_units, task)
     target = rows.x if study.method.needs_target else None
-    data = SiloDataset(rows, rows, classes, target, origins=DECLARED)
+    data = SiloDataset(rows, rows, classes, target, origins=DECLARED, task=task)
     if plan.home.settings.data.unlabelled:
         none = rows.take(torch.arange(0))
-        data = SiloDataset(none, none, classes, rows.x, origins=DECLARED, one_domain=True)
+        data = SiloDataset(none, none, classes, rows.x, origins=DECLARED, one_domain=True, task=task)
     shared, local = study.trainer.partition.split(study.trainer.initial(data.width))
-    task = Task(DRY_STUDY, 1, agreement.experiment.rounds, agreement.experiment.seed, shared)
+    asked = Task(DRY_STUDY, 1, agreement.experiment.rounds, agreement.experiment.seed, shared)
     with tempfile.TemporaryDirectory() as folder:
         silo = make_dry_silo(plan, study, data, Path(folder) / "ledger.sqlite")
-        trained = study.trainer.fit(replace(silo, local=local), task)
+        trained = study.trainer.fit(replace(silo, local=local), asked)
     update = without_denied_figures(trained, plan.policy)
-    check_update(update, task, plan.terms, plan.policy, plan.released_metrics, plan.name)
+    check_update(update, asked, plan.terms, plan.policy, plan.released_metrics, plan.name)
     return update

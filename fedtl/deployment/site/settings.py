@@ -115,7 +115,8 @@ class PolicySettings(Settings):
 class HomeSettings(Settings):
     """
     The whole file. Paths are relative to its folder. ``weights`` and ``public``: the files of initial weights and of public inputs that
-    a plan names by their hashes. ``heartbeat``: seconds between two heartbeats. The server treats a site as disconnected, and accepts
+    a plan names by their hashes. ``model_folder``: with the config.json, the tokenizer.json and, without ``weights``, the
+    model.safetensors of a model of text, whose hashes are in the plan. ``heartbeat``: seconds between two heartbeats. The server treats a site as disconnected, and accepts
     its key again, after two missed heartbeats. Flower accepts 10 to 1800. ``hours``: of the day in which the site trains, such as
     "20:00-06:00", by this machine's clock; "" means always.
     """
@@ -130,6 +131,7 @@ class HomeSettings(Settings):
     hours: str = ""
     weights: str = ""
     public: str = ""
+    model_folder: str = ""
     key_file: str = ""
     data: SiteDataSettings = SiteDataSettings()
     policy: PolicySettings = PolicySettings()

@@ -91,6 +91,7 @@ LATER_KEYS = (
     *("pixel_range", "pixel_bits", "slices", "manifest", "file_column"),
     *("sheet", "date_format", "time_zone"),
     "missing_labels",
+    *("mask_values", "mask_void"),
 )  # of [data], after fedtl 0.1.0
 
 

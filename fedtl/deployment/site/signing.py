@@ -22,6 +22,7 @@ from fedtl.deployment.site.egress_lines import StudyBegan
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.signed import DataTerms, PrivacyTerms, SignedTerms
 from fedtl.deployment.site.site_plan import SitePlan, sends_verdict
+from fedtl.experiment.config.schema import Experiment
 from fedtl.messages import Task
 from fedtl.privacy.charge import task_hash
 from fedtl.privacy.guarantee import PrivacyGuarantee
@@ -57,12 +58,17 @@ def present_terms(
         rows=policy.share_row_count and guarantee is None,
         minimum_silos=policy.minimum_silos,
         columns=[str(column) for column in declared_columns(experiment.data)],
-        classes=plan.agreement.classes,
+        classes=plan.agreement.classes or agreed_mask_classes(experiment),
         records=len(data.train) if guarantee is None else guarantee.protected.count,
         data=_data_terms(plan.home),
         verdict=sends_verdict(plan) and guarantee is None,
         privacy=None if guarantee is None else _privacy_terms(plan, guarantee),
     )
+
+
+def agreed_mask_classes(experiment: Experiment) -> list[str]:
+    """Return the classes of masks, which are the outputs of the model whatever a site's rows hold; [] for other tasks."""
+    return experiment.data.classes if experiment.data.predicted.per_pixel else []
 
 
 def _data_terms(home: Home) -> DataTerms:

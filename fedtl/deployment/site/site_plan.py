@@ -15,6 +15,7 @@ from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.privacy_policy import effective_privacy
 from fedtl.deployment.site.site_experiment import site_experiment
 from fedtl.errors import ConfigError, Denied
+from fedtl.experiment.config.known_tasks import check_deployment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, PrivacySettings
 from fedtl.experiment.data_schema import DataSchema, SiloSchema
@@ -101,7 +102,8 @@ class SitePlan:
 
     def _manifest(self, encoding: Encoding | None) -> Manifest:
         trainer = self.dry_study.trainer
-        state = trainer.initial(len(self.agreement.classes) or 2)
+        width = self.agreement.experiment.data.predicted.width(self.agreement.classes)
+        state = trainer.initial(width or 2)  # a head that stays has the labels of its site
         return make_manifest(trainer.partition, state, encoding)
 
 
@@ -112,10 +114,9 @@ def build_study(plan: SitePlan, classes: tuple[str, ...]) -> Study:
     labels = classes if local else tuple(agreement.classes)
     columns = tuple(agreement.experiment.data.columns)
     schema = SiloSchema(tuple(agreement.shape), columns, labels, frozenset(labels), 0)
+    described = DataSchema({plan.name: schema}, task=agreement.experiment.data.predicted)
     device = choose_device(plan.home.settings.device)
-    return build(
-        plan.experiment, NO_SHARED_STORE, NO_SHARED_STORE, device, None, DataSchema({plan.name: schema})
-    )
+    return build(plan.experiment, NO_SHARED_STORE, NO_SHARED_STORE, device, None, described)
 
 
 def sends_verdict(plan: SitePlan) -> bool:
@@ -154,6 +155,7 @@ def check_policy(plan: SitePlan) -> None:
             f"method {experiment.method.name!r} would send the rows themselves; it is for simulations only",
         )
     _check_verdict(plan)
+    check_deployment(experiment)
     _check_without_labels(plan)
     if experiment.minimum_silos < policy.minimum_silos:
         raise Denied(

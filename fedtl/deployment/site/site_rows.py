@@ -75,12 +75,14 @@ def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
 
 def _check_missing_labels(plan: SitePlan, raw: Raw) -> None:
     """Raise DataError for rows without a label where silo.toml does not say that they are inputs, whatever the plan says."""
-    here, by_record = plan.home.settings.data, plan.experiment.data.by_record
+    here, settings = plan.home.settings.data, plan.experiment.data
+    task = settings.predicted
     if (
         here.unlabelled
-        or by_record
+        or settings.by_record
         or here.missing_labels == "inputs"
-        or plan.experiment.data.predicted.label_shape(plan.experiment.data)
+        or task.per_pixel
+        or task.label_shape(settings)
     ):
         return
     if missing := int(without_label(raw.train.y).sum()):

@@ -13,6 +13,7 @@ port = 9094                   # on 127.0.0.1, between the processes of this site
 hours = ""                    # of the day in which this site trains, by this machine's clock, such as "20:00-06:00"; "" means always
 weights = ""                  # the file of initial weights, for a plan that starts from one
 public = ""                   # the file of public inputs, for a plan whose method distils on some at every site (fedmd)
+model_folder = ""             # config.json, tokenizer.json and model.safetensors, for a plan with a model of text (hf-folder)
 key_file = ""                 # 32 bytes that encrypt state/ (head -c 32 /dev/urandom > FILE; chmod 600 FILE)
 
 [data]

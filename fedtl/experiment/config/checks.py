@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from fedtl.data.constants import parse_bounds
+from fedtl.data.hub_sets import HUB, is_hub_set
 from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.data.torchvision_sets import SETS
@@ -193,7 +194,8 @@ def _repeated_values(experiment: Experiment) -> Iterator[str]:
 def _source_contradictions(data: DataSettings) -> Iterator[str]:
     """Yield a line where the path does not exist, and for each setting that the source does not have."""
     source = DATA[data.source]
-    if source.needs_path and not (data.path and os.path.exists(data.path)):
+    named = data.source == "huggingface" and is_hub_set(data.path)
+    if source.needs_path and not named and not (data.path and os.path.exists(data.path)):
         problem = f"data.path: {data.path} does not exist" if data.path else "data.path is empty"
         yield f"{problem}; source {data.source!r} reads its rows from there"
     if data.path and not source.needs_path:
@@ -217,10 +219,15 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
 
 
 def _of_named_sets(data: DataSettings) -> Iterator[str]:
+    by_name = data.source == "huggingface" and is_hub_set(data.path)
+    for key in () if by_name else ("subset", "revision"):
+        if getattr(data, key):
+            yield f'data.{key} is a setting of source "huggingface" with data.path = "{HUB}OWNER/NAME"; remove it'
     if data.source != "torchvision":
-        for key in ("sets", "download"):
-            if getattr(data, key):
-                yield f'data.{key} is a setting of source "torchvision", not of {data.source!r}'
+        if data.sets:
+            yield f'data.sets is a setting of source "torchvision", not of {data.source!r}'
+        if data.download and not by_name:
+            yield f'data.download is a setting of source "torchvision" and of sets of the hub of Hugging Face, not of {data.source!r}'
     elif not data.sets:
         yield f'data.sets is empty; source "torchvision" has {", ".join(SETS)}'
     for name in data.sets:

@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+from fedtl.data.hub_sets import is_hub_set
 from fedtl.data.settings import ELSEWHERE, NOISE, SCALES
 from fedtl.errors import ConfigError, ModelError
 from fedtl.experiment.config.checks import check_experiment
@@ -144,6 +145,8 @@ def _make_absolute(table: Table, base: Path) -> None:
     for (section, key), not_paths in keywords.items():
         inner = table.get(section)
         value = inner.get(key) if isinstance(inner, dict) else None
+        if isinstance(value, str) and is_hub_set(value):
+            continue  # a name, and no path
         if isinstance(inner, dict) and isinstance(value, str) and value and value not in not_paths:
             inner[key] = _packaged(value) or _absolute(value, base, f"{section}.{key}")
             if key == "weights":

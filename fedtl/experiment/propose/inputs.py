@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fedtl.data.cells import MAX_CATEGORIES
+from fedtl.data.cells import DECORATED_NUMBER, MAX_CATEGORIES
 from fedtl.data.dates import fitting_formats
 from fedtl.errors import DataError
 from fedtl.experiment.config.settings_file import Table
@@ -196,6 +196,10 @@ def _why_dropped(one: ColumnFacts) -> str:
     if one.of_file and one.kind == "text":
         return "has one value in each file: it names the silo"
     many = one.kind == "text" and len(one.values) > max(MAX_CATEGORIES, NEARLY_ALL * one.present)
+    if many and all(
+        DECORATED_NUMBER.fullmatch(str(cell).strip()) for cell in one.cells if not _is_number(str(cell))
+    ):
+        return f"holds numbers with other signs, units or separators of thousands, such as {one.values[0]!r}: write plain numbers"
     if many and not (_has_words(one) or _mostly_numbers(one) or fitting_formats(one.cells)):
         return "names the rows: nearly all its texts are different"
     return ""

@@ -12,6 +12,7 @@ from fedtl.errors import DataError
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.transfer.at_silo import is_pretrained
 from fedtl.experiment.transfer.fragment import fragment
+from fedtl.models.folder_files import shown_name
 from fedtl.results.transferability import (
     Begin,
     Cut,
@@ -42,7 +43,7 @@ def summarize(
         task=experiment.data.task,
         metric=metric,
         method=experiment.method.name,
-        model=experiment.model.name,
+        model=shown_name(experiment.model.name),
         pretrained=is_pretrained(experiment),
         rounds=experiment.rounds,
         seeds=tuple(experiment.compare.seeds),

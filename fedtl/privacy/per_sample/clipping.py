@@ -6,6 +6,7 @@ per-example gradient). Must not depend on noise or optimizers.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -101,9 +102,10 @@ def choose_gradient_method(
         except FedTLError:
             raise
         except Exception as error:  # Opacus fails in as many ways as there are layers
-            raise _unsupported(net, (str(error).splitlines() or [type(error).__name__])[0]) from error
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise _unsupported(net, rows, losses, why) from error
         if not _equal(reference, truth):
-            raise _unsupported(net, "they differ from autograd's gradients of single rows")
+            raise _unsupported(net, rows, losses, "they differ from autograd's gradients of single rows")
         try:
             fast = _norms_and_clipped(by_bookkeeping, net, rows, losses, clip, units)
         except Exception:  # what book-keeping cannot do, the hooks were just seen to do
@@ -111,12 +113,45 @@ def choose_gradient_method(
         return by_bookkeeping if _equal(fast, reference) and _equal(fast, truth) else by_hooks
 
 
-def _unsupported(net: nn.Module, why: str) -> ConfigError:
+def _unsupported(net: nn.Module, rows: Tensor, losses: Losses, why: str) -> ConfigError:
+    if layer := _layer_without_rows(net, rows, losses):
+        return ConfigError(
+            f"privacy: the input of {layer} does not have one row for each record (a bias by position is one for all), so no gradient of one "
+            "record can be clipped; freeze this layer ([model.adapters]), or use another model.name, such as a BERT"
+        )
     unknown = [f"{path} ({type(layer).__name__})" for path, layer in _layers_without_rule(net)]
     layers = f"{', '.join(unknown[:3])} of this model" if unknown else "this model"
     return ConfigError(
         f"privacy: per-example gradients of {layers} cannot be computed (Opacus hooks: {why}); use another model.name"
     )
+
+
+@torch.no_grad()
+def _layer_without_rows(net: nn.Module, rows: Tensor, losses: Losses) -> str:
+    """Return path and type of a layer with trained parameters whose input does not have one row for each record; "" if all have."""
+    found, count = list[str](), 0
+
+    def look(name: str, layer: nn.Module, given: tuple[object, ...]) -> None:
+        x = next((one for one in given if isinstance(one, Tensor)), None)
+        if x is not None and (not x.dim() or len(x) != count):
+            found.append(f"{name} ({type(layer).__name__})")
+
+    hooks = [
+        layer.register_forward_pre_hook(partial(look, name))
+        for name, layer in net.named_modules()
+        if any(weight.requires_grad for weight in layer.parameters(recurse=False))
+    ]
+    try:
+        for some in (
+            rows,
+            rows[:-1],
+        ):  # a layer with as many positions as there are records has not fewer of them
+            count = len(some)
+            losses(net, some)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else ""
 
 
 def _layers_without_rule(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:

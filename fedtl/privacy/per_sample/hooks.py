@@ -163,4 +163,21 @@ def _embedding(layer: nn.Embedding, activations: list[Tensor], backprops: Tensor
     return samples
 
 
-OWN_SAMPLERS = {ChannelAffine: _channel_affine, nn.Conv2d: _conv2d, nn.Embedding: _embedding}
+def _layer_norm(layer: nn.LayerNorm, activations: list[Tensor], backprops: Tensor) -> Samples:
+    """Opacus 1.6's sampler for a layer without shift, too, which it fails on."""
+    samples: Samples = {}
+    sides = tuple(range(1, backprops.dim() - len(layer.normalized_shape)))
+    if layer.weight.requires_grad:
+        scaled = F.layer_norm(activations[0], layer.normalized_shape, eps=layer.eps) * backprops
+        samples[layer.weight] = scaled.sum(sides) if sides else scaled
+    if layer.bias is not None and layer.bias.requires_grad:
+        samples[layer.bias] = backprops.sum(sides) if sides else backprops
+    return samples
+
+
+OWN_SAMPLERS = {
+    ChannelAffine: _channel_affine,
+    nn.Conv2d: _conv2d,
+    nn.Embedding: _embedding,
+    nn.LayerNorm: _layer_norm,
+}

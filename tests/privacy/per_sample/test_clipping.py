@@ -257,6 +257,49 @@ def test_nothing_remains_in_the_net_when_opacus_refuses_it():
     assert traces(net) == before
 
 
+class ByPosition(nn.Module):
+    """A bias for each position, which all records of a batch have in common, as MPNet computes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias, self.fc = nn.Embedding(7, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.fc(x + self.bias(torch.arange(x.shape[1]))).sum(1)
+
+
+@pytest.mark.parametrize("positions", [5, 6])  # as many as there are records, too
+def test_a_layer_that_all_records_have_in_common_is_named(positions):
+    net, x, rows = ByPosition(), torch.randn(6, positions, 3), torch.arange(6)
+    with pytest.raises(ConfigError, match=r"bias \(Embedding\)") as refused:
+        choose_gradient_method(net, rows, lambda model, which: model(x[which]).pow(2).sum(1), 1.0)
+    assert "model.adapters" in str(refused.value)
+    net.bias.requires_grad_(False)
+    choose_gradient_method(net, rows, lambda model, which: model(x[which]).pow(2).sum(1), 1.0)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 5, 4)])
+def test_a_layer_norm_without_shift_has_gradients_by_record(shape):
+    """As ModernBERT has it; Opacus' own sampler fails on it."""
+    net, x, rows = (
+        nn.Sequential(nn.LayerNorm(4, bias=False), nn.Linear(4, 2)),
+        torch.randn(shape),
+        torch.arange(6),
+    )
+
+    def losses(model, which):
+        return model(x[which]).pow(2).flatten(1).sum(1)
+
+    wanted = [
+        torch.autograd.grad(one.sum(), list(net.parameters()), retain_graph=True)
+        for one in losses(net, rows).split(1)
+    ]
+    norms = torch.stack([flat(own).norm() for own in wanted])
+    for way in WAYS.values():
+        torch.testing.assert_close(way(net, rows, losses)[0], norms)
+    assert choose_gradient_method(net, rows, losses, 1.0) is by_bookkeeping
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_a_layer_whose_gradients_cannot_be_computed_is_named(kind):
     net, x, rows = Recurrent(kind), torch.randn(6, 4), torch.arange(6)
