@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedtl.errors import ConfigError
+
 CHUNK_BYTES = 5 << 20  # the largest part of an array that Flower sends in one object
 RECORD_BYTES = 64 << 10  # of records, metrics and framing
 ID_BYTES = 256  # of an object in a list of objects
@@ -24,7 +26,7 @@ class ReplySize:
 
 
 def reply_size(folder: Path) -> ReplySize:
-    """Return the largest reply that the plan of any bundle in the coordinator's ``folder`` allows."""
+    """Return the largest reply that the plan of any bundle in the coordinator's ``folder`` allows. Raises ConfigError for a damaged file."""
     sizes = [_of_tensors(_tensor_bytes(path)) for path in (folder / "bundles").glob("*/start.safetensors")]
     return ReplySize(
         max((size.record for size in sizes), default=ReplySize.record),
@@ -45,9 +47,17 @@ def _of_tensors(tensors: Iterable[int]) -> ReplySize:
 
 
 def _tensor_bytes(path: Path) -> list[int]:
-    """Return the size of each tensor in a safetensors file, from its header alone."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(HEADER_BYTES), "little")
-        header = json.loads(file.read(length))
-    offsets = [row["data_offsets"] for name, row in header.items() if name != "__metadata__"]
-    return [end - start for start, end in offsets]
+    """Return the size of each tensor in a safetensors file, from its header alone. Raises ConfigError for a damaged file."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(HEADER_BYTES), "little")
+            if length > size:
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header = json.loads(file.read(length))
+        offsets = [row["data_offsets"] for name, row in header.items() if name != "__metadata__"]
+        return [end - start for start, end in offsets]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is not a file of tensors: {error}; build the bundle again, or remove its folder"
+        ) from error

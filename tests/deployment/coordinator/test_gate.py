@@ -166,6 +166,18 @@ def test_tensors_are_sent_in_chunks_and_so_are_the_limits(tmp_path):
     assert reply_size(tmp_path).total == 12 * MIB + 3 * NAME_BYTES + 8 + 2 * (RECORD_BYTES + 3 * ID_BYTES)
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 40, b"\x02" + 7 * b"\0" + b"[]", b"\x07" + 7 * b"\0" + b'{"w":1}']
+)
+def test_a_damaged_file_of_a_bundle_is_named(tmp_path, content):
+    """fedtl server run then ends with one line, and one that runs already logs it."""
+    path = tmp_path / "bundles" / "one" / "start.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="one/start.safetensors"):
+        reply_size(tmp_path)
+
+
 def test_few_large_bodies_of_a_site_pass_at_once(gate):
     """Six at once: four wait in the server, two are told to come again; small calls pass meanwhile."""
     Behind.go.clear()
