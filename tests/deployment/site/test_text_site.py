@@ -68,11 +68,13 @@ def test_a_round_has_the_bits_of_the_simulation_and_the_page_names_the_files(pla
     assert all(torch.equal(last.after.shared[name], simulated[name]) for name in simulated)
 
 
-def test_a_bundle_says_nothing_of_the_coordinators_machine(places, bundle):
+def test_a_bundle_says_nothing_of_the_coordinators_machine(places, bundle, tmp_path):
     _, agreement = read_agreement(bundle.file.read_bytes(), "x")
     assert agreement.experiment.model.name == "hf-folder:bert"
     for file in bundle.folder.rglob("*"):
         assert not file.is_file() or str(places).encode() not in file.read_bytes(), file
+    declared = build_bundle(tmp_path, "notes", experiment(places), (12,), ("ill", "well"))
+    assert declared.hash == bundle.hash  # of a coordinator that has no rows
     other = agreement.model_copy(update={"tokenizer": "0" * 64})
     assert other.hash != agreement.hash  # what a site signs covers it
 
