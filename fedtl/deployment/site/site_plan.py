@@ -102,8 +102,9 @@ class SitePlan:
 
     def _manifest(self, encoding: Encoding | None) -> Manifest:
         trainer = self.dry_study.trainer
-        width = self.agreement.experiment.data.predicted.width(self.agreement.classes)
-        state = trainer.initial(width or 2)  # a head that stays has the labels of its site
+        task, classes = self.agreement.experiment.data.predicted, self.agreement.classes
+        # Classes that are not agreed on are those of each site, whose head stays there; "0" and "1" stand in for them.
+        state = trainer.initial(task.width(classes) if classes or not task.has_classes else 2)
         return make_manifest(trainer.partition, state, encoding)
 
 

@@ -166,6 +166,15 @@ def test_what_is_defined_for_one_label_a_row_is_refused(places):
             check_deployment(experiment(places / "all", request={key: True}))
 
 
+def test_a_coordinator_without_rows_declares_the_same_plan(places, bundle, tmp_path):
+    declared = build_bundle(tmp_path, "squares", experiment(places / "all"), (1, PIXELS, PIXELS))
+    assert declared.hash == bundle.hash
+    start, other = (load_file(one.folder / "start.safetensors") for one in (bundle, declared))
+    assert all(torch.equal(start[name], other[name]) for name in start)
+    with pytest.raises(ConfigError, match="--classes: data.task"):
+        build_bundle(tmp_path, "squares", experiment(places / "all"), (1, PIXELS, PIXELS), ("a", "b"))
+
+
 def test_masks_with_other_numbers_are_named(places, bundle, tmp_path):
     # The plan says 0 and 255, and the masks hold 0 and 1.
     home = with_rows_of_b(places, make_site(tmp_path, "b", **POLICY))
