@@ -119,6 +119,7 @@ def test_a_round_has_the_bits_of_the_simulation_and_masks_stay(places, bundle):
     assert adopted.joining.metric == "dice"
 
 
+@pytest.mark.slow
 def test_the_policy_decides_and_metrics_that_it_does_not_name_stay(places, bundle, tmp_path):
     _, agreement = read_agreement(bundle.file.read_bytes(), "x")
     for change, said in (
@@ -139,7 +140,7 @@ def test_the_policy_decides_and_metrics_that_it_does_not_name_stay(places, bundl
     assert "data.mask_values: signed 0, 1, now 1, 0" in home.record.lines()[-1].as_json()["reason"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.private
 def test_a_private_site_sends_noise_and_its_own_audit_says_why_it_cannot_audit(places, tmp_path):
     plan = experiment(places / "all", privacy={"epsilon": 8.0, "sample_rate": 0.4, "steps": 2})
