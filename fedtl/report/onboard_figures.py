@@ -44,6 +44,8 @@ def answer(result: OnboardResult) -> str:
     if chosen.over_alone:
         difference = format_difference(METRIC, chosen.over_alone.mean, chosen.over_alone.ci95)
         text += f"; that is {difference} points over its own model, trained alone"
+    if mixed := part.heads.get("mixed"):
+        text += f". The received model, tuned, and its own model, averaged, answer {100 * mixed.mean:.1f} % rightly"
     return f"{text}."
 
 
