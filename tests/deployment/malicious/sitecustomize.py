@@ -49,8 +49,8 @@ if sys.orig_argv[-1:] and any(word.endswith("flwr-serverapp") for word in sys.or
             for silo in over.silos():
                 (reply,) = over.ask(asked, [silo])
                 told = getattr(reply, "reason", sorted(getattr(reply, "delta", ())))
-                line = json.dumps({"round": 0, "asked": name, "silo": silo, "told": told})
-                append_durably(study.path / "history.jsonl", f"{line}\n")
+                line = json.dumps({"asked": name, "silo": silo, "told": told})
+                append_durably(study.path / "replies.jsonl", f"{line}\n")
             flower.task_to_records = records
         write_bytes(study.path / "result.json", json.dumps({}).encode(), private=True)
 
