@@ -1,5 +1,8 @@
 """``fedtl watch``: a run or a comparison while it trains, read from its folder."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +16,10 @@ def watch(
     run: Run,
     every: Annotated[float, typer.Option(min=0.1, help="seconds between two looks")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="print the present state and end")] = False,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="also write each round there, as events that TensorBoard shows"),
+    ] = None,
 ) -> None:
     """
     Show a run while it trains: round, time left, and each silo's validation metric by round, until the run ends or Ctrl-C.
@@ -20,34 +27,56 @@ def watch(
     RUN is the folder of fedtl run or compare; another process may write it, also on another machine that shares the disk.
     Of a comparison, the run that wrote last is shown. Without a terminal: a line a round.
 
+    With --tensorboard, tensorboard --logdir DIR shows a curve for each silo and metric; this needs the extra "tensorboard" of fedtl.
+
     Example: fedtl watch runs/digits
     """
     import time
 
     from rich.live import Live
 
-    from fedtl.experiment.watched import look
+    from fedtl.experiment.watched import Watched, look
     from fedtl.report.live_table import live_line, live_view
 
+    def looks(write: Callable[[], None]) -> Iterator[Watched]:
+        while True:
+            now = look(run)
+            write()
+            yield now
+            if now.ended or once:
+                return
+            time.sleep(every)
+
     only_watches()
-    now = look(run)
-    if once:
-        out_console.print(live_view(now.path.name, now.rounds, now.metric, now.lines))
+    with _event_writer(run, tensorboard) as write:
+        if once:
+            for now in looks(write):
+                out_console.print(live_view(now.path.name, now.rounds, now.metric, now.lines))
+        elif out_console.is_terminal:
+            with Live(console=out_console, refresh_per_second=4) as live:
+                for now in looks(write):
+                    live.update(live_view(now.path.name, now.rounds, now.metric, now.lines))
+        else:
+            shown = ""
+            for now in looks(write):
+                if (line := live_line(now.path.name, now.rounds, now.metric, now.lines)) != shown:
+                    print_line(line)
+                    shown = line
+
+
+@contextmanager
+def _event_writer(run: Path, folder: Path | None) -> Iterator[Callable[[], None]]:
+    """Yield what writes the rounds so far into ``folder``; without a folder, nothing."""
+    if folder is None:
+        yield lambda: None
         return
-    if out_console.is_terminal:
-        with Live(console=out_console, refresh_per_second=4) as live:
-            while True:
-                live.update(live_view(now.path.name, now.rounds, now.metric, now.lines))
-                if now.ended:
-                    return
-                time.sleep(every)
-                now = look(run)
-    shown = ""
-    while True:
-        if (line := live_line(now.path.name, now.rounds, now.metric, now.lines)) != shown:
-            print_line(line)
-            shown = line
-        if now.ended:
-            return
-        time.sleep(every)
-        now = look(run)
+    from fedtl.experiment.watched import histories
+    from fedtl.report.events import RoundEvents
+
+    with RoundEvents(folder) as events:
+
+        def write() -> None:
+            for name, lines in histories(run):
+                events.write(name, lines)
+
+        yield write

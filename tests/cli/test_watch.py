@@ -2,14 +2,16 @@
 
 import math
 import os
+import sys
 
 import pytest
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.watched import look
+from fedtl.experiment.watched import histories, look
 from fedtl.federation.round_log import RoundLog
+from fedtl.report.events import RoundEvents, scalars
 from fedtl.report.live_table import MOST_SILOS, WIDTH, bars, live_line, live_table
 from fedtl.results.run import HistoryLine
 from tests.commands import fedtl
@@ -87,3 +89,47 @@ def test_without_a_terminal_there_is_a_line_a_state_until_the_run_ends(tmp_path)
     assert (ended.returncode, ended.stdout.count("\n")) == (0, 1)
     assert "round 4 of 4" in ended.stdout
     assert fedtl("watch", tmp_path).returncode == 2
+
+
+@pytest.mark.slow
+def test_tensorboard_reads_back_every_round_once(tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    first = line(1, {"a": 0.25, "b": 0.75}, seconds=3.0)
+    run = written(tmp_path / "run", first)
+    log = tmp_path / "log"
+
+    def read():
+        found = event_accumulator.EventAccumulator(str(log / "run")).Reload()
+        return {tag: [(one.step, one.value) for one in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+    with RoundEvents(log) as events:
+        for _ in range(2):  # two looks at the same rounds
+            for name, lines in histories(run):
+                events.write(name, lines)
+    assert read()["accuracy/b"] == [(1, 0.75)]
+    RoundLog(run).append(line(2, {"a": 0.5}, {"b": "late"}))
+    assert fedtl("watch", run, "--once", "--tensorboard", log).returncode == 0
+    curves = read()
+    assert curves["accuracy/a"] == [(1, 0.25), (2, 0.5)]
+    assert curves["accuracy/b"] == [(1, 0.75)]
+    assert curves["accuracy/mean"] == [(1, 0.5), (2, 0.5)]
+    assert curves["loss/mean"] == [(1, 1.0), (2, 1.0)]
+    assert curves["round/seconds"] == [(1, 3.0), (2, 2.0)]
+    assert curves["round/silos left out"] == [(1, 0.0), (2, 1.0)]
+    assert curves["round/bytes from silos"] == [(1, 10.0), (2, 10.0)]
+
+
+def test_each_run_of_a_comparison_has_its_curves(tmp_path):
+    folder = written(tmp_path / "both")
+    for name, value in (("local-seed0", 0.5), ("fedtl-seed0", 0.75)):
+        written(folder / "runs" / name, line(1, {"a": value}))
+    assert {name: dict(scalars(lines[0]))["accuracy/a"] for name, lines in histories(folder)} == {
+        "local-seed0": 0.5,
+        "fedtl-seed0": 0.75,
+    }
+
+
+def test_without_tensorboard_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r"fedtl\[tensorboard\]"):
+        RoundEvents(tmp_path)

@@ -1,0 +1,61 @@
+"""The rounds of runs as events that TensorBoard shows as curves."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from fedtl.errors import ConfigError
+from fedtl.results.run import HistoryLine
+
+
+class RoundEvents:
+    """
+    Writes each round of a run once, with the run's name as a folder of its own: what each silo measured (``accuracy/SILO``), the mean over
+    silos (``accuracy/mean``), the norm of each update, the seconds and bytes of the round, and how many silos were left out. Rounds that an
+    earlier call wrote to the same folder are replaced. Raises ConfigError where TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # here, because it takes seconds
+        except ImportError as error:
+            raise ConfigError("--tensorboard needs TensorBoard: pip install 'fedtl[tensorboard]'") from error
+        self._folder, self._make, self._open = folder, SummaryWriter, ExitStack()
+        self._writers: dict[str, SummaryWriter] = {}
+        self._last: dict[str, int] = {}
+
+    def __enter__(self) -> "RoundEvents":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def write(self, name: str, lines: Sequence[HistoryLine]) -> None:
+        """Write those of the run's rounds that have not been written."""
+        new = [line for line in lines if line.round > self._last.get(name, 0)]
+        if not new:
+            return
+        if name not in self._writers:
+            self._writers[name] = self._open.enter_context(self._make(str(self._folder / name), purge_step=1))
+        for line in new:
+            for tag, value in scalars(line):
+                self._writers[name].add_scalar(tag, value, line.round)
+        self._writers[name].flush()
+        self._last[name] = new[-1].round
+
+
+def scalars(line: HistoryLine) -> Iterator[tuple[str, float]]:
+    """Yield tag and value of each curve at this round."""
+    metrics = sorted({metric for figures in line.silos.values() for metric in figures})
+    for metric in metrics:
+        values = {silo: figures[metric] for silo, figures in line.silos.items() if metric in figures}
+        yield from ((f"{metric}/{silo}", value) for silo, value in values.items())
+        yield f"{metric}/mean", sum(values.values()) / len(values)
+    yield from ((f"norm of the update/{silo}", norm) for silo, norm in line.norms.items())
+    yield "round/seconds", line.seconds
+    yield "round/bytes from silos", line.bytes_up
+    yield "round/bytes to silos", line.bytes_down
+    yield "round/silos left out", len(line.left_out)
