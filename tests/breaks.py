@@ -361,8 +361,8 @@ def exact_metric(sound, values, units, metric, noise):
     return float(values.double().mean())
 
 
-def half_metric_noise(sound, values, units, metric, noise):
-    return sound(values, units, replace(metric, noise_multiplier=metric.noise_multiplier / 2), noise)
+def third_of_metric_noise(sound, values, units, metric, noise):
+    return sound(values, units, replace(metric, noise_multiplier=metric.noise_multiplier / 3), noise)
 
 
 def metric_of_triple_weight(sound, values, units, metric, noise):
@@ -461,8 +461,8 @@ BREAKS = {
     "summary of rows of any length": Break(_rows_of_any_length, ("one record in the summaries",), RIDGE),
     "summary divided by counted rows": Break(_summary_of_counted_rows, ("noisy sums alone",), RIDGE),
     "exact accuracy": Break(_metric(exact_metric), ("noise of the metric", "noisy sums alone"), (FIGURE,)),
-    "half the noise on the accuracy": Break(
-        _metric(half_metric_noise), ("noise of the metric", "one record in the metric"), (FIGURE,)
+    "a third of the noise on the accuracy": Break(
+        _metric(third_of_metric_noise), ("noise of the metric", "one record in the metric"), (FIGURE,)
     ),
     "accuracy of triple weight": Break(
         _metric(metric_of_triple_weight), ("one record in the metric",), (FIGURE,)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedtl.deployment.coordinator.bundle import build_bundle
 from fedtl.errors import ConfigError
 from fedtl.experiment.backbone import read_backbone
 from fedtl.experiment.config.load import load_experiment, with_changes
@@ -119,9 +118,3 @@ def test_private_training_moves_all_of_it(places, tmp_path):
     after = load_file(tmp_path / "run" / "shared.safetensors")
     name = "bert.embeddings.word_embeddings.weight"
     assert not torch.equal(after[f"body.transformer.{name}"], first[name])
-
-
-def test_institutions_cannot_agree_on_a_folder(places, tmp_path):
-    with pytest.raises(ConfigError, match="of this machine") as error:
-        build_bundle(tmp_path, "text", experiment(places))
-    assert "\n" not in str(error.value)
