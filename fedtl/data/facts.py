@@ -198,7 +198,7 @@ def _decisive(
 def _together(x: Array, y: Array, names: Sequence[str], settings: DataSettings) -> tuple[str, ...]:
     """
     Return the columns of which a weighted sum is the indicator of a class in every row, to the last digit; () where there are none, or one
-    alone does it. With three rows a column and more, this is no chance: such columns say what the label says.
+    alone does it. With at least three rows for each column this cannot be chance: such columns say what the label says.
     """
     if y.ndim > 1 or not settings.predicted.has_classes:
         return ()

@@ -2,7 +2,7 @@
 Sets of the hub of Hugging Face by their names, "hf-hub:owner/name": the files of one commit, from the cache of this machine or, with
 ``data.download``, downloaded to it. No code of a set is run: a set that is a script is refused, and so is every form of files but these.
 
-The hub's sets are public. Rows of an institution are no such set: ``load_dataset`` writes what it reads into a cache of the user.
+The hub's sets are public. An institution's rows are not: ``load_dataset`` writes what it reads into a cache of the user.
 """
 
 from functools import lru_cache

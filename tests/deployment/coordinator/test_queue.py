@@ -221,7 +221,7 @@ def test_a_study_with_a_damaged_file_is_stopped_and_the_others_go_on(server, fil
 
 
 def test_between_two_questions_no_serverapp_runs_and_the_next_one_starts_it(server, monkeypatch):
-    """It is no crash: the study is not resumed before, and may be stopped. A restart of the server changes nothing."""
+    """This is not a crash: the study is not resumed before, and may be stopped. A restart of the server changes nothing."""
     study, now = server.start("first"), time.time()
     server.end("first", reasons={"a": "a: is not connected"})
     rest(study, now + 900)
