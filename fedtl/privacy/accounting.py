@@ -81,39 +81,56 @@ def calibrate(
     def cost(noise: float) -> float:
         return epsilon([*fixed, SpendEvent(noise, sample_rate, steps)], delta)
 
-    high = 1.0
-    while cost(high) > target_epsilon:
-        high *= 2
-        if high > MAX_NOISE:
-            raise ConfigError(
-                f"epsilon = {target_epsilon:g} over {steps} steps of rate {sample_rate:.3g} needs a noise multiplier "
-                f"above {MAX_NOISE:g}; plan fewer rounds, or a larger epsilon"
-            )
-    low = high / 2
-    while low > MIN_NOISE and cost(low) <= target_epsilon:
-        low, high = low / 2, low
-    known = {noise: cost(noise) for noise in (low, high)}
+    most = 2.0 ** math.floor(math.log2(MAX_NOISE))
+    guess = _expected_noise(gaussian_mu(target_epsilon, delta), sample_rate, steps, fixed)
+    if guess > most / 2 and cost(most) > target_epsilon:
+        raise ConfigError(
+            f"epsilon = {target_epsilon:g} over {steps} steps of rate {sample_rate:.3g} needs a noise multiplier "
+            f"above {most:g}; plan fewer rounds, or a larger epsilon"
+        )
+    known: dict[float, float] = {}
     for _ in range(GUESSES):
-        guess = _likely_noise(known, target_epsilon)
-        below, above = _halved(low, high, partial(le, guess))
+        below, above = _smallest(partial(le, guess))
         known |= {noise: cost(noise) for noise in (below, above)}
         if known[below] > target_epsilon >= known[above]:
             return above
-    return _halved(low, high, lambda noise: cost(noise) <= target_epsilon)[1]
+        guess = _likely_noise(known, target_epsilon)
+    return _smallest(lambda noise: cost(noise) <= target_epsilon)[1]
 
 
-def _halved(low: float, high: float, enough: Callable[[float], bool]) -> tuple[float, float]:
-    """Return the bounds of the smallest noise that is ``enough``, to the tolerance, by halving between these two."""
+def _smallest(enough: Callable[[float], bool]) -> tuple[float, float]:
+    """
+    Return the bounds of the smallest noise that is ``enough``, to the tolerance: by doubling, and halving what is between.
+    They do not depend on how many costs were computed, so a guess and a search give one result.
+    """
+    high = 1.0
+    while not enough(high) and 2 * high <= MAX_NOISE:
+        high *= 2
+    low = high / 2
+    while low > MIN_NOISE and enough(low):
+        low, high = low / 2, low
     while high / low > 1 + CALIBRATION_TOLERANCE:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if enough(middle) else (middle, high)
     return low, high
 
 
+def _expected_noise(mu: float, sample_rate: float, steps: int, fixed: Sequence[SpendEvent]) -> float:
+    """
+    Return about the noise with which all events together are mu-Gaussian private. By the central limit theorem of Bu, Dong,
+    Long and Su (2020), mu = q sqrt(steps (e^(1 / sigma^2) - 1)), and squares of mu add up; each event of ``fixed`` is small.
+    """
+    spent = math.fsum(event.steps * (event.sample_rate / event.noise_multiplier) ** 2 for event in fixed)
+    left = max(mu**2 - spent, 0.01 * mu**2)
+    if sample_rate == 1:
+        return math.sqrt(steps / left)
+    return math.log1p(left / (sample_rate**2 * steps)) ** -0.5
+
+
 def _likely_noise(costs: Mapping[float, float], target: float) -> float:
     """
     Return about the noise that costs the target, from costs that are known: inverse interpolation of the logarithms. Composing
-    takes most of the time of a calibration, and this saves half of it; the result is that of halving.
+    takes most of the time of a calibration, and a search needs a dozen costs.
     """
     known = [(noise, cost) for noise, cost in costs.items() if 0 < cost < math.inf]
     noises, ratios = np.log([noise for noise, _ in known]), np.log([cost / target for _, cost in known])

@@ -130,11 +130,17 @@ def test_calibrated_noise_reaches_the_target_and_not_more(target, rate, steps, s
     assert 0.99 * target <= epsilon([*fixed, SpendEvent(noise, rate, steps)], DELTA) <= target
 
 
-@pytest.mark.parametrize(("target", "rate", "steps"), [(8.0, 0.4, 60), (0.3, 1.0, 4)])
-def test_guesses_do_not_change_the_calibrated_noise(target, rate, steps, monkeypatch):
-    guessed = calibrate(target, DELTA, rate, steps)
+@pytest.mark.parametrize(
+    ("target", "rate", "steps", "released"),
+    [(8.0, 0.4, 61, False), (0.3, 1.0, 5, False), (1.0, 0.1, 97, True), (1e4, 1.0, 3, False)],
+)
+def test_guesses_change_the_number_of_costs_and_not_the_noise(target, rate, steps, released, monkeypatch):
+    fixed = [SpendEvent(statistics_noise(target, DELTA), 1.0, 1)] if released else []
+    before = accounting._composed.cache_info().misses
+    guessed = calibrate(target, DELTA, rate, steps, fixed)
+    assert accounting._composed.cache_info().misses - before <= 7
     monkeypatch.setattr(accounting, "GUESSES", 0)
-    assert calibrate(target, DELTA, rate, steps) == guessed
+    assert calibrate(target, DELTA, rate, steps, fixed) == guessed
 
 
 def test_calibrated_noise_of_a_gaussian_mechanism():
