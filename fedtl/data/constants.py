@@ -2,8 +2,9 @@
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,18 @@ def read_constants_file(path: Path) -> dict[str, Any]:
         raise ConstantsError(
             f'data.scale: {path} is not a readable TOML file of constants: {error}; correct it, or set "silo", "none" or "dp"'
         ) from error
+
+
+def misnamed(declared: Collection[str], known: Sequence[str]) -> str:
+    """
+    Return what is wrong where a declared name is none of the ``known`` and ["*"] stands beside it, because the column that it was meant
+    for would silently get the values of "*"; else "". Without "*", a column that lacks an entry is refused by its name.
+    """
+    unknown = sorted(set(declared) - {OTHERS, *known}) if OTHERS in declared else []
+    if not unknown:
+        return ""
+    near = get_close_matches(unknown[0], known, 1) or known[:3]
+    return f"{unknown[0]!r}, which is no column (there is {', '.join(near)}); correct the name, or remove the entry"
 
 
 def _constants(path: Path, name: str, entry: object) -> Constants:

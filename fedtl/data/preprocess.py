@@ -7,17 +7,18 @@ as plain numbers in the run folder, so that new rows are prepared in the same wa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from fedtl.data.columns import FIXED_SCALE, columns_with_a_kind
-from fedtl.data.constants import Constants, bounds_for, read_constants
+from fedtl.data.constants import Constants, bounds_for, misnamed, read_constants, read_constants_file
 from fedtl.data.origins import Origin
 from fedtl.data.pixels import ROWS_AT_ONCE, is_pixels, resize, to_range, with_channels
 from fedtl.data.settings import DataSettings, declared_range
 from fedtl.data.source import Array, finite_numbers
 from fedtl.data.target_encoding import TargetTable, encoded_rows
-from fedtl.errors import DataError
+from fedtl.errors import ConfigError, ConstantsError, DataError
 
 AS_IT_IS = Constants(0.0, 0.0, 1.0)
 UINT16_RANGE = (0.0, 65535.0)
@@ -178,6 +179,8 @@ def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> I
         raise DataError(
             f"data.scale: silo {silo} has pixels of 0..255, which are not scaled by constants; remove data.scale"
         )
+    if wrong := misnamed(read_constants_file(Path(settings.scale)), [*names, settings.label]):
+        raise ConstantsError(f"data.scale: {settings.scale} has {wrong}")
     words = _words(settings)
     declared = iter(read_constants(settings.scale, [name for name in names if name not in words]))
     inputs = _with_constants(
@@ -191,7 +194,10 @@ def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> I
 
 def _from_bounds(inputs: Inputs, x: Array, settings: DataSettings) -> Inputs:
     """Clip to the declared bounds and map them to -1 and 1. The model then releases mean and spread with noise."""
-    bounds = bounds_for(settings.bounds, _column_names(x, inputs.columns, settings))
+    names = _column_names(x, inputs.columns, settings)
+    if wrong := misnamed(settings.bounds, [*names, settings.label]):
+        raise ConfigError(f"data.bounds has {wrong}")
+    bounds = bounds_for(settings.bounds, names)
     inputs = replace(
         inputs,
         fill=tuple(column.fill for column in bounds),
