@@ -17,14 +17,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from scipy import stats
+
+from fedtl.experiment.jobs import worker_pool
 
 HERE = Path(__file__).parent
 EPSILONS = 1.0, 3.0, 8.0
@@ -205,8 +205,7 @@ def main() -> None:
     asked = parser.parse_args()
     for name in asked.names:
         clock, all_ = time.perf_counter(), runs(name, asked)
-        spawn = get_context("spawn")
-        with tempfile.TemporaryDirectory() as own, ProcessPoolExecutor(asked.workers, spawn) as pool:
+        with tempfile.TemporaryDirectory() as own, worker_pool(asked.workers, threads=1) as pool:
             found = []
             for done, one in enumerate(pool.map(partial(accuracy, own=Path(own)), all_), 1):
                 found.append(one)

@@ -13,10 +13,8 @@ import argparse
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from fedtl.data.prepare import silo_names
 from fedtl.experiment.backbone import read_backbone
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.episodes import interval
+from fedtl.experiment.jobs import worker_pool
 from fedtl.experiment.new_silo import new_silo_experiment, read_new_silo
 from fedtl.experiment.onboard import ALONE, CHOSEN, MIXED, TUNED, Episodes, NewSilo, onboard
 from fedtl.experiment.run import run
@@ -194,7 +193,7 @@ def main() -> None:
             folder = (given.keep or Path(temporary)).absolute() / f"{name}-{given.method}-{given.seed}"
             plan = Plan(name, given.method, given.seed, given.episodes, folder)
             silos = silo_names(load_experiment(plan.file).data)
-            with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
+            with worker_pool(given.workers, threads=1) as pool:
                 together = pool.submit(members, plan)
                 results = dict(zip(silos, pool.map(partial(newcomer, plan), silos), strict=True))
                 write(plan, together.result(), results)
