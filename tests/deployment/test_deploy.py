@@ -60,6 +60,22 @@ def test_compose_and_kubernetes_run_the_same_commands(whose):
     assert everything[:2] == word[:2]  # all parts at once
 
 
+def gigabytes(text):
+    return int(text.lower().removesuffix("i").removesuffix("g"))
+
+
+@pytest.mark.parametrize("whose", ["server", "site"])
+def test_every_way_to_run_a_part_limits_the_same_memory(whose):
+    _, services = composed(whose)
+    of_pods = {
+        its["name"]: gigabytes(its["resources"]["limits"]["memory"]) for its in pods(whose)["containers"]
+    }
+    assert {name: gigabytes(its["mem_limit"]) for name, its in services.items()} == of_pods
+    assert all(its["pids_limit"] > 0 for its in services.values())
+    assert gigabytes(unit(whose)["Service"]["MemoryMax"]) == sum(of_pods.values())
+    assert int(unit(whose)["Service"]["TasksMax"]) > 0
+
+
 @pytest.mark.parametrize("whose", ["server", "site"])
 def test_containers_share_a_network_namespace_and_have_few_rights(whose):
     _, services = composed(whose)
