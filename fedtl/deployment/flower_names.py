@@ -43,4 +43,5 @@ PRIVATE_NAMES = (  # module:name
 )
 
 # Paths below /v1/control/ of the SuperLink; nginx.SUPERNODE_CALLS are those below /v1/fleet/.
-CONTROL_CALLS = ("list-nodes", "register-node", "start-run", "stop-run", "unregister-node")
+CONTROL_CALLS = ("list-nodes", "list-runs", "register-node", "start-run", "stop-run", "unregister-node")
+HEALTH_CALL = "/health"  # over HTTP; Flower's gRPC health service is another one, and is not used

@@ -2,19 +2,21 @@
 
 import ast
 import inspect
+import re
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 from flwr.supercore import constant
+from flwr.supercore.routers.health.router import router as health
 from flwr.superlink.routers.control.router import router as control
 from flwr.superlink.routers.fleet.router import router as fleet
 
 import fedtl
 from fedtl.deployment.coordinator import reply_size, superlink
 from fedtl.deployment.coordinator.nginx import SUPERNODE_CALLS
-from fedtl.deployment.flower_names import CONTROL_CALLS, PRIVATE_NAMES, PUBLIC_MODULES
+from fedtl.deployment.flower_names import CONTROL_CALLS, HEALTH_CALL, PRIVATE_NAMES, PUBLIC_MODULES
 from fedtl.deployment.site import gate
 
 FEDTL = Path(fedtl.__file__).parent
@@ -68,6 +70,12 @@ def test_every_private_name_that_is_used_is_listed():
 @pytest.mark.parametrize(("router", "calls"), [(control, CONTROL_CALLS), (fleet, SUPERNODE_CALLS)])
 def test_the_superlink_has_every_call(router, calls):
     assert set(calls) <= {route.path.rpartition("/")[2] for route in router.routes}
+
+
+def test_every_call_is_listed_and_the_superlink_says_that_it_is_healthy():
+    written = set(re.findall(r'self\._call\(\s*"([a-z-]+)"', inspect.getsource(superlink)))
+    assert written == set(CONTROL_CALLS)
+    assert HEALTH_CALL in {route.path for route in health.routes}
 
 
 def test_the_constants_are_flowers():

@@ -16,6 +16,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 from fedtl.deployment.coordinator.settings import load_server_settings
+from fedtl.deployment.flower_names import HEALTH_CALL
 from fedtl.deployment.site.keys import public_key_pem
 from fedtl.errors import ConfigError
 
@@ -48,7 +49,7 @@ class SuperLink:
     def healthy(self) -> bool:
         """Whether it answers; at once False where none runs."""
         try:
-            with self._open("/health", None, BUSY_SECONDS) as reply:
+            with self._open(HEALTH_CALL, None, BUSY_SECONDS) as reply:
                 return bool(reply.status == 200)
         except (urllib.error.URLError, OSError):
             return False
