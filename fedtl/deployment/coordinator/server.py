@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from fedtl._util.files import make_folder, write_bytes
-from fedtl.deployment.certificates import create_authority, create_server_certificate
+from fedtl.deployment.certificates import MIN_DAYS, create_authority, create_server_certificate
 from fedtl.deployment.coordinator.figures import server_metrics
 from fedtl.deployment.coordinator.settings import TEMPLATE, ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.status import certificate_lines
@@ -29,6 +29,7 @@ from fedtl.deployment.coordinator.watch import (
     gate_text,
     watch_all,
 )
+from fedtl.deployment.daily import DailyWarnings
 from fedtl.deployment.event_log import event_log
 from fedtl.deployment.flower_commands import find_command, flower_environment
 from fedtl.deployment.metrics import serve_metrics
@@ -124,6 +125,7 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
     if "link" in parts:
         watches += [DamageWatch(folder), StudyWatch(folder), AskWatch(folder), QueueWatch(folder)]
         watches += [EventWatch(folder), CleanUpWatch(folder)]
+        watches.append(DailyWarnings(partial(certificate_lines, folder, MIN_DAYS)))
     os.umask(0o077)  # otherwise every user could read Flower's database
     commands = server_commands(folder, parts)
     environment = flower_environment(folder, **{SERVER_FOLDER_VARIABLE: str(folder)})

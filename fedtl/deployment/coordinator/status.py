@@ -1,5 +1,6 @@
 """What the coordinator sees: whether the server runs, which sites are admitted, and how far each study is."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,13 +73,17 @@ def server_status(folder: Path) -> ServerStatus:
     )
 
 
-def certificate_lines(folder: Path) -> list[str]:
-    """Return how long the gate's certificate and its authority are valid, and what to do where one ends soon."""
+def certificate_lines(folder: Path, within: float = math.inf) -> list[str]:
+    """
+    Return how long the gate's certificate and its authority are valid, and what to do where one ends soon; of those that end ``within``
+    so many days.
+    """
     tls, again = folder / "tls", "send every site the ca.crt of a new authority, see deploy/README.md"
-    return [
-        validity("the certificate", days_left(tls / "server.pem"), f"renew it: fedtl server renew {folder}"),
-        validity("its authority", days_left(tls / "ca.crt"), again),
-    ]
+    certificates = (
+        ("the certificate", days_left(tls / "server.pem"), f"renew it: fedtl server renew {folder}"),
+        ("its authority", days_left(tls / "ca.crt"), again),
+    )
+    return [validity(name, days, remedy) for name, days, remedy in certificates if days < within]
 
 
 def _study_status(study: HostedStudy) -> StudyStatus:

@@ -3,14 +3,17 @@
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
+from fedtl.deployment.daily import DailyWarnings
 from fedtl.deployment.event_log import event_log
 from fedtl.deployment.flower_commands import flower_environment
 from fedtl.deployment.metrics import Metric, serve_metrics
 from fedtl.deployment.running import ended_line, only_one
 from fedtl.deployment.site.egress_lines import Disconnected
 from fedtl.deployment.site.follow import RecordWatch
+from fedtl.deployment.site.gate import warnings_before_connecting
 from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE, Home
 from fedtl.deployment.supervise import supervise
 
@@ -45,11 +48,20 @@ def _figures(home: Home) -> Sequence[Metric]:
     return site_metrics(home)
 
 
+def _call_all(watches: Sequence[Callable[[], None]]) -> None:
+    for watch in watches:
+        watch()
+
+
 def _run_parts(home: Home, parts: Sequence[str]) -> int:
     environment = flower_environment(home.path, **{SILO_FOLDER_VARIABLE: str(home.path)})
     with only_one(home.path, parts, "fedtl silo run"):
-        watch = RecordWatch(home) if "node" in parts else None
-        ended, code = supervise(site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=watch)
+        watches: list[Callable[[], None]] = []
+        if "node" in parts:
+            watches = [RecordWatch(home), DailyWarnings(partial(warnings_before_connecting, home))]
+        ended, code = supervise(
+            site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=partial(_call_all, watches)
+        )
     if not ended:
         return 0
     last = home.record.lines()[-1:] if ended == "node" and code > 0 else []
