@@ -83,19 +83,22 @@ def calibrate(
 
     most = 2.0 ** math.floor(math.log2(MAX_NOISE))
     guess = _expected_noise(gaussian_mu(target_epsilon, delta), sample_rate, steps, fixed)
-    if guess > most / 2 and cost(most) > target_epsilon:
-        raise ConfigError(
-            f"epsilon = {target_epsilon:g} over {steps} steps of rate {sample_rate:.3g} needs a noise multiplier "
-            f"above {most:g}; plan fewer rounds, or a larger epsilon"
-        )
     known: dict[float, float] = {}
-    for _ in range(GUESSES):
+    hopeless = guess > most / 2 and cost(most) > target_epsilon
+    for _ in range(0 if hopeless else GUESSES):
         below, above = _smallest(partial(le, guess))
         known |= {noise: cost(noise) for noise in (below, above)}
         if known[below] > target_epsilon >= known[above]:
             return above
         guess = _likely_noise(known, target_epsilon)
-    return _smallest(lambda noise: cost(noise) <= target_epsilon)[1]
+    noise = most if hopeless else _smallest(lambda noise: cost(noise) <= target_epsilon)[1]
+    # A search that finds none ends at the largest noise, which a wrong guess must not let pass.
+    if cost(noise) > target_epsilon:
+        raise ConfigError(
+            f"epsilon = {target_epsilon:g} over {steps} steps of rate {sample_rate:.3g} needs a noise multiplier "
+            f"above {most:g}; plan fewer rounds, or a larger epsilon"
+        )
+    return noise
 
 
 def _smallest(enough: Callable[[float], bool]) -> tuple[float, float]:

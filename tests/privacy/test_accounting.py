@@ -153,6 +153,9 @@ def test_target_that_no_noise_reaches_is_refused(monkeypatch):
     monkeypatch.setattr(accounting, "MAX_NOISE", 4.0)  # a few doublings are as good as many
     with pytest.raises(ConfigError, match="above 4"):
         calibrate(0.01, DELTA, 1.0, 100)
+    monkeypatch.setattr(accounting, "_expected_noise", lambda *settings: 1.0)  # a guess that is wrong
+    with pytest.raises(ConfigError, match="above 4"):
+        calibrate(0.01, DELTA, 1.0, 100)
 
 
 @pytest.mark.parametrize("target", [0.1, 1.0, 3.0, 50.0])
