@@ -35,9 +35,8 @@ class Bounds:
     fill: float
 
 
-def read_constants(file: str, names: Sequence[str]) -> list[Constants]:
-    """Return the constants of each name, from ``[name]`` or ``["*"]`` of the file. Raises ConstantsError."""
-    path, table = Path(file), read_constants_file(Path(file))
+def constants_for(path: Path, table: Mapping[str, object], names: Sequence[str]) -> list[Constants]:
+    """Return the constants of each name, from ``[name]`` or ``["*"]`` of the file's ``table``. Raises ConstantsError."""
     return [_constants(path, name, table.get(name, table.get(OTHERS))) for name in names]
 
 
@@ -68,7 +67,7 @@ def misnamed(declared: Collection[str], known: Sequence[str]) -> str:
     if not unknown:
         return ""
     near = get_close_matches(unknown[0], known, 1) or known[:3]
-    return f"{unknown[0]!r}, which is no column (there is {', '.join(near)}); correct the name, or remove the entry"
+    return f"{unknown[0]!r}, which is not the name of a column, such as {', '.join(near)}; correct the name, or remove the entry"
 
 
 def _constants(path: Path, name: str, entry: object) -> Constants:

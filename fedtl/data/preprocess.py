@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fedtl.data.columns import FIXED_SCALE, columns_with_a_kind
-from fedtl.data.constants import Constants, bounds_for, misnamed, read_constants, read_constants_file
+from fedtl.data.constants import Constants, bounds_for, constants_for, misnamed, read_constants_file
 from fedtl.data.origins import Origin
 from fedtl.data.pixels import ROWS_AT_ONCE, is_pixels, resize, to_range, with_channels
 from fedtl.data.settings import DataSettings, declared_range
@@ -179,16 +179,18 @@ def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> I
         raise DataError(
             f"data.scale: silo {silo} has pixels of 0..255, which are not scaled by constants; remove data.scale"
         )
-    if wrong := misnamed(read_constants_file(Path(settings.scale)), [*names, settings.label]):
-        raise ConstantsError(f"data.scale: {settings.scale} has {wrong}")
+    path = Path(settings.scale)
+    table = read_constants_file(path)
+    if wrong := misnamed(table, [*names, settings.label]):
+        raise ConstantsError(f"data.scale: {path} has {wrong}")
     words = _words(settings)
-    declared = iter(read_constants(settings.scale, [name for name in names if name not in words]))
+    declared = iter(constants_for(path, table, [name for name in names if name not in words]))
     inputs = _with_constants(
         inputs, [AS_IT_IS if name in words else next(declared) for name in names], settings
     )
     if not of_labels:
         return inputs
-    (label,) = read_constants(settings.scale, [settings.label])
+    (label,) = constants_for(path, table, [settings.label])
     return replace(inputs, y_mean=label.mean, y_std=label.std)
 
 
