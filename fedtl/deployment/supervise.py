@@ -4,6 +4,7 @@ is killed. Whatever started this process (systemd, a container) starts all of th
 """
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 
+from fedtl.errors import FedTLError
+
+log = logging.getLogger(__name__)
 GRACE_SECONDS = 15.0  # between SIGTERM and SIGKILL
 POLL_SECONDS = 0.2
 WATCH_SECONDS = 2.0
@@ -94,3 +98,12 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def watch_all(watches: Sequence[Callable[[], None]]) -> None:
+    """Call every watch; an error of one is logged and ends nothing."""
+    for watch in watches:
+        try:
+            watch()
+        except (FedTLError, OSError, ValueError) as error:
+            log.error("%s: %s", type(watch).__name__, error)

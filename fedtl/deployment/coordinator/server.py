@@ -27,14 +27,13 @@ from fedtl.deployment.coordinator.watch import (
     QueueWatch,
     StudyWatch,
     gate_text,
-    watch_all,
 )
 from fedtl.deployment.daily import DailyWarnings
 from fedtl.deployment.event_log import event_log
 from fedtl.deployment.flower_commands import find_command, flower_environment
 from fedtl.deployment.metrics import serve_metrics
 from fedtl.deployment.running import ended_line, only_one
-from fedtl.deployment.supervise import supervise
+from fedtl.deployment.supervise import supervise, watch_all
 from fedtl.errors import ConfigError
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,6 @@ from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.deployment.coordinator.unended import damage, unended_studies
 from fedtl.deployment.event_log import log_event
-from fedtl.errors import FedTLError
 
 log = logging.getLogger(__name__)
 CLEAN_UP_SECONDS = 3600.0
@@ -194,12 +193,3 @@ class EventWatch:
             self._hooks.append(
                 subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
             )
-
-
-def watch_all(watches: list[Callable[[], None]]) -> None:
-    """Call every watch; an error of one is logged and ends nothing."""
-    for watch in watches:
-        try:
-            watch()
-        except (FedTLError, OSError, ValueError) as error:
-            log.error("%s: %s", type(watch).__name__, error)

@@ -15,7 +15,7 @@ from fedtl.deployment.site.egress_lines import Disconnected
 from fedtl.deployment.site.follow import RecordWatch
 from fedtl.deployment.site.gate import warnings_before_connecting
 from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE, Home
-from fedtl.deployment.supervise import supervise
+from fedtl.deployment.supervise import supervise, watch_all
 
 log = logging.getLogger(__name__)
 PARTS = ("node", "exec")
@@ -48,11 +48,6 @@ def _figures(home: Home) -> Sequence[Metric]:
     return site_metrics(home)
 
 
-def _call_all(watches: Sequence[Callable[[], None]]) -> None:
-    for watch in watches:
-        watch()
-
-
 def _run_parts(home: Home, parts: Sequence[str]) -> int:
     environment = flower_environment(home.path, **{SILO_FOLDER_VARIABLE: str(home.path)})
     with only_one(home.path, parts, "fedtl silo run"):
@@ -60,7 +55,7 @@ def _run_parts(home: Home, parts: Sequence[str]) -> int:
         if "node" in parts:
             watches = [RecordWatch(home), DailyWarnings(partial(warnings_before_connecting, home))]
         ended, code = supervise(
-            site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=partial(_call_all, watches)
+            site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=partial(watch_all, watches)
         )
     if not ended:
         return 0

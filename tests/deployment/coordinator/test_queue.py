@@ -28,8 +28,8 @@ from fedtl.deployment.coordinator.watch import (
     EventWatch,
     QueueWatch,
     StudyWatch,
-    watch_all,
 )
+from fedtl.deployment.supervise import watch_all
 from fedtl.errors import ConfigError
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep

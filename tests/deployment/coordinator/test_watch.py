@@ -14,8 +14,9 @@ from fedtl.deployment.coordinator.studies import START_SECONDS
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import FlowerNode, SuperLink
-from fedtl.deployment.coordinator.watch import CleanUpWatch, EventWatch, StudyWatch, watch_all
+from fedtl.deployment.coordinator.watch import CleanUpWatch, EventWatch, StudyWatch
 from fedtl.deployment.site.keys import create_node_key, public_key_pem, read_public_key
+from fedtl.deployment.supervise import watch_all
 from fedtl.errors import ConfigError
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
