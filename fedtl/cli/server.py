@@ -220,8 +220,12 @@ def stop(
 
     if study:
         stop_study(folder, study)
-    else:
-        stop_server(folder)
+        say(
+            f"study {study} is stopped; it continues with: fedtl server start {folder} BUNDLE --study {study}"
+        )
+        return
+    stop_server(folder)
+    say("the server has stopped; its studies continue with: fedtl server run")
 
 
 @app.command()

@@ -5,8 +5,9 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from fedtl.errors import ConfigError
 
@@ -35,6 +36,42 @@ def only_one(folder: Path, parts: Sequence[str], command: str) -> Iterator[None]
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
+
+
+def holders(folder: Path, parts: Sequence[str]) -> dict[str, int]:
+    """Return the process that holds the lock of each part that runs. Raises ConfigError where it runs in another container."""
+    held = {}
+    for part in parts:
+        path = folder / f".{part}.pid"
+        with suppress(FileNotFoundError), path.open() as lock:
+            if not _locked(lock):
+                continue
+            pid = int(lock.read() or 0)
+            if _has_open(pid, path):
+                held[part] = pid
+            elif _locked(lock):  # otherwise it has ended meanwhile
+                raise ConfigError(
+                    f"part {part} of {folder} runs, and not as process {pid} here; stop the container that runs it"
+                )
+    return held
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Whether another process holds the lock of this file."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Whether a process has the file open. A number that another container wrote names a stranger here. Without /proc it is believed."""
+    if not Path("/proc/self/fd").is_dir():
+        return pid > 1
+    with suppress(OSError):
+        return any(file.exists() and file.samefile(path) for file in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 def ended_line(part: str, code: int, reason: str = "") -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, multiprocessing, nn
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.models.state import State
-from fedtl.training.threads import set_threads
+from fedtl.simulation.worker import become_worker
 
 FAST, NAIVE = torch.channels_last, torch.contiguous_format
 
@@ -109,7 +109,7 @@ class Floors:
 
 
 def _beside(pipe: Connection, load: Load, layout: torch.memory_format) -> None:
-    set_threads(1)
+    become_worker(1)
     floor = Floor(load, layout)
     while pipe.recv() is not None:
         floor.round()

@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -11,7 +14,7 @@ import pytest
 
 from fedtl.deployment.certificates import create_authority, validity
 from fedtl.deployment.coordinator import server
-from fedtl.deployment.coordinator.server import create_server, run_server
+from fedtl.deployment.coordinator.server import create_server, run_server, stop_server
 from fedtl.deployment.flower_commands import flower_environment
 from fedtl.deployment.running import ended_line, free_space, only_one
 from fedtl.deployment.site import answer_round, gate, run
@@ -43,6 +46,65 @@ def test_a_second_process_on_one_folder_is_refused_with_the_first_ones_id(home, 
             with only_one(folder, ["gate"], "another part"):
                 pass
         assert start() == 0  # the lock is free again
+
+
+HOLDS = """\
+import fcntl, os, signal, sys, time
+path, number, on_stop = sys.argv[1:]
+handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+fcntl.flock(handle, fcntl.LOCK_EX)
+os.pwrite(handle, (number or str(os.getpid())).encode(), 0)
+signal.signal(signal.SIGTERM, getattr(signal, on_stop))
+print("held", flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.fixture
+def holding(tmp_path):
+    """Start a process that holds the lock of part link, of which it says that process ``number`` does."""
+    started = []
+
+    def start(number="", on_stop="SIG_DFL"):
+        words = [sys.executable, "-S", "-c", HOLDS, str(tmp_path / ".link.pid"), number, on_stop]
+        started.append(subprocess.Popen(words, stdout=subprocess.PIPE))
+        started[-1].stdout.readline()
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_stop_ends_the_process_that_runs_and_no_other(tmp_path, holding, monkeypatch):
+    with pytest.raises(ConfigError, match="no server runs"):
+        stop_server(tmp_path)
+    process = holding()
+    stop_server(tmp_path)
+    assert process.wait(10) == -signal.SIGTERM
+    with pytest.raises(
+        ConfigError, match="no server runs"
+    ):  # the number is still in the file, and may be another's
+        stop_server(tmp_path)
+    stranger, elsewhere = subprocess.Popen(["sleep", "100"]), None
+    try:
+        elsewhere = holding(
+            str(stranger.pid)
+        )  # as a container writes it, whose processes have numbers of their own
+        with pytest.raises(ConfigError, match="container"):
+            stop_server(tmp_path)
+        assert (stranger.poll(), elsewhere.poll()) == (None, None)
+    finally:
+        stranger.kill()
+        stranger.wait()
+    elsewhere.kill()
+    elsewhere.wait()
+    holding(on_stop="SIG_IGN")
+    monkeypatch.setattr(server, "STOP_SECONDS", 0.3)
+    with pytest.raises(ConfigError, match="still running"):
+        stop_server(tmp_path)
 
 
 def test_the_end_of_a_part_is_one_line_with_the_reason(home, monkeypatch, caplog):

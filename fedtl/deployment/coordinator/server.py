@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from fedtl.deployment.daily import DailyWarnings
 from fedtl.deployment.event_log import event_log
 from fedtl.deployment.flower_commands import find_command, flower_environment
 from fedtl.deployment.metrics import serve_metrics
-from fedtl.deployment.running import ended_line, only_one
+from fedtl.deployment.running import ended_line, holders, only_one
 from fedtl.deployment.supervise import supervise, watch_all
 from fedtl.errors import ConfigError
 
@@ -129,27 +130,26 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
     commands = server_commands(folder, parts)
     environment = flower_environment(folder, **{SERVER_FOLDER_VARIABLE: str(folder)})
     with only_one(folder, parts, "fedtl server run"):
-        write_bytes(folder / "run.pid", f"{os.getpid()}\n".encode(), private=True)
-        try:
-            ready = (lambda: resume_studies(folder)) if "link" in parts else None
-            ended, code = supervise(
-                commands, dict.fromkeys(commands, environment), ready, lambda: watch_all(watches)
-            )
-        finally:
-            (folder / "run.pid").unlink(missing_ok=True)
+        ready = (lambda: resume_studies(folder)) if "link" in parts else None
+        ended, code = supervise(
+            commands, dict.fromkeys(commands, environment), ready, lambda: watch_all(watches)
+        )
     if ended:
         log.error("%s", ended_line(ended, code))
     return 0 if not ended else abs(code) or 1
 
 
 def stop_server(folder: Path) -> None:
-    """Tell the server to stop and wait until it has. Raises ConfigError where none runs."""
-    path = folder / "run.pid"
-    try:
-        pid = int(path.read_text())
-        os.kill(pid, signal.SIGTERM)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no server runs for {folder}") from error
+    """Tell the server to stop and wait until it has. Raises ConfigError where none runs, or where it does not end."""
+    running = set(holders(folder, PARTS).values())
+    if not running:
+        raise ConfigError(f"no server runs for {folder}")
+    for pid in running:
+        with suppress(ProcessLookupError):  # it ended meanwhile
+            os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
-    while path.exists() and time.monotonic() < deadline:
+    while left := holders(folder, PARTS):
+        if time.monotonic() > deadline:
+            names = ", ".join(f"{part} (process {pid})" for part, pid in left.items())
+            raise ConfigError(f"{folder}: still running {STOP_SECONDS:.0f} s after SIGTERM: {names}")
         time.sleep(0.2)

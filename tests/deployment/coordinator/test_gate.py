@@ -238,6 +238,32 @@ def test_a_site_waits_until_it_is_admitted(gate):
     assert gate.watch.loaded == gate_text(gate.folder)
 
 
+@pytest.mark.slow
+def test_of_more_calls_than_a_site_needs_the_rest_waits(gate):
+    """200 a second, and 500 more at once: 700 calls of one site take at least a second, and another site waits for none of them."""
+    late = gate.homes["late"]
+    rows = {
+        name: AdmittedSite(read_public_key(home.path / "node.key.pub"), 7)
+        for name, home in gate.homes.items()
+    }
+    write_admitted(gate.folder, rows)
+    gate.watch()
+    wait("reload", lambda: gate.call("/v1/fleet/get-run", b"x", key=header(late))[0] == 200, 10)
+    refused = "GET /v1/fleet/get-run HTTP/1.1\r\nHost: localhost\r\nFlwr-Public-Key: {}\r\n\r\n"  # counted, then 403
+    with begun(gate, 1, 1, b"x", header(gate.homes["clinic"])) as (one,):
+        started, said = time.monotonic(), b""
+        for _ in range(7):
+            one.sendall(refused.format(header(gate.homes["clinic"])).encode() * 100)
+        other = time.monotonic()
+        assert gate.call("/v1/fleet/get-run", b"x", key=header(late))[0] == 200
+        other = time.monotonic() - other
+        while said.count(b"HTTP/1.1 ") < 701:
+            said += one.recv(1 << 16)
+        took = time.monotonic() - started
+    assert took > 0.95
+    assert other < took / 2
+
+
 def test_a_site_waits_until_the_gate_answers(tmp_path):
     home = Home.create(tmp_path / "alone", "alone", f"localhost:{free_port()}")
     create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
