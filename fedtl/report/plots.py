@@ -243,6 +243,9 @@ def to_svg(figure: Figure, name: str) -> str:
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "fedtl", "svg.fonttype": "none"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the reader's fonts draw the text
+        if layout := figure.get_layout_engine():  # savefig would draw everything once more to find the same places
+            layout.execute(figure)
+            figure.set_layout_engine(None)
         figure.savefig(text, format="svg", metadata=NO_METADATA)
     svg = text.getvalue()
     tag, reference = re.compile("<[^>]+>"), re.compile(r'(\bid="|href="#|url\(#)')
