@@ -89,7 +89,9 @@ def silo_bars(result: RunResult) -> str:
     figure, axes = new_figure(0.27 * len(rows) + 1.3)
     values = np.array([value for _, value in rows]) * scale(metric)
     bars = axes.barh(range(len(rows)), values, color=PALETTE[0], height=0.7)
-    axes.bar_label(bars, [format_value(metric, value) for _, value in rows], padding=4, fontsize=9, color=INK)
+    labels = [format_value(metric, value) for _, value in rows]
+    clear = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # of the line of the mean, which may pass there
+    axes.bar_label(bars, labels, padding=4, fontsize=9, color=INK, bbox=clear)
     axes.margins(x=0.08)
     keys = {}
     if metric in result.mean:
