@@ -35,13 +35,20 @@ class Bounds:
     fill: float
 
 
-def constants_for(path: Path, table: Mapping[str, object], names: Sequence[str]) -> list[Constants]:
+def constants_for(path: Path, table: Mapping[str, Constants], names: Sequence[str]) -> list[Constants]:
     """Return the constants of each name, from ``[name]`` or ``["*"]`` of the file's ``table``. Raises ConstantsError."""
-    return [_constants(path, name, table.get(name, table.get(OTHERS))) for name in names]
+    found = [table.get(name, table.get(OTHERS)) for name in names]
+    if None in found:
+        raise ConstantsError(f"data.scale: {path} must have mean and std in [{names[found.index(None)]}]")
+    return [one for one in found if one is not None]
 
 
-def read_constants_file(path: Path) -> dict[str, Any]:
-    """Return what the TOML file holds, by column or channel; not checked further. Raises ConstantsError."""
+def read_constants_file(path: Path) -> dict[str, Constants]:
+    """Return the constants in the TOML file, by column or channel. Raises ConstantsError, also for an entry that no column needs."""
+    return {name: _constants(path, name, entry) for name, entry in _read_table(path).items()}
+
+
+def _read_table(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():  # a pipe or a device may never end
             raise OSError("there is no such file")
@@ -72,7 +79,11 @@ def misnamed(declared: Collection[str], known: Sequence[str]) -> str:
 
 def _constants(path: Path, name: str, entry: object) -> Constants:
     """Return the constants in the entry of one column or channel. Raises ConstantsError."""
-    given = entry if isinstance(entry, dict) else {}
+    if not isinstance(entry, dict):
+        raise ConstantsError(
+            f"data.scale: {path} has {name!r} outside of a table; write [{name}] mean = ..., std = ..."
+        )
+    given: dict[str, object] = entry
     if unknown := sorted(given.keys() - KEYS):
         raise ConstantsError(
             f"data.scale: {path} has {unknown[0]!r} in [{name}]; the keys are {', '.join(sorted(KEYS))}"

@@ -90,7 +90,11 @@ def silo_bars(result: RunResult) -> str:
     values = np.array([value for _, value in rows]) * scale(metric)
     bars = axes.barh(range(len(rows)), values, color=PALETTE[0], height=0.7)
     labels = [format_value(metric, value) for _, value in rows]
-    clear = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # of the line of the mean, which may pass there
+    clear = {
+        "facecolor": "white",
+        "edgecolor": "none",
+        "pad": 1.0,
+    }  # of the line of the mean, which may pass there
     axes.bar_label(bars, labels, padding=4, fontsize=9, color=INK, bbox=clear)
     axes.margins(x=0.08)
     keys = {}
@@ -245,7 +249,9 @@ def to_svg(figure: Figure, name: str) -> str:
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "fedtl", "svg.fonttype": "none"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the reader's fonts draw the text
-        if layout := figure.get_layout_engine():  # savefig would draw everything once more to find the same places
+        if (
+            layout := figure.get_layout_engine()
+        ):  # savefig would draw everything once more to find the same places
             layout.execute(figure)
             figure.set_layout_engine(None)
         figure.savefig(text, format="svg", metadata=NO_METADATA)

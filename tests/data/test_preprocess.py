@@ -106,8 +106,10 @@ def test_declared_constants(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[b]\nmean = 1\n", r"mean in \[a\]"),
-        ("a = 3\n", r"mean in \[a\]"),
+        ("[b]\nmean = 1\nstd = 1\n", r"in \[a\]"),
+        ("[b]\nmean = 1\n", r"std in \[b\]"),
+        ("a = 3\n", "outside of a table"),
+        ("[a]\nmean = 1\nstd = 1\n[b]\nmean = 1\nstd = 0\n", "std of"),
         ("[a]\nmean = 1\n", r"std in \[a\]"),
         ("[a]\nmean = true\nstd = 1\n", r"mean in \[a\]"),
         ("[a]\nmean = nan\nstd = 1\n", r"mean in \[a\]"),
@@ -125,7 +127,7 @@ def test_declared_constants(tmp_path):
         (f"# {'x' * 10_000_000}", "10,000,002 bytes"),
         (None, "no such file"),
     ],
-    ids=range(18),
+    ids=range(20),
 )
 def test_declared_constants_with_mistakes(tmp_path, text, message):
     with pytest.raises(ConstantsError, match=message):
