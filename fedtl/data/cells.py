@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedtl.data.columns import Column, Kind
-from fedtl.data.csv_files import has_decimal_comma
+from fedtl.data.csv_files import has_decimal_comma, may_be_thousands
 from fedtl.data.dates import date_advice, date_numbers
 from fedtl.data.hashing import category_codes, hashed_inputs
 from fedtl.data.settings import DataSettings
@@ -133,7 +133,9 @@ def _text_problem(present: "pd.Series") -> str:
         return f"{present.name} holds a {type(first).__name__} in a cell; write one value a cell, or list it in data.drop"
     texts = [cell for cell in present if not is_number(cell)]
     categories = sorted(map(spelled, present.unique()))
-    if texts and all(has_decimal_comma(str(cell)) for cell in texts):
+    if texts and all(may_be_thousands(str(cell)) for cell in texts):
+        advice = 'if the comma separates thousands, write plain numbers; if it is a decimal mark, set data.decimal = ","'
+    elif texts and all(has_decimal_comma(str(cell)) for cell in texts):
         advice = 'if the comma is a decimal mark, set data.decimal = ","'
     elif not texts:
         return f"{present.name} holds numbers stored as text ({first!r}); store them as numbers, or declare data.categories.{present.name}"

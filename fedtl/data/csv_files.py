@@ -7,6 +7,7 @@ pandas alone would shift the columns of rows that are longer than the header, an
 import codecs
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,6 +152,11 @@ def has_decimal_comma(cell: str) -> bool:
     """Return whether the cell is a number with a comma in the place of the point."""
     left, comma, right = cell.strip().strip('"').lstrip("+-").partition(",")
     return bool(comma) and left.isdigit() and right.isdigit()
+
+
+def may_be_thousands(cell: str) -> bool:
+    """Return whether the cell is a number whose commas can separate thousands, such as 12,345."""
+    return bool(re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+", cell.strip().strip('"')))
 
 
 def _quoted(mark: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from fedtl.data.csv_files import SEPARATORS, Dialect, csv_rows, has_decimal_comma
+from fedtl.data.csv_files import SEPARATORS, Dialect, csv_rows, has_decimal_comma, may_be_thousands
 from fedtl.errors import DataError
 
 ROWS_LOOKED_AT = 200
@@ -71,16 +71,24 @@ def _first_rows(file: Path, dialect: Dialect) -> list[list[str]]:
 
 
 def _decimal(rows: Sequence[Sequence[str]]) -> str | None:
-    """Return the decimal mark of the columns that hold numbers only; None where none of them has a fraction."""
+    """
+    Return the decimal mark of the columns that hold numbers only; None where none of them has a fraction. Of a column whose commas can all
+    separate thousands nothing is guessed: read with a decimal comma, 12,345 would be 12.345.
+    """
     for column in zip(*rows[1:], strict=False):
         cells = [cell.strip() for cell in column if cell.strip()]
-        if not cells or not all(has_decimal_comma(cell) or _is_number(cell) for cell in cells):
+        if not cells or not all(_may_be_number(cell) for cell in cells):
             continue
-        if any(has_decimal_comma(cell) for cell in cells):
+        commas = [cell for cell in cells if has_decimal_comma(cell)]
+        if commas and not all(map(may_be_thousands, commas)):
             return ","
         if any("." in cell for cell in cells):
             return "."
     return None
+
+
+def _may_be_number(cell: str) -> bool:
+    return has_decimal_comma(cell) or may_be_thousands(cell) or _is_number(cell)
 
 
 def _is_number(cell: str) -> bool:

@@ -42,7 +42,8 @@ class RowFacts:
     ``repeated``: training rows that have the inputs of an earlier one, and ``leaked``: validation and test rows of the source
     that have those of a training row. By column: ``constant``; ``counting`` (each value one more than the last); ``running``
     (whole numbers, all different); ``copies`` (columns that another one determines, with its name); ``sentinels`` (the value
-    that may stand for a missing one, and how often); ``decisive`` (the AUC or rank correlation with the label); ``together`` (columns of
+    that may stand for a missing one, and how often); ``thousands`` (a whole number and one with three decimals, where a mark
+    that separates thousands may have been read as the decimal mark); ``decisive`` (the AUC or rank correlation with the label); ``together`` (columns of
     which a sum is the label, as of the other columns of a one-hot label). ``brightest``:
     the largest pixel, of images of uint8 or uint16, and ``white``: the largest value of their type.
     """
@@ -54,6 +55,7 @@ class RowFacts:
     running: tuple[str, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
     sentinels: tuple[tuple[str, float, int], ...] = ()
+    thousands: tuple[tuple[str, float, float], ...] = ()
     decisive: tuple[tuple[str, float], ...] = ()
     together: tuple[str, ...] = ()
     brightest: int | None = None
@@ -117,6 +119,7 @@ def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: boo
         running=tuple(names[n] for n in varying if _is_running(x[:, n])),
         copies=tuple(_copies(sample[:, varying], [names[n] for n in varying])),
         sentinels=tuple(_sentinels(x, names)),
+        thousands=tuple(_thousands(x, names)),
         decisive=() if hidden else tuple(_decisive(sample, y, names, settings)),
         together=() if hidden else _together(sample, y, names, settings),
     )
@@ -168,6 +171,23 @@ def _sentinels(x: Array, names: Sequence[str]) -> Iterator[tuple[str, float, int
             low, high = others.min(), others.max()
             if value < low - (high - low) or value > high + (high - low):
                 yield name, value, int(is_it.sum())
+
+
+def _thousands(x: Array, names: Sequence[str]) -> Iterator[tuple[str, float, float]]:
+    """
+    Yield each column whose numbers of 1,000 and more may have lost three digits: whole numbers from 100 to 999 stand beside fractions of
+    three decimals, and nothing else does. A measured fraction is whole once in a thousand times.
+    """
+    for name, column in zip(names, x.T, strict=True):
+        present = column[~np.isnan(column)]
+        whole = present == np.round(present)
+        parts, below = present[~whole], np.abs(present[whole])
+        large = below[below >= 100]
+        if len(parts) < 3 or len(large) < 2 or below.max() >= 1000 or np.abs(parts).min() < 1:
+            continue
+        digits = np.round(parts * 1000)
+        if np.abs(parts * 1000 - digits).max() < 1e-6 and np.mean(digits % 10 != 0) > 0.5:
+            yield name, float(large[0]), float(parts[0])
 
 
 def _decisive(

@@ -52,6 +52,7 @@ def silo_rows(raw: Raw, used: UsedRows, facts: RowFacts, inputs: str, task: str 
         running=facts.running,
         copies=dict(facts.copies),
         sentinels={column: value for column, value, _ in facts.sentinels},
+        thousands={column: part for column, _, part in facts.thousands},
         decisive=dict(facts.decisive),
         repeated=facts.repeated,
         tested_on_training_rows=used.tested_on_training_rows,

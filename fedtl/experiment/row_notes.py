@@ -140,6 +140,15 @@ def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
     }
     if listed := by_silo(sentinels, quoted=False):
         yield f"a number far from all others may stand for a missing value ({listed}); leave such cells empty"
+    thousands = {
+        name: [f"{column!r}: {whole:g} and {part:.3f}" for column, whole, part in own.thousands]
+        for name, own in facts.items()
+    }
+    if listed := by_silo(thousands, quoted=False):
+        yield (
+            f"whole numbers of three digits stand beside fractions of three digits ({listed}); if the mark separates thousands, write these numbers "
+            "without it"
+        )
 
 
 def _of_copies(schema: DataSchema) -> Iterator[str]:

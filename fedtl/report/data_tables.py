@@ -80,6 +80,8 @@ def _to_look_at(silo: SiloRows) -> Iterator[str]:
         yield f"columns that are another one but for the unit: {_listed(pairs)}"
     if silo.sentinels:
         yield f"numbers that may stand for a missing value: {_counts(silo.sentinels)}"
+    if silo.thousands:
+        yield f"fractions that may be thousands: {_counts(silo.thousands)}"
     if silo.decisive:
         yield f"columns that alone nearly determine the label (AUC or rank correlation): {_counts(silo.decisive)}"
     if silo.repeated:

@@ -13,7 +13,7 @@ class SiloRows:
     ``values``: the range, mean and deviation of the target of a regression. ``kinds``: what becomes of
     columns that are no numbers. ``ignored``: columns of the file that are not inputs.
     ``unread``: what else was not read, and why. ``missing``: missing cells by column. ``constant``, ``counting``, ``running``,
-    ``copies``, ``sentinels``, ``decisive`` and ``repeated``: as in ``data.facts``. ``tested_on_training_rows``: test rows with
+    ``copies``, ``sentinels``, ``thousands`` (the fraction), ``decisive`` and ``repeated``: as in ``data.facts``. ``tested_on_training_rows``: test rows with
     the inputs of a training row.
     """
 
@@ -37,6 +37,7 @@ class SiloRows:
     running: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
     sentinels: Mapping[str, float] = field(default_factory=dict)
+    thousands: Mapping[str, float] = field(default_factory=dict)
     decisive: Mapping[str, float] = field(default_factory=dict)
     repeated: int = 0
     tested_on_training_rows: int = 0

@@ -77,6 +77,18 @@ def test_what_to_set_is_proposed(tmp_path):
     refused(folder(tmp_path, "label\tv\n1\t2\n"), 'data.delimiter = "\\t"')
 
 
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [(("1,234", "12,345"), "separates thousands"), (("1,234", "0,345"), "is a decimal mark")],
+)
+def test_a_comma_before_three_digits_may_separate_thousands(tmp_path, cells, says):
+    refused(
+        folder(tmp_path, "v;label\n" + "".join(f"{cell};0\n" for cell in cells), delimiter=";"),
+        says,
+        'data.decimal = ","',
+    )
+
+
 SICK = "v,label\n1,None\n2,Mild\n3,None\n"
 
 

@@ -83,6 +83,29 @@ def test_999_among_larger_numbers_is_a_number():
     assert facts_of(with_column(np.linspace(500, 2000, 60).round() // 9 * 9)).sentinels == ()
 
 
+THOUSANDS = np.r_[RNG.integers(100, 1000, 20), RNG.integers(1001, 40_000, 40)]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.where(THOUSANDS < 1000, THOUSANDS, THOUSANDS / 1000), True),
+        (np.where(THOUSANDS < 1000, -THOUSANDS, THOUSANDS / -1000), True),
+        (THOUSANDS, False),
+        (THOUSANDS / 1000, False),  # fractions alone
+        (RNG.normal(500, 200, 60).round(1), False),  # one decimal
+        (np.where(np.arange(60) < 20, 0, RNG.normal(50, 9, 60).round(3)), False),  # many are 0
+        (
+            np.where(THOUSANDS < 1000, THOUSANDS * 10, THOUSANDS / 1000),
+            False,
+        ),  # others of a thousand are as they should be
+    ],
+)
+def test_thousands_that_were_read_as_fractions(values, told):
+    found = facts_of(with_column(np.asarray(values, float))).thousands
+    assert [name for name, *_ in found] == ["c"] * told
+
+
 def test_a_column_that_gives_the_label_away_has_its_auc():
     column = 5.0 - Y + np.where(np.arange(60) == 7, 0.5, 0) + RNG.normal(0, 0.05, 60)
     ((name, auc),) = facts_of(with_column(column)).decisive

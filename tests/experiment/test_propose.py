@@ -370,6 +370,9 @@ def test_what_is_learned_from_rows_is_not_proposed_for_a_private_study(data):
         ("a,b\n1.5,2\n", (",", ".", "utf-8")),
         ("a;b\n1,5;2\n", (";", ",", "utf-8")),
         ('a,b\n"1,5",x\n"2,5",y\n', (",", ",", "utf-8")),
+        ('a,b\n"1,234",x\n999,y\n', (",", ".", "utf-8")),  # thousands: with a decimal comma it would be 1.234
+        ('a,b\n"1,234,567",x\n999,y\n', (",", ".", "utf-8")),
+        ('a,b,c\n"1,234","1,5",x\n"2,345","2,25",y\n', (",", ",", "utf-8")),
         ("a\tb;c\n1\t2\n", ("\t", ".", "utf-8")),
         ("a;b\nx, y, z;1\n", (";", ".", "utf-8")),
         ("größe;b\n1;2\n", (";", ".", "cp1252")),
