@@ -119,10 +119,12 @@ def _shares(groups: dict[str, Array], settings: DealSettings, where: str) -> Sha
         most = max(most, int(by_group.sum(0).min()))
         if _enough(by_group, shares, parts[1:], settings):
             return shares
-    labels = " and its labels" if settings.by in BY_LABEL else ""
+    reached = f"the smallest silo gets at most {most}"
+    if most >= settings.minimum:
+        reached = "some silo lacks a row of two labels, or a validation or test row"
     raise DataError(
         f"{where}: data.deal cannot give each of {settings.silos} silos {settings.minimum} of {len(parts[0])} training "
-        f"rows{labels}; the smallest silo gets at most {most}: decrease data.deal.silos or minimum"
+        f"rows{' and its labels' if settings.by in BY_LABEL else ''}; {reached}: decrease data.deal.silos or minimum"
         + (", or increase alpha" if settings.by in ("dirichlet", "size") else "")
     )
 

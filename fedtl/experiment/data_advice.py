@@ -74,7 +74,8 @@ def _of_few_rows(silos: Mapping[str, SiloRows]) -> Iterator[Recommendation]:
 def _of_common_rows(report: DataReport) -> Iterator[Recommendation]:
     for pair, count in report.between.leaked.items():
         one, other = pair.split(", ")
-        text = f"{count} test rows of {one} have the inputs of training rows of {other}: remove them at {one}"
+        have = "row has" if count == 1 else "rows have"
+        text = f"{count} test {have} of {one} the inputs of training rows of {other}: remove at {one}"
         yield Recommendation((one, other), text, count, LEAK)
     for pair, count in report.common.items():
         one, other = pair.split(", ")

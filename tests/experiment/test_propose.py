@@ -385,6 +385,18 @@ def test_how_a_csv_file_is_written(text, wanted, tmp_path):
     assert (found.delimiter, found.decimal, found.encoding) == wanted
 
 
+@pytest.mark.parametrize(
+    ("rows", "rare"), [(20, 5), (30, 6), (61, 8), (90, 45), (119, 10), (120, 12), (240, 9), (600, 30)]
+)
+def test_a_small_set_is_dealt_to_as_many_silos_as_it_has_rows_for(rows, rare, tmp_path):
+    frame = pd.DataFrame(np.random.default_rng(rows).normal(size=(rows, 3)), columns=list("abc"))
+    frame["outcome"] = ["ill" if row < rare else "well" for row in range(rows)]
+    frame.to_csv(tmp_path / "all.csv", index=False)
+    deal = propose(tmp_path).settings["data"]["deal"]
+    assert deal["silos"] == max(2, min(4, rows // 60))
+    assert deal.get("minimum", 20) <= rows / deal["silos"]
+
+
 def test_the_page_shows_what_is_written(tmp_path, monkeypatch):
     page = (ROOT / "docs" / "howto" / "own-data.md").read_text()
     shown = {block.language: block.text for block in blocks(page)}

@@ -1,5 +1,6 @@
 """Guesses about rows in .npz files and in folders of images."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median_low
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from fedtl.data import images, nifti, npz
 from fedtl.data.image_files import is_image, load_images
+from fedtl.data.labels import label_texts
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw
 from fedtl.experiment.config.settings_file import Table, validate
@@ -60,9 +62,22 @@ def array_guesses(layout: Layout, given: Mapping[str, Any]) -> Iterator[Guess]:
             settings={"data.silo_column": own["silo_column"]},
         )
     else:
-        yield guess_silos(layout, [file.stem for file in layout.files], given, {**label.settings, **units})
+        yield guess_silos(
+            layout,
+            [file.stem for file in layout.files],
+            given,
+            {**label.settings, **units},
+            counts=_counts(raws),
+        )
     yield label
     yield from _inputs([raw.train.x for raw in raws], given)
+
+
+def _counts(raws: Sequence[Raw]) -> list[int]:
+    """Return how many rows each label has, of all silos together; of masks, how many rows there are."""
+    if raws[0].train.y.ndim > 1:
+        return [sum(len(raw.train.y) for raw in raws)]
+    return list(Counter(label for raw in raws for label in label_texts(raw.train.y)).values())
 
 
 def _inputs(arrays: Sequence[Array], given: Mapping[str, Any]) -> Iterator[Guess]:

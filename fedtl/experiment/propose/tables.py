@@ -8,7 +8,7 @@ from fedtl.data import huggingface
 from fedtl.data.csv_files import Dialect
 from fedtl.data.csv_guess import guess_dialect
 from fedtl.data.image_files import SUFFIXES
-from fedtl.data.settings import DataSettings
+from fedtl.data.settings import DataSettings, DealSettings
 from fedtl.data.table import load_frame
 from fedtl.errors import DataError
 from fedtl.experiment.config.settings_file import Table, validate
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_ROWS = 10  # of a silo that a column names; smaller ones are left out
-DEALT = 4  # simulated silos
+DEALT = 4  # simulated silos, where there are rows for so many
+ROWS_A_SILO = 60  # below which fewer silos are dealt
+RARE_A_SILO = (
+    5  # rows of the rarer labels, below which their shares are equal, because some silo would get none
+)
 MOST_FILES = 0.9  # of the cells of a column that lists image files
 
 
@@ -123,6 +127,7 @@ def _guesses(tables: Tables, given: Mapping[str, Any]) -> Iterator[Guess]:
             given,
             {key: value for one in (label, *others) for key, value in one.settings.items()},
             _other_silos(facts, used),
+            _counts(tables.frames[0], str(label.settings.get("data.label", given.get("label", "")))),
         )
     yield label
     yield from unfilled_columns(_unused(facts, used | set_aside), files, given)
@@ -208,14 +213,23 @@ def _other_silos(facts: Sequence[ColumnFacts], used: set[str]) -> list[str]:
     ]
 
 
+def _counts(frame: "pd.DataFrame", label: str) -> list[int]:
+    """Return how many rows each label has, or each value."""
+    return frame[label].value_counts().tolist() if label in frame.columns else [len(frame)]
+
+
 def guess_silos(
     layout: Layout,
     names: Sequence[str],
     given: Mapping[str, Any],
     label: Mapping[str, Any],
     others: Sequence[str] = (),
+    counts: Sequence[int] = (),
 ) -> Guess:
-    """Return what a silo is: a file or a folder, or a share of one set that is dealt. ``label``: settings of label and unit; ``others``: columns that may name silos."""
+    """
+    Return what a silo is: a file or a folder, or a share of one set that is dealt. ``label``: settings of label and unit; ``others``: columns
+    that may name silos; ``counts``: how many rows of the set each label has, () where it is not known.
+    """
     if layout.silos is not Silos.ONE_SET:
         own = (
             names
@@ -235,19 +249,25 @@ def guess_silos(
         return Guess("silos", "dealt from one set", "as set")
     unit = label.get("data.unit_column", given.get("unit_column"))
     classes = label.get("data.task", given.get("task", "classification")) == "classification"
-    deal: Table = (
-        {"silos": DEALT, "by": "dirichlet", "alpha": 1.0} if classes else {"silos": DEALT, "by": "iid"}
-    )
-    how = "with different shares of the labels" if classes else "in equal shares"
+    rows = sum(counts) or DEALT * ROWS_A_SILO
+    rare = rows - max(counts, default=0)  # rows that do not have the most frequent label
+    silos = max(2, min(DEALT, rows // ROWS_A_SILO))
+    deal: Table = {"silos": silos, "by": "iid"}
+    how = "in equal shares"
     if unit:
-        deal, how = {"silos": DEALT, "by": "unit"}, f"with all rows of one {unit} in one of them"
+        deal, how = {"silos": silos, "by": "unit"}, f"with all rows of one {unit} in one of them"
+    elif classes and rows >= 2 * ROWS_A_SILO and rare >= RARE_A_SILO * silos:
+        deal = {"silos": silos, "by": "dirichlet", "alpha": 1.0}
+        how = "with different shares of the labels"
+    if rows // 4 < DealSettings.model_fields["minimum"].default:
+        deal["minimum"] = max(4, rows // 4)
     doubt = "they are simulated: a result says nothing about real institutions"
     if layout.source in ("table", "huggingface") or layout.manifest:
         doubt += "; if a column names the institution, --set data.silo_column=NAME"
         doubt += f" ({listed(others, 4)}?)" if others else ""
     return Guess(
         "silos",
-        f"{DEALT}, dealt from one set, {how}",
+        f"{silos}, dealt from one set, {how}",
         "nothing in the data names the institution of each row",
         doubt,
         {"data.deal": deal},
