@@ -39,6 +39,7 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
 
     Raises DataError for a column that is missing, that holds text without declared categories, or infinite values.
     """
+    check_columns_with_a_use(frame, settings, where)
     columns, x = frame_inputs(frame, settings, where)
     units = units_of(frame, settings, where)
     if not settings.target_domain:
@@ -60,6 +61,18 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     if not column_of(frame, settings.label, where, "data.label")[target].isna().any():
         target_test = Part(target_x, labels_of(frame[target], settings, where))
     return Raw(train, target=target_x, target_test=target_test, columns=columns)
+
+
+def check_columns_with_a_use(frame: "pd.DataFrame", settings: DataSettings, where: str) -> None:
+    """
+    Raise DataError for a column of labels, units or another use that is not there. Before anything else: the column that a misspelt name
+    was meant for would otherwise be taken for an input.
+    """
+    for name in settings.predicted.columns(settings):
+        column_of(frame, name, where, _key_of_label(name, settings))
+    for key in COLUMNS_WITH_A_USE:
+        if key not in ("label", "event") and (name := getattr(settings, key)):
+            column_of(frame, name, where, f"data.{key}")
 
 
 def _parts_by_column(

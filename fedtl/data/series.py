@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedtl.data.frame import column_of, frame_inputs, labels_of, texts_of, units_of
+from fedtl.data.frame import (
+    check_columns_with_a_use,
+    column_of,
+    frame_inputs,
+    labels_of,
+    texts_of,
+    units_of,
+)
 from fedtl.data.settings import DataSettings, SequenceSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
@@ -62,6 +69,7 @@ def series_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str, u
     Return the series of a table with one row a step: rows of one ``sequence.id`` are a series, in the order of ``sequence.time``.
     Label and unit must be the same in all rows of a series; the label not where it is ``unused``. Raises DataError.
     """
+    check_columns_with_a_use(frame, settings, where)
     names, x, _, order, starts, lines = _series(frame, settings, where)
     rows = frame.iloc[order]
     firsts = rows.iloc[starts]

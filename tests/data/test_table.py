@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedtl.data.settings import DataSettings
+from fedtl.data.settings import DataSettings, SequenceSettings
 from fedtl.data.table import load_frame, read, silos
 from fedtl.errors import DataError
 
@@ -221,3 +221,23 @@ def test_with_by_record_an_empty_cell_of_parquet_does_not_round_the_number_of_an
         found.append(read(settings(tmp_path, by_record=True, **more), name).train)
     assert np.array_equal(found[0].x[:2], found[1].x[:2])
     assert found[0].y[:2].tolist() == found[1].y[:2].tolist() == [str(number), "1"]
+
+
+@pytest.mark.parametrize("key", ["label", "unit_column", "split_column", "domain_column", "event"])
+def test_a_misspelt_column_is_named_before_the_text_in_the_right_one(key, tmp_path):
+    """Otherwise the advice would be to declare categories of the patient, or of the answer, and so to make it an input."""
+    more = {"target_domain": "x"} if key == "domain_column" else {}
+    more |= {"task": "survival"} if key == "event" else {}
+    text = "who,outcome,v\np1,ill,1\np2,well,2\n"
+    refused(
+        folder(tmp_path, text, **{"label": "outcome", **more, key: "outcom"}),
+        f"data.{key}",
+        "'outcom'",
+        "who, outcome, v",
+    )
+
+
+def test_a_misspelt_column_of_a_series_is_named_first(tmp_path):
+    steps = SequenceSettings(id="who", time="t", length=2)
+    text = "who,t,outcome,v\np1,0,ill,1\np1,1,ill,2\n"
+    refused(folder(tmp_path, text, label="outcom", sequence=steps), "data.label", "'outcom'")
