@@ -45,6 +45,9 @@ def unequal_epochs(epochs: Mapping[str, int], local: str) -> list[str]:
     others = [f"{label} {count}" for label, count in epochs.items() if count not in (0, epochs[local])]
     if not others:
         return []
+    mixed = ""
+    if 2 * epochs[local] in epochs.values():
+        mixed = "; a method that averages with the silo's own model trains that one too, and local ensemble trains two"
     return [
-        f"not every method trains as many epochs at a silo as {local} ({epochs[local]}): {', '.join(others)}"
+        f"not every method trains as many epochs at a silo as {local} ({epochs[local]}): {', '.join(others)}{mixed}"
     ]

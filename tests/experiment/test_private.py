@@ -512,6 +512,7 @@ def test_a_budget_that_is_spent_is_exit_3_and_says_what_was_asked_and_what_is_le
         (["silo.faint.privacy.epsilom=1"], "did you mean"),
         (["privacy.epsilon=0"], "privacy.epsilon"),
         (["privacy.unit=patient"], "privacy.unit"),
+        (["privacy.unit=patien", "data.source=table", "data.unit_column=patient"], "the same column"),
     ],
 )
 def test_what_goes_past_the_noise_is_refused(settings, says):

@@ -448,7 +448,8 @@ def test_unequal_epochs_are_named(tuned):
         "ditto": 8,
     }
     (line,) = (line for line in comparison.warnings if "epochs" in line)
-    assert line.endswith("local (3): local ensemble 6, fedavg 6, ditto 8")
+    assert "local (3): local ensemble 6, fedavg 6, ditto 8; " in line
+    assert line.endswith("local ensemble trains two")
 
 
 def test_a_program_reads_the_trials_as_a_table(tuned):

@@ -50,7 +50,9 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
         yield from _messages_of(method_of, experiment.method)
     yield from _messages_of(server_of, experiment.method)
     for name in compare.methods:
-        if not is_custom(name):
+        if name == "constant":
+            yield 'compare.methods lists "constant", which is computed wherever "local" is; remove it'
+        elif not is_custom(name):
             yield from _messages_of(check_choice, (*METHODS, ENSEMBLE), name, "compare.methods")
     yield from tune_contradictions(experiment)
     yield from set_contradictions(experiment)

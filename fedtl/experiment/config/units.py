@@ -31,6 +31,6 @@ def with_unit(experiment: Experiment) -> Experiment:
         )
     if data.unit_column:
         raise ConfigError(
-            f"privacy.unit = {privacy.unit!r}, but data.unit_column = {data.unit_column!r}; remove data.unit_column"
+            f"privacy.unit = {privacy.unit!r}, but data.unit_column = {data.unit_column!r}; name the same column in both"
         )
     return experiment.model_copy(update={"data": data.model_copy(update={"unit_column": privacy.unit})})

@@ -90,6 +90,7 @@ WRONG = {
     "method.terms=[{}]": "method.terms[0].name = None",
     "compare.metric=acc": "auto, accuracy",
     'compare.methods=["x"]': "compare.methods = 'x'",
+    'compare.methods=["local","constant"]': 'lists "constant"',
     # a file or folder that is not there
     "data.source=npz": "data.path is empty",
     "data.source=npz data.path=nowhere": "nowhere does not exist",
