@@ -16,6 +16,7 @@ MIN_SHARE = 0.05  # of the rows of a silo; fewer repeated ones do not change a r
 DARK = 16  # an image whose brightest pixel is below this share of the range, 1/16, is nearly black
 MAX_CHANNELS = 4  # of what is surely an image
 READ = {"table": table.SUFFIXES, "npz": (".npz",)}  # by source, what a folder of silos' files is read for
+MANY_LABELS = 10
 NAMELESS = "Unnamed: "  # how pandas names a column without a name
 
 
@@ -32,7 +33,9 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
         yield f"not everything was read ({listed})"
     hidden = {*experiment.data.unlabelled, *experiment.model.pretrain_on}
     if experiment.data.predicted.has_classes:
-        yield from _of_labels({name: silo.trained for name, silo in silos.items() if name not in hidden})
+        shown = {name: silo for name, silo in silos.items() if name not in hidden}
+        yield from _of_labels({name: silo.trained for name, silo in shown.items()})
+        yield from _of_many_labels(shown)
     yield from _of_horizons(experiment.data.horizons, silos)
     yield from _of_columns(silos)
     yield from _of_copies(schema)
@@ -95,6 +98,20 @@ def _of_labels(trained: Mapping[str, frozenset[str]]) -> Iterator[str]:
     ]
     if len(trained) > 1 and alone:
         yield f"no other silo has a label of {', '.join(alone[:6])}"
+
+
+def _of_many_labels(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    """Yield a line for a column of labels that seems to be a number, or a name of each row."""
+    many = {
+        name: [f"{len(silo.trained)} labels in {silo.rows} rows"]
+        for name, silo in silos.items()
+        if len(silo.trained) >= MANY_LABELS and len(silo.trained) > silo.rows / 2
+    }
+    if listed := by_silo(many, quoted=False):
+        yield (
+            f'there are almost as many labels as rows ({listed}); if the label is an amount, set data.task = "regression"; if it names '
+            "the rows, data.label is another column"
+        )
 
 
 def index_notes(silos: Mapping[str, SiloSchema]) -> Iterator[str]:

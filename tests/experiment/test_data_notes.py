@@ -31,6 +31,12 @@ def test_silos_with_the_same_labels_have_no_note(tmp_path):
     assert not [note for note in notes_of(tmp_path, {name: ["a", "b"] for name in LABELS}) if "label" in note]
 
 
+@pytest.mark.parametrize(("different", "told"), [(40, True), (22, True), (8, False)])
+def test_as_many_labels_as_rows_are_noted(different, told, tmp_path):
+    notes = notes_of(tmp_path, {key: [f"k{n}" for n in range(different)] for key in "ab"}, "fedavg")
+    assert any("almost as many labels" in note for note in notes) == told
+
+
 @pytest.mark.slow
 def test_a_private_run_tells_nothing_of_the_rows(tmp_path):
     settings = {"privacy": {"epsilon": 8.0}, "data": {"classes": list("abcdefg"), "scale": "none"}}
