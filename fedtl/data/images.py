@@ -180,7 +180,7 @@ def _unread(home: Path, splits: Sequence[str]) -> tuple[str, ...]:
 
 
 def _folders(path: Path) -> list[str]:
-    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry))
 
 
 def learns(settings: DataSettings) -> frozenset[str]:

@@ -52,7 +52,9 @@ def read_picture(path: Path, settings: DataSettings) -> Array:
                 return _deep(file, path, settings, white, inverted)
             image = of_eight_bits(file, path)
     except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}; replace or remove the file") from error
+        raise DataError(
+            f"{path} cannot be read as an image: {_reason(error)}; replace or remove the file"
+        ) from error
     size = settings.size
     return np.asarray(
         image if size == "native" else image.resize((int(size), int(size)), Image.Resampling.BILINEAR)
@@ -86,6 +88,11 @@ def write_mask(mask: Array, path: Path) -> None:
     Image.fromarray(mask.astype(np.uint8) if mask.max(initial=0) <= OPAQUE else mask).save(path)
 
 
+def _reason(error: Exception) -> str:
+    """Return why Pillow cannot read a file, without the stream in which it found no picture."""
+    return "it holds no picture that Pillow knows" if "cannot identify" in str(error) else str(error)
+
+
 def sides(path: Path) -> tuple[int, int]:
     """Return height and width of a picture, as every viewer shows it, from its header. Raises DataError."""
     from PIL import Image
@@ -95,7 +102,9 @@ def sides(path: Path) -> tuple[int, int]:
             turned = file.getexif().get(ORIENTATION, 1) in TURNED
             return file.size if turned else (file.height, file.width)
     except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}; replace or remove the file") from error
+        raise DataError(
+            f"{path} cannot be read as an image: {_reason(error)}; replace or remove the file"
+        ) from error
 
 
 def to_grey(pixels: Array) -> Array:

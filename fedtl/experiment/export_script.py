@@ -51,6 +51,14 @@ INPUTS, SHAPE, TABLE = ABOUT["inputs"], ABOUT["shape"], ABOUT.get("table")
 def network():
 {network}
 
+def given():
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit()
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+        sys.exit("predict.py: name one file of inputs that exists; --help says which kinds")
+    return sys.argv[1]
+
 def read(path):
     if len(SHAPE) == 2 and not path.endswith(".npy"):
         sys.exit(f"predict.py: pass series of measurements as an .npy [N, {{SHAPE[1]}} steps, {{SHAPE[0]}} channels]")
@@ -102,7 +110,7 @@ def average(x):  # over the models of a mix
 if __name__ == "__main__":
     writer = csv.writer(sys.stdout)
     writer.writerow(["row", "prediction", *HEADS])
-    for number, row in enumerate(average(prepare(read(sys.argv[1]))).tolist()):
+    for number, row in enumerate(average(prepare(read(given()))).tolist()):
         cells = (f"{{one:.6g}}" if isinstance(one, float) else one for one in answer(row))
         writer.writerow([number, *cells])
 '''

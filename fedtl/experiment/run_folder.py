@@ -181,7 +181,10 @@ class RunFolder:
         return taint_metadata.read_labels(self.path / name)
 
     def _runs(self) -> str:
-        runs = sorted(str(path) for path in (self.path / "runs").iterdir())
+        """Return the first runs that trained a model, for a message."""
+        runs = sorted(
+            str(path) for path in (self.path / "runs").iterdir() if not path.name.startswith("constant-")
+        )
         return ", ".join(runs[:3]) + (", ..." if len(runs) > 3 else "")
 
     def save_inputs(

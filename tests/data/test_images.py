@@ -42,7 +42,9 @@ def two_classes(home, pixels=GREY, count=2):
 def test_class_folders(tmp_path):
     two_classes(tmp_path / "clinic")
     (tmp_path / "clinic" / "cat" / "notes.txt").write_text("no image")
-    (tmp_path / ".hidden").mkdir()
+    for name in (".hidden", "__MACOSX"):
+        (tmp_path / name).mkdir()
+        (tmp_path / "clinic" / name).mkdir()
     assert silos(settings(tmp_path)) == ["clinic"]
     raw = read(settings(tmp_path), "clinic")
     assert raw.train.x.shape == (4, 8, 6)
@@ -305,6 +307,15 @@ def test_a_class_without_a_readable_file_is_refused(tmp_path):
         read(settings(tmp_path), "a")
     assert "3 .mha, 1 .png in folders below" in str(error.value)
     assert len(read(settings(tmp_path, by_record=True), "a").train.y) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
+def test_a_file_that_is_no_picture_is_named_without_the_librarys_objects(content, tmp_path):
+    two_classes(tmp_path / "a")
+    (tmp_path / "a" / "cat" / "0.png").write_bytes(content)
+    with pytest.raises(DataError, match="no picture") as error:
+        read(settings(tmp_path), "a")
+    assert "<_io" not in str(error.value)
 
 
 def test_what_is_not_read_is_counted(tmp_path):

@@ -55,6 +55,14 @@ def printed(script, file, monkeypatch, capsys):
     return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
 
 
+def refused(script, words, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", [str(script), *words])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
+    return ended.value.code
+
+
 def check(model, script, file, monkeypatch, capsys):
     x = read_inputs(file, model.experiment.data, model.inputs, model.shape).x
     wanted = model.scores(x)
@@ -117,6 +125,14 @@ def test_a_table_with_columns_of_every_kind_and_empty_cells(task, tmp_path, monk
     check(model, script, tmp_path / "ordered.csv", monkeypatch, capsys)
     other = printed(script, file, monkeypatch, capsys)  # its columns are found by name
     assert other == printed(script, tmp_path / "ordered.csv", monkeypatch, capsys)
+    for words, says in (
+        (["--help"], None),
+        ([], "one file"),
+        (["nowhere.csv"], "one file"),
+        ([str(file)] * 2, "one file"),
+    ):
+        code = refused(script, words, monkeypatch)
+        assert code is says or says in code
     if task == "classification":
         check_mix(model, tmp_path / "mix", tmp_path / "ordered.csv", monkeypatch, capsys)
 
@@ -240,5 +256,6 @@ def test_series(tmp_path, monkeypatch, capsys):
     x[0, 3, 1] = np.nan
     np.save(tmp_path / "new.npy", x[:5])
     check(model, script, tmp_path / "new.npy", monkeypatch, capsys)
+    (tmp_path / "new.csv").touch()
     with pytest.raises(SystemExit, match="pass series of measurements"):
         printed(script, tmp_path / "new.csv", monkeypatch, capsys)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fedtl.data import huggingface
 from fedtl.data.csv_files import Dialect
 from fedtl.data.csv_guess import guess_dialect
+from fedtl.data.formats import is_hidden
 from fedtl.data.image_files import SUFFIXES
 from fedtl.data.settings import DataSettings, DealSettings
 from fedtl.data.table import load_frame
@@ -237,7 +238,7 @@ def guess_silos(
             else [
                 folder.name
                 for folder in sorted(layout.path.iterdir())
-                if folder.is_dir() and folder.name[0] != "."
+                if folder.is_dir() and not is_hidden(folder)
             ]
         )
         return Guess(
