@@ -150,17 +150,20 @@ def _files(folder: Path, settings: DataSettings, by_name: bool) -> list[tuple[Pa
 
 
 def _other_files(folder: Path) -> list[Path]:
-    """Return what lies in a class folder and is not read: files of other kinds, and all files of folders below."""
-    below = (path for path in sorted(folder.rglob("*")) if path.is_file() and not is_hidden(path))
+    """Return what lies in a class folder and is not read: files of other kinds, links to nothing, and all files of folders below."""
+    below = (path for path in sorted(folder.rglob("*")) if not path.is_dir() and not is_hidden(path))
     return [path for path in below if not is_image(path) or path.parent != folder]
 
 
 def _kinds(files: Sequence[Path]) -> str:
-    """Return how many files of each kind are not read: "3 .txt, 1 .png in folders below"."""
-    images = [path for path in files if is_image(path)]
-    others = [path for path in files if not is_image(path)]
-    parts = [counted_suffixes(others)] if others else []
-    return ", ".join([*parts, *([f"{counted_suffixes(images)} in folders below"] if images else [])])
+    """Return how many files of each kind are not read: "3 .txt, 1 .png in folders below, 1 .png that cannot be opened"."""
+    there = [path for path in files if path.is_file()]
+    groups = {
+        "": [path for path in there if not is_image(path)],
+        " in folders below": [path for path in there if is_image(path)],
+        " that cannot be opened, such as a link to nothing": [path for path in files if not path.is_file()],
+    }
+    return ", ".join(f"{counted_suffixes(group)}{where}" for where, group in groups.items() if group)
 
 
 def _unread(home: Path, splits: Sequence[str]) -> tuple[str, ...]:

@@ -13,7 +13,10 @@ from fedtl.data.tokens import token_codes
 READ = """\
 def table(path):
     with open(path, newline="", encoding=TABLE["encoding"]) as file:
-        rows = list(csv.DictReader(file, delimiter=TABLE["delimiter"]))
+        reader = csv.DictReader(file, delimiter=TABLE["delimiter"])
+        if lacking := [name for name in TABLE["columns"] if name not in (reader.fieldnames or ())]:
+            sys.exit(f"predict.py: {path} has no column {lacking[0]!r}; it has {', '.join(reader.fieldnames or ())}")
+        rows = list(reader)
     return np.array([[inputs(row).get(name, np.nan) for name in INPUTS["columns"]] for row in rows], np.float64)
 
 def inputs(row):  # by name, of one row; those that are missing are left out

@@ -324,11 +324,20 @@ def test_what_is_not_read_is_counted(tmp_path):
     assert read(settings(tmp_path), "a").unread == ()
     for name in ("notes.txt", "scan.mha", ".DS_Store", "Thumbs.db"):
         (tmp_path / "a" / "train" / "cat" / name).touch()
+    (tmp_path / "a" / "train" / "dog" / "7.png").symlink_to(tmp_path / "nowhere.png")
     save(GREY, tmp_path, "a", "train", "9.png")
     save(GREY, tmp_path, "a", "more", "cat", "9.png")
     (tmp_path / "a" / "test" / "bird").mkdir()
     unread = "; ".join(read(settings(tmp_path), "a").unread)
-    for part in ("2 files of train/cat", "1 .mha, 1 .txt", "1 images of train", "test/bird", "more next to"):
+    for part in (
+        "1 files of train/dog",
+        "cannot be opened",
+        "2 files of train/cat",
+        "1 .mha, 1 .txt",
+        "1 images of train",
+        "test/bird",
+        "more next to",
+    ):
         assert part in unread
 
 

@@ -128,6 +128,8 @@ def test_no_row_decides_whether_blanks_separate_where_each_is_read_by_itself(tmp
         (np.array([["a", "b"]] * 8), "codes of the texts"),
         (np.full((8, 2), 1e300), "beyond 3.4e"),
         (np.full((8, 2), np.inf), "not a finite number"),
+        (np.zeros((8, 0)), "holds no number"),
+        (np.zeros((8, 4, 0), np.uint8), "holds no number"),
     ],
 )
 def test_inputs_that_are_no_numbers_say_what_makes_some(tmp_path, x, words):

@@ -133,6 +133,9 @@ def test_a_table_with_columns_of_every_kind_and_empty_cells(task, tmp_path, monk
     ):
         code = refused(script, words, monkeypatch)
         assert code is says or says in code
+    short = tmp_path / "short.csv"
+    short.write_text("other\n1\n")
+    assert "has no column" in refused(script, [str(short)], monkeypatch)
     if task == "classification":
         check_mix(model, tmp_path / "mix", tmp_path / "ordered.csv", monkeypatch, capsys)
 
