@@ -38,7 +38,7 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
         yield from _of_many_labels(shown)
     yield from _of_horizons(experiment.data.horizons, silos)
     yield from _of_columns(silos)
-    yield from _of_copies(schema)
+    yield from _of_copies(schema, bool(experiment.data.unit_column))
     if not experiment.data.pixel_range:
         yield from _of_pixels(silos)
 
@@ -168,8 +168,9 @@ def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
         )
 
 
-def _of_copies(schema: DataSchema) -> Iterator[str]:
-    silos = schema.silos
+def _of_copies(schema: DataSchema, units: bool) -> Iterator[str]:
+    """``units``: whether a column already says which rows belong together."""
+    silos, way_out = schema.silos, "" if units else ", or set data.unit_column to what they have in common"
     repeated = {
         name: [f"{silo.facts.repeated} of {silo.rows} rows"]
         for name, silo in silos.items()
@@ -178,7 +179,7 @@ def _of_copies(schema: DataSchema) -> Iterator[str]:
     if listed := by_silo(repeated, quoted=False):
         yield (
             f"inputs occur several times ({listed}), so rows that a model is tested on can be rows that it was trained on; remove "
-            "the copies, or set data.unit_column to what they have in common"
+            f"the copies{way_out}"
         )
     leaked = {name: [f"{silo.facts.leaked} rows"] for name, silo in silos.items() if silo.facts.leaked}
     if listed := by_silo(leaked, quoted=False):

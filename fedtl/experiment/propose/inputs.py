@@ -85,7 +85,10 @@ def guess_unit(facts: Sequence[ColumnFacts]) -> Guess | None:
     """Return the column that says whose row it is, where one person or thing has several rows."""
     for one in facts:
         if _has_repeated_units(one) and not one.missing and len(one.values) > 1:
-            why = f"{one.rows} rows of {len(one.values)}: all rows of one stay together when test rows are drawn"
+            why = (
+                f"{one.rows} rows with {len(one.values)} different names: at each silo, the rows of one name stay together when test rows are "
+                "drawn; names of two silos are not compared"
+            )
             return Guess("unit", one.name, why, settings={"data.unit_column": one.name})
     return None
 

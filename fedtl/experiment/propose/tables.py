@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 MIN_ROWS = 10  # of a silo that a column names; smaller ones are left out
 DEALT = 4  # simulated silos, where there are rows for so many
 ROWS_A_SILO = 60  # below which fewer silos are dealt
-RARE_A_SILO = (
-    5  # rows of the rarer labels, below which their shares are equal, because some silo would get none
-)
+RARE_A_SILO = 5  # rows of the rarer labels, below which all silos get equal shares of them
 MOST_FILES = 0.9  # of the cells of a column that lists image files
 
 
