@@ -77,6 +77,8 @@ def ledger(
         return
     for line in lines:
         print_line(_columns(line))
+    if not lines:
+        say("no message has come in or left, and nothing was charged")
 
 
 def watch(

@@ -105,10 +105,14 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
         raise DataError(
             f"{where} inputs hold {whole}, which numbers of 64 bits round; leave out what names the rows, or subtract a constant"
         )
-    if (
+    if not (
         settings.by_record or x.dtype.kind != "f" or settings.stream
     ):  # a streamed file is checked when it is read
-        return
+        _check_finite(x, settings, where, missing_values)
+
+
+def _check_finite(x: Array, settings: DataSettings, where: str, missing_values: bool) -> None:
+    """Raise DataError for a number that is not finite, or too large for float32."""
     invalid = ~(np.abs(x) <= MAX_FLOAT32)
     series = settings.sequence is not None
     if series or (missing_values and x.ndim == 2):

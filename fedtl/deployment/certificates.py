@@ -79,6 +79,10 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
     """Return the certificates in a PEM file. Raises ConfigError where it has none."""
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path} does not exist; a site gets ca.crt from the coordinator, whose file is tls/ca.crt"
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a PEM certificate: {error}; replace the file") from error
 

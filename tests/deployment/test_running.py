@@ -11,8 +11,10 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
-from fedtl.deployment.certificates import create_authority, validity
+from fedtl.cli.main import app
+from fedtl.deployment.certificates import create_authority, read_certificates, validity
 from fedtl.deployment.coordinator import server
 from fedtl.deployment.coordinator.server import create_server, run_server, stop_server
 from fedtl.deployment.flower_commands import flower_environment
@@ -186,3 +188,17 @@ def test_the_gate_is_asked_through_the_proxy_that_flower_uses(home, monkeypatch)
     Federation.change(home.path / "silo.toml", server=f"localhost:{free_port()}")
     with pytest.raises(gate.GateUnreachable, match="refused"):
         gate.ask_gate(Home.open(home.path))
+
+
+def test_a_certificate_that_is_not_there_is_called_so(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_certificates(tmp_path / "ca.crt")
+    (tmp_path / "ca.crt").write_text("no certificate")
+    with pytest.raises(ConfigError, match="PEM"):
+        read_certificates(tmp_path / "ca.crt")
+
+
+def test_the_record_of_a_new_site_is_said_to_be_empty(home):
+    said = CliRunner().invoke(app, ["silo", "ledger", str(home.path)])
+    assert said.exit_code == 0
+    assert "nothing was charged" in said.stderr

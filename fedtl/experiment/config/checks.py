@@ -49,11 +49,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     if not experiment.method.is_absent:  # a run folder does not hold it, and can be read all the same
         yield from _messages_of(method_of, experiment.method)
     yield from _messages_of(server_of, experiment.method)
-    for name in compare.methods:
-        if name == "constant":
-            yield 'compare.methods lists "constant", which is computed wherever "local" is; remove it'
-        elif not is_custom(name):
-            yield from _messages_of(check_choice, (*METHODS, ENSEMBLE), name, "compare.methods")
+    yield from _of_methods(compare.methods)
     yield from tune_contradictions(experiment)
     yield from set_contradictions(experiment)
     yield from leave_one_out_contradictions(experiment)
@@ -86,6 +82,14 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     yield from _messages_of(model_arguments, experiment.model)
     yield from _start_contradictions(experiment.model, experiment.data)
     yield from _engine_contradictions(experiment.engine)
+
+
+def _of_methods(names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        if name == "constant":
+            yield 'compare.methods lists "constant", which is computed wherever "local" is; remove it'
+        elif not is_custom(name):
+            yield from _messages_of(check_choice, (*METHODS, ENSEMBLE), name, "compare.methods")
 
 
 def data_contradictions(data: DataSettings) -> Iterator[str]:

@@ -43,12 +43,7 @@ def array_guesses(layout: Layout, given: Mapping[str, Any]) -> Iterator[Guess]:
     units = {"data.unit_column": unit} if unit and "unit_column" not in given else {}
     if unit and units:
         own["unit_column"] = unit
-        yield Guess(
-            "unit",
-            unit,
-            f"the array train_{unit} says whose row each is",
-            settings=units,
-        )
+        yield Guess("unit", unit, f"the array train_{unit} says whose row each is", settings=units)
     if silo and layout.silos is Silos.ONE_SET and not given.keys() & {"silo_column", "deal"}:
         own["silo_column"] = silo
     raws = list(_read(layout, validate(DataSettings, own)))
@@ -62,13 +57,8 @@ def array_guesses(layout: Layout, given: Mapping[str, Any]) -> Iterator[Guess]:
             settings={"data.silo_column": own["silo_column"]},
         )
     else:
-        yield guess_silos(
-            layout,
-            [file.stem for file in layout.files],
-            given,
-            {**label.settings, **units},
-            counts=_counts(raws),
-        )
+        names_of_files = [file.stem for file in layout.files]
+        yield guess_silos(layout, names_of_files, given, {**label.settings, **units}, counts=_counts(raws))
     yield label
     yield from _inputs([raw.train.x for raw in raws], given)
 

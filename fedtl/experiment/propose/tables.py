@@ -217,6 +217,21 @@ def _counts(frame: "pd.DataFrame", label: str) -> list[int]:
     return frame[label].value_counts().tolist() if label in frame.columns else [len(frame)]
 
 
+def _deal(counts: Sequence[int], classes: bool, of_units: str) -> tuple[Table, str]:
+    """Return how a set is dealt to silos, and that in words. ``of_units``: the words where whole units are dealt, or ""."""
+    rows = sum(counts) or DEALT * ROWS_A_SILO
+    rare = rows - max(counts, default=0)  # rows that do not have the most frequent label
+    silos = max(2, min(DEALT, rows // ROWS_A_SILO))
+    deal: Table = {"silos": silos, "by": "unit" if of_units else "iid"}
+    how = of_units or "in equal shares"
+    if classes and not of_units and rows >= 2 * ROWS_A_SILO and rare >= RARE_A_SILO * silos:
+        deal |= {"by": "dirichlet", "alpha": 1.0}
+        how = "with different shares of the labels"
+    if rows // 4 < DealSettings.model_fields["minimum"].default:
+        deal["minimum"] = max(4, rows // 4)
+    return deal, how
+
+
 def guess_silos(
     layout: Layout,
     names: Sequence[str],
@@ -248,25 +263,14 @@ def guess_silos(
         return Guess("silos", "dealt from one set", "as set")
     unit = label.get("data.unit_column", given.get("unit_column"))
     classes = label.get("data.task", given.get("task", "classification")) == "classification"
-    rows = sum(counts) or DEALT * ROWS_A_SILO
-    rare = rows - max(counts, default=0)  # rows that do not have the most frequent label
-    silos = max(2, min(DEALT, rows // ROWS_A_SILO))
-    deal: Table = {"silos": silos, "by": "iid"}
-    how = "in equal shares"
-    if unit:
-        deal, how = {"silos": silos, "by": "unit"}, f"with all rows of one {unit} in one of them"
-    elif classes and rows >= 2 * ROWS_A_SILO and rare >= RARE_A_SILO * silos:
-        deal = {"silos": silos, "by": "dirichlet", "alpha": 1.0}
-        how = "with different shares of the labels"
-    if rows // 4 < DealSettings.model_fields["minimum"].default:
-        deal["minimum"] = max(4, rows // 4)
+    deal, how = _deal(counts, classes, f"with all rows of one {unit} in one of them" if unit else "")
     doubt = "they are simulated: a result says nothing about real institutions"
     if layout.source in ("table", "huggingface") or layout.manifest:
         doubt += "; if a column names the institution, --set data.silo_column=NAME"
         doubt += f" ({listed(others, 4)}?)" if others else ""
     return Guess(
         "silos",
-        f"{silos}, dealt from one set, {how}",
+        f"{deal['silos']}, dealt from one set, {how}",
         "nothing in the data names the institution of each row",
         doubt,
         {"data.deal": deal},
