@@ -11,6 +11,7 @@ from fedtl.cli.run_folder import only_watches
 from fedtl.cli.screen import print_json, print_line, say
 
 if TYPE_CHECKING:
+    from fedtl.deployment.site.verification import Verification
     from fedtl.privacy.hash_chain import ChainLine
 
 
@@ -124,38 +125,57 @@ def _describe(line: "ChainLine") -> str:
 
 def verify(
     path: Annotated[Path, typer.Argument(metavar="DIR|EXPORT")],
+    seen: Annotated[
+        Path | None,
+        typer.Option(metavar="ROUNDS", help="the rounds of this site, which fedtl server rounds wrote"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """
     Verify the record: the hash chains are intact, an approval covered every message, every private update was charged.
 
     DIR is the institution's folder.
-    EXPORT is a record written by fedtl silo ledger --export.
-    Exit code 3: a message was not covered or not charged.
+    EXPORT is a record written by fedtl silo ledger --export. It cannot show that lines at its end were cut off; --seen can.
+    Exit code 3: a message was not covered or not charged, or the coordinator has an update that the record lacks.
 
-    Example: fedtl silo verify record.jsonl
+    Example: fedtl silo verify record.jsonl --seen rounds.json
     """
     from fedtl.deployment.site.verification import verify_export, verify_home
     from fedtl.errors import ConfigError
 
     if not path.exists():
         raise ConfigError(f"{path} does not exist; name an institution's folder or an exported record")
-    verification = verify_export(path) if path.is_file() else verify_home(open_home(path))
+    verification = verify_export(path, seen) if path.is_file() else verify_home(open_home(path), seen)
     if as_json:
         print_json(asdict(verification))
     else:
-        say(
-            f"the hash chain of {verification.lines} lines is intact; {verification.updates} updates with {verification.bytes_out:,} bytes left"
-        )
-        for text in verification.outside:
-            say(f"NOT COVERED by an approval: {text}")
-        for text in verification.unpaid:
-            say(f"NOT CHARGED: {text}")
-        if verification.waiting:
-            say(f"NOT CONFIRMED: the rows have changed ({verification.waiting[:12]}); see fedtl silo confirm")
-        if not verification.outside:
-            say("an approval covered every message at the time it left")
-        if not verification.unpaid:
-            say("every private update was charged to the ledger, and the ledger adds up")
-    if verification.outside or verification.unpaid:
+        _say_verification(verification, whole=seen is not None or not path.is_file())
+    if verification.faults:
         raise typer.Exit(3)
+
+
+def _say_verification(verification: "Verification", whole: bool) -> None:
+    """``whole``: whether something beside the record shows where it ends."""
+    say(
+        f"the hash chain of {verification.lines} lines is intact; {verification.updates} updates with {verification.bytes_out:,} bytes left"
+    )
+    for text in verification.outside:
+        say(f"NOT COVERED by an approval: {text}")
+    for text in verification.unpaid:
+        say(f"NOT CHARGED: {text}")
+    for text in verification.unrecorded:
+        say(f"NOT RECORDED: the coordinator has an update of {text}")
+    if verification.waiting:
+        say(f"NOT CONFIRMED: the rows have changed ({verification.waiting[:12]}); see fedtl silo confirm")
+    if not verification.lines:
+        say("the record is empty, so there is nothing to verify")
+        return
+    if not verification.outside:
+        say("an approval covered every message at the time it left")
+    if not verification.unpaid:
+        say("every private update was charged to the ledger, and the ledger adds up")
+    if not whole:
+        say(
+            f"the record ends at {verification.until}; whether later lines were cut off, only the coordinator's list shows: fedtl server rounds, "
+            "then --seen"
+        )

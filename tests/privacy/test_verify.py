@@ -7,9 +7,10 @@ import pytest
 
 from fedtl.audit.export import StudyCharge, audit_export
 from fedtl.deployment.site import egress_lines
+from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.paid import private_messages
 from fedtl.deployment.site.verification import export_lines, verify_export, verify_home
-from fedtl.errors import LedgerDamaged
+from fedtl.errors import ConfigError, LedgerDamaged
 from fedtl.privacy.hash_chain import GENESIS
 from fedtl.privacy.ledger_lines import parse_lines
 from fedtl.privacy.verify import find_faults, find_uncharged, walk_chain
@@ -49,6 +50,56 @@ def test_unaltered_export_passes(papers):
     assert facts == verify_home(site.home)
     assert facts.lines == len([line for line in path.read_text().splitlines() if line])
     assert not faults(ledger)
+
+
+@pytest.fixture
+def rounds(papers, tmp_path):
+    """What the coordinator has: two rounds of the study of the site ``of``, and perhaps more."""
+
+    def write(site, counted=(1, 2)):
+        study = papers[0].task(1).study
+        content = {"site": site, "studies": {study: {"counted": counted, "asked": [], "last": max(counted)}}}
+        (tmp_path / "rounds.json").write_text(json.dumps(content))
+        return tmp_path / "rounds.json"
+
+    return write
+
+
+def test_a_record_whose_end_was_cut_off_is_shown_by_the_coordinators_rounds_alone(papers, rounds, tmp_path):
+    site, _, path = papers
+    whole, name = path.read_text(), site.home.settings.name
+    record, ledger = whole.split("\n\n", 1)
+    cut = tmp_path / "cut.jsonl"
+    cut.write_text(
+        "\n".join(record.splitlines()[:-2]) + "\n\n" + ledger
+    )  # without the second round and its answer
+    assert not verify_export(cut).faults
+    said = fedtl_command("silo", "verify", cut).stderr
+    assert "cut off" in said
+    assert not verify_export(path, rounds(name)).faults
+    assert "cut off" not in fedtl_command("silo", "verify", path, "--seen", rounds(name)).stderr
+    (lacking,) = verify_export(cut, rounds(name)).unrecorded
+    assert "round 2" in lacking
+    assert "NOT RECORDED" in fedtl_command("silo", "verify", cut, "--seen", rounds(name), code=3).stderr
+    assert verify_home(site.home, rounds(name, (1, 2, 3))).unrecorded == [lacking.replace("2", "3", 1)]
+    with pytest.raises(ConfigError, match="of site 'other'"):
+        verify_export(path, rounds("other"))
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_a_file_without_a_record_is_no_proof(content, papers, tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text(content)
+    with pytest.raises(ConfigError, match="nothing to verify"):
+        verify_export(empty)
+    fedtl_command("silo", "verify", empty, code=2)
+
+
+def test_of_a_new_site_nothing_is_claimed(tmp_path):
+    home = Home.create(tmp_path / "new", "new", "localhost:1")
+    said = fedtl_command("silo", "verify", home.path).stderr
+    assert "nothing to verify" in said
+    assert "was charged" not in said
 
 
 def changed(ledger, what, **content):

@@ -3,7 +3,6 @@ Backs a site's folder up and restores it. A restore never forgets spent budget: 
 lacks lines that the folder has, or rounds that the coordinator asked for.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from fedtl.deployment.site.egress_lines import RoundRefused, TaskReceived
 from fedtl.deployment.site.home import SECRET_FILES, Home
 from fedtl.deployment.site.paid import missing_entries
 from fedtl.deployment.site.run import PARTS
+from fedtl.deployment.site.seen_rounds import SeenRounds, read_seen_rounds
 from fedtl.errors import ConfigError, LedgerDamaged, Refused
 from fedtl.privacy.chain_copies import ChainEnds, chain_ends, copy_chains, forgotten
 from fedtl.privacy.hash_chain import HashChainFile
@@ -30,7 +30,6 @@ CHAINS = ("ledger.sqlite", "record.sqlite")
 CHAIN_FILES = tuple(f"{name}{end}" for name in CHAINS for end in ("", ".tip"))
 PLAIN = ("silo.toml", "node.key.pub", "ca.crt", "approved.json", "state", "rehearsed", "silo.log")
 NAMES = (*PLAIN, *SECRET_FILES, *CHAIN_FILES)
-MAX_SEEN_BYTES = 16 << 20
 OTHER_COPY = (
     "private updates may have left that it does not know, and their budget would be spent again; restore a later backup. Without one it is "
     "unknown what was spent on these rows, and no private round may use them again"
@@ -73,7 +72,8 @@ def restore_site(folder: Path, file: Path, seen: Path | None) -> RestoredSite:
     try:
         contents = unpack_backup(file, "silo", NAMES, new)
         home = Home.open(new)
-        _check_nothing_forgotten(home, former, _read_seen(seen, home.settings.name), file)
+        rounds = None if seen is None else read_seen_rounds(seen, home.settings.name)
+        _check_nothing_forgotten(home, former, rounds, file)
         parts = () if former is None else PARTS
         with only_one(folder if parts else new, parts, "fedtl silo run"):
             return RestoredSite(contents, replace_folder(folder, new))
@@ -92,7 +92,7 @@ def _former(folder: Path) -> dict[str, ChainEnds] | None:
 
 
 def _check_nothing_forgotten(
-    home: Home, former: Mapping[str, ChainEnds] | None, seen: Mapping[str, int] | None, file: Path
+    home: Home, former: Mapping[str, ChainEnds] | None, seen: Mapping[str, SeenRounds] | None, file: Path
 ) -> None:
     ends = former or {}
     for name in CHAINS:
@@ -106,10 +106,10 @@ def _check_nothing_forgotten(
     for entry in (line.entry for line in lines):
         if isinstance(entry, TaskReceived | RoundRefused) and entry.study and entry.round:
             asked[entry.study] = max(asked.get(entry.study, 0), entry.round)
-    for study, round in (seen or {}).items():
-        if asked.get(study, 0) < round:
+    for study, rounds in (seen or {}).items():
+        if asked.get(study, 0) < rounds.last:
             raise Refused(
-                f"{file} was made before round {round} of study {study!r}, which the coordinator asked this site for (the last one in it: "
+                f"{file} was made before round {rounds.last} of study {study!r}, which the coordinator asked this site for (the last one in it: "
                 f"{asked.get(study, 0)}); {OTHER_COPY}"
             )
     private = home.ledger.exists() or home.settings.policy.privacy is not None
@@ -118,20 +118,3 @@ def _check_nothing_forgotten(
             f"nothing here shows whether {file} is the last state of this site; ask the coordinator for: fedtl server rounds DIR "
             f"{home.settings.name} --out ROUNDS.json, and restore with: --seen ROUNDS.json"
         )
-
-
-def _read_seen(path: Path | None, site: str) -> dict[str, int] | None:
-    """Return the last round of each study that the coordinator asked the site for. Raises ConfigError."""
-    if path is None:
-        return None
-    try:
-        if path.stat().st_size > MAX_SEEN_BYTES:
-            raise ValueError(f"it has more than {MAX_SEEN_BYTES:,} bytes")
-        content = json.loads(path.read_text())
-        if content["site"] != site:
-            raise ValueError(f"it is of site {content['site']!r}, and the backup of {site!r}")
-        return {str(study): int(rounds["last"]) for study, rounds in content["studies"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} does not hold the rounds of this site: {error}; the coordinator writes it: fedtl server rounds DIR {site} --out FILE"
-        ) from error
