@@ -8,6 +8,7 @@ from fedtl.report.figures import NOT_MEASURED, format_measured
 from fedtl.report.html import Cell, Grid, Plot, Section, plot, render
 from fedtl.results.audit import AuditResult, BoundsResult, PlantedResult, Status
 
+COLOURS = {"passed": "gains", "failed": "loses"}  # of what the checks of a silo found
 CANARIES = "Measured with canaries; lower bounds on epsilon at 95 % confidence (the Gaussian one does not refute a claim)"
 CHECK_CLASSES = {
     Status.PASSED: "",
@@ -95,7 +96,7 @@ def _canaries(audit: AuditResult) -> list[Grid]:
     for name, silo in audit.silos.items():
         conformance, outcome = silo.conformance, Cell(NOT_MEASURED)
         if conformance:
-            outcome = Cell("passed", "gains") if conformance.passed else Cell("failed", "loses")
+            outcome = Cell(conformance.outcome, COLOURS.get(conformance.outcome, "unclear"))
         rows.append(
             [
                 Cell(name),

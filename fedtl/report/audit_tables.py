@@ -39,8 +39,8 @@ def measured_table(audit: AuditResult) -> Table:
         for at, attack in enumerate(("rmia", "lira"), 5):
             figures = audit.membership[attack].silos.get(name) if attack in audit.membership else None
             cells[at] = figures.auc if figures else None
-        passed = "-" if conformance is None else "passed" if conformance.passed else "failed"
-        table.add_row(Text(name), *map(_cell, cells), passed)
+        outcome = "-" if conformance is None else conformance.outcome
+        table.add_row(Text(name), *map(_cell, cells), outcome)
     return table
 
 

@@ -72,6 +72,14 @@ class ConformanceResult:
     p_values: Mapping[str, float | None]
     passed: bool
 
+    @property
+    def outcome(self) -> str:
+        """What the checks found, in words. Without canaries nothing measures the noise, and what was not measured has not passed."""
+        if not self.passed:
+            return "failed"
+        measured = any(name.startswith("noise") and p is not None for name, p in self.p_values.items())
+        return "passed" if measured else "noise not measured"
+
 
 @dataclass(frozen=True)
 class BoundsResult:

@@ -19,6 +19,8 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import SpendEvent
 from fedtl.privacy.accounting import epsilon, gaussian_mu
 from fedtl.privacy.tradeoff import gdp_mu, trade_off
+from fedtl.report.audit_attacks import Pictures
+from fedtl.report.audit_page import audit_page
 from fedtl.report.audit_tables import claims_table, measured_table
 from fedtl.results.audit import (
     Adversary,
@@ -141,6 +143,23 @@ def test_the_tables_hold_the_same_numbers():
     text = console.export_text()
     for number in ("0.700", f"{plan_of().claim.epsilon:.3f}", f"{plan_of().mu:.3f}", "0.990", "1.020"):
         assert number in text
+
+
+@pytest.mark.parametrize(
+    ("p_values", "passed", "outcome"),
+    [
+        ({"noise": 0.4, "chain": None}, True, "passed"),
+        ({"noise on summaries": 0.4}, True, "passed"),
+        ({"noise": None, "chain": 1.0}, True, "noise not measured"),
+        ({"noise": None, "chain": 0.0}, False, "failed"),
+    ],
+)
+def test_noise_that_was_not_measured_has_not_passed(p_values, passed, outcome):
+    audit = audit_of({"conformance": ConformanceResult(None, None, p_values, passed)})
+    console = Console(width=120, record=True, quiet=False)
+    console.print(measured_table(audit))
+    assert outcome in console.export_text()
+    assert outcome in audit_page(replace(audit, statement=statement(audit)), Pictures(), "")
 
 
 def test_a_claim_is_compared_with_the_curve_of_its_own_plan():
