@@ -87,13 +87,15 @@ def _say_restored(folder: Path, at: str, replaced: Path | None) -> None:
 def rounds(
     folder: Dir,
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    out: Annotated[Path | None, typer.Option(help="write them to this file, for the site's restore")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="write them to this file, for the site's restore and for verify")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """
     Print in which rounds of each study the site NAME took part, or was asked.
 
-    The site needs the file of --out to restore a backup. After a withdrawal the list shows which results have its updates.
+    The site needs the file of --out to restore a backup; fedtl silo verify --seen compares a record with it. After a withdrawal the list shows which results have its updates.
 
     Example: fedtl server rounds srv clinic --out clinic-rounds.json
     """

@@ -158,7 +158,7 @@ def test_invalid_unit_is_refused(settings, says):
 def test_unit_is_the_same_in_all_silos(tmp_path):
     (tmp_path / "data").mkdir()
     sets = table(tmp_path / "data")
-    with pytest.raises(ConfigError, match="remove data.unit_column"):
+    with pytest.raises(ConfigError, match="the same column"):
         load_experiment("digits", [*sets, "privacy.unit=patient", "data.unit_column=other"])
     overrides = [*sets, "privacy.unit=patient", "silo.north.privacy.unit=record"]
     other = parse_settings(read_experiment("digits", overrides))

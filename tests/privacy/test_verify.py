@@ -5,7 +5,9 @@ from hashlib import sha256
 
 import pytest
 
+from fedtl._util.files import write_json
 from fedtl.audit.export import StudyCharge, audit_export
+from fedtl.deployment.coordinator.site_rounds import SiteRounds, StudyRounds
 from fedtl.deployment.site import egress_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.paid import private_messages
@@ -58,8 +60,9 @@ def rounds(papers, tmp_path):
 
     def write(site, counted=(1, 2)):
         study = papers[0].task(1).study
-        content = {"site": site, "studies": {study: {"counted": counted, "asked": [], "last": max(counted)}}}
-        (tmp_path / "rounds.json").write_text(json.dumps(content))
+        write_json(
+            tmp_path / "rounds.json", SiteRounds(site, {study: StudyRounds(counted, [], max(counted))})
+        )
         return tmp_path / "rounds.json"
 
     return write
