@@ -142,23 +142,6 @@ def test_sites_with_a_wrong_key_or_certificate_cannot_connect(federation, tmp_pa
     assert "node.key: No such file" in said
 
 
-def test_a_study_resumes_after_superlink_and_serverapp_were_killed(federation, tmp_path):
-    """With SCAFFOLD, which keeps a slot at each site and sends another: both are what they are in a simulation."""
-    simulation = simulated(tmp_path, "method.name=scaffold")
-    assert any(name.startswith("control/") for name in simulation.tensors("shared.safetensors"))
-    federation.approve(federation.bundle(simulation.experiment(), "scaffold"), *SITES)
-    federation.start("scaffold", "second")
-    wait("first round", lambda: federation.history("second"), 240, [federation.processes["server"]])
-    federation.signal("server", "flwr-serverapp")
-    federation.signal("server", "coordinator.bounded_superlink")
-    assert federation.processes.pop("server").wait(60) != 0
-    assert len(federation.history("second")) == 1
-    federation.up()
-    federation.result("second")
-    assert [line["round"] for line in federation.history("second")] == [1, 2]
-    same_bits(federation, "second", simulation)
-
-
 def rows_of_messages(federation):
     """How many rows each table of Flower's database has that holds messages or their tensors."""
     tables = ("message_ins", "message_res", "objects", "object_children", "run_objects")
@@ -166,9 +149,27 @@ def rows_of_messages(federation):
         return {table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
 
+def test_a_study_resumes_after_superlink_and_serverapp_were_killed(federation, tmp_path):
+    """With SCAFFOLD, which keeps a slot at each site and sends another: both are what they are in a simulation."""
+    simulation = simulated(tmp_path, "method.name=scaffold")
+    assert any(name.startswith("control/") for name in simulation.tensors("shared.safetensors"))
+    federation.approve(federation.bundle(simulation.experiment(), "scaffold"), *SITES)
+    federation.start("scaffold", "second")
+    wait("first round", lambda: federation.history("second"), 240, [federation.processes["server"]])
+    wait("messages in the database", lambda: rows_of_messages(federation)["run_objects"], 60)
+    federation.signal("server", "flwr-serverapp")
+    federation.signal("server", "coordinator.bounded_superlink")
+    assert federation.processes.pop("server").wait(60) != 0
+    assert rows_of_messages(federation)["run_objects"] > 0  # what a killed run leaves
+    assert len(federation.history("second")) == 1
+    federation.up()
+    federation.result("second")
+    assert [line["round"] for line in federation.history("second")] == [1, 2]
+    same_bits(federation, "second", simulation)
+
+
 def test_of_runs_that_have_ended_nothing_stays_in_the_superlinks_database(federation):
-    """Also of the one whose ServerApp was killed. SQLite uses the space again."""
-    assert rows_of_messages(federation)["run_objects"] > 0
+    """Also of the one whose ServerApp was killed, which left some. SQLite uses the space again."""
     link = SuperLink(federation.server)
 
     def cleaned():
