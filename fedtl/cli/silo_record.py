@@ -149,13 +149,13 @@ def verify(
     if as_json:
         print_json(asdict(verification))
     else:
-        _say_verification(verification, whole=seen is not None or not path.is_file())
+        _say_verification(verification, compared=seen is not None, alone=path.is_file())
     if verification.faults:
         raise typer.Exit(3)
 
 
-def _say_verification(verification: "Verification", whole: bool) -> None:
-    """``whole``: whether something beside the record shows where it ends."""
+def _say_verification(verification: "Verification", compared: bool, alone: bool) -> None:
+    """``compared``: with the coordinator's rounds; ``alone``: whether nothing else beside the record shows where it ends."""
     say(
         f"the hash chain of {verification.lines} lines is intact; {verification.updates} updates with {verification.bytes_out:,} bytes left"
     )
@@ -174,7 +174,10 @@ def _say_verification(verification: "Verification", whole: bool) -> None:
         say("an approval covered every message at the time it left")
     if not verification.unpaid:
         say("every private update was charged to the ledger, and the ledger adds up")
-    if not whole:
+    if compared:
+        if not verification.unrecorded:
+            say("the record holds every update that the coordinator has")
+    elif alone:
         say(
             f"the record ends at {verification.until}; whether later lines were cut off, only the coordinator's list shows: fedtl server rounds, "
             "then --seen"
