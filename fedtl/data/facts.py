@@ -119,7 +119,7 @@ def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: boo
         running=tuple(names[n] for n in varying if _is_running(x[:, n])),
         copies=tuple(_copies(sample[:, varying], [names[n] for n in varying])),
         sentinels=tuple(_sentinels(x, names)),
-        thousands=tuple(_thousands(x, names)),
+        thousands=(*_thousands(x, names), *([] if hidden else _thousands(*_target(raw, settings)))),
         decisive=() if hidden else tuple(_decisive(sample, y, names, settings)),
         together=() if hidden else _together(sample, y, names, settings),
     )
@@ -171,6 +171,14 @@ def _sentinels(x: Array, names: Sequence[str]) -> Iterator[tuple[str, float, int
             low, high = others.min(), others.max()
             if value < low - (high - low) or value > high + (high - low):
                 yield name, value, int(is_it.sum())
+
+
+def _target(raw: Raw, settings: DataSettings) -> tuple[Array, Sequence[str]]:
+    """Return what a regression predicts, as a table of one column; of none for other tasks."""
+    y = raw.train.y
+    if settings.predicted.has_classes or y.ndim > 1:
+        return np.zeros((len(y), 0)), ()
+    return finite_numbers(y)[:, None], (settings.label,)
 
 
 def _thousands(x: Array, names: Sequence[str]) -> Iterator[tuple[str, float, float]]:

@@ -7,6 +7,7 @@ No run reads a recommendation. Labels of test rows are not looked at: only train
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from fedtl.report.figures import counted
 from fedtl.results.data_report import DataReport, LabelShift, Recommendation, SiloRows
 
 FEW = 10  # training rows of a class
@@ -74,8 +75,8 @@ def _of_few_rows(silos: Mapping[str, SiloRows]) -> Iterator[Recommendation]:
 def _of_common_rows(report: DataReport) -> Iterator[Recommendation]:
     for pair, count in report.between.leaked.items():
         one, other = pair.split(", ")
-        have = "row has" if count == 1 else "rows have"
-        text = f"{count} test {have} of {one} the inputs of training rows of {other}: remove at {one}"
+        have = "has" if count == 1 else "have"
+        text = f"{counted(count, 'test row')} of {one} {have} the inputs of training rows of {other}: remove at {one} what is at both"
         yield Recommendation((one, other), text, count, LEAK)
     for pair, count in report.common.items():
         one, other = pair.split(", ")

@@ -108,9 +108,10 @@ def average(x):  # over the models of a mix
     return total
 
 if __name__ == "__main__":
+    made = average(prepare(read(given()))).tolist()
     writer = csv.writer(sys.stdout)
     writer.writerow(["row", "prediction", *HEADS])
-    for number, row in enumerate(average(prepare(read(given()))).tolist()):
+    for number, row in enumerate(made):
         cells = (f"{{one:.6g}}" if isinstance(one, float) else one for one in answer(row))
         writer.writerow([number, *cells])
 '''

@@ -106,6 +106,16 @@ def test_thousands_that_were_read_as_fractions(values, told):
     assert [name for name, *_ in found] == ["c"] * told
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_thousands_in_what_is_predicted(hidden):
+    values = np.where(THOUSANDS < 1000, THOUSANDS, THOUSANDS / 1000)
+    raw = Raw(Part(noise(), values), columns=("a", "b"))
+    found = row_facts(raw, PLAIN.model_copy(update={"task": "regression", "label": "cost"}), hidden)[
+        0
+    ].thousands
+    assert [name for name, *_ in found] == ["cost"] * (not hidden)
+
+
 def test_a_column_that_gives_the_label_away_has_its_auc():
     column = 5.0 - Y + np.where(np.arange(60) == 7, 0.5, 0) + RNG.normal(0, 0.05, 60)
     ((name, auc),) = facts_of(with_column(column)).decisive

@@ -131,7 +131,9 @@ def test_a_table_with_columns_of_every_kind_and_empty_cells(task, tmp_path, monk
         (["nowhere.csv"], "one file"),
         ([str(file)] * 2, "one file"),
     ):
+        capsys.readouterr()
         code = refused(script, words, monkeypatch)
+        assert "prediction" not in capsys.readouterr().out  # no half of a table
         assert code is says or says in code
     short = tmp_path / "short.csv"
     short.write_text("other\n1\n")
