@@ -7,7 +7,6 @@ rounding.
 
 import logging
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from typing import Any, Self
@@ -30,12 +29,14 @@ from fedtl.models.state import State, copy_state, difference
 from fedtl.simulation.engine import Fit, Job
 from fedtl.simulation.masked_norm import MaskedNorm, expand_mask
 from fedtl.simulation.serial import Serial
-from fedtl.simulation.stackable import NORMS, why_not_stackable
+from fedtl.simulation.stackable import why_not_stackable
+from fedtl.simulation.stacked_net import stack_of
 from fedtl.simulation.stacked_scores import metrics_of_stack, validation_rows
 from fedtl.tasks.base import LearningTask
 from fedtl.training.batches import fit_on, to_inputs
 from fedtl.training.labels import labels_after_round
 from fedtl.training.loop import moving_in, plain_stepper
+from fedtl.training.recorded import GradientSteps, OrdinarySteps, recorded_steps
 from fedtl.training.sgd import Stepper
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -142,7 +143,7 @@ def fit(
     """
     rows = rows or Rows.of(trainer, silos)
     states = [trainer.partition.join(task.shared, silo.local) for silo in silos]
-    net = _stack(trainer.net(silos[0].data.width), states)
+    net = stack_of(trainer.net(silos[0].data.width), states)
     metrics = metrics_of_stack(trainer, net, silos, task, states, rows.val)
     for number, phase in enumerate(trainer.method.phases):
         _phase(trainer, net, phase, silos, rows.train, task, number)
@@ -164,24 +165,6 @@ def fit(
     for silo, local in locals_:  # only now: after an error above, the caller trains them again
         silo.local, silo.labels = local, labels_after_round(trainer, silo)
     return results
-
-
-def _stack(net: Net, states: Sequence[State]) -> Net:
-    """A copy of the net in which every tensor holds those of all K silos, [K, ...], and norms can leave out rows."""
-    stack, device = deepcopy(net), next(net.parameters()).device
-    for path, module in net.named_modules():
-        if isinstance(module, NORMS):
-            stack.set_submodule(path, MaskedNorm(module))
-    for name, first in states[0].items():
-        path, _, leaf = name.rpartition(".")
-        owner = stack.get_submodule(path)
-        if all(state[name] is first for state in states):  # what all received is copied to the device once
-            received = first.to(device).expand(len(states), *first.shape)
-            tensor = received.clone(memory_format=torch.contiguous_format)
-        else:
-            tensor = torch.stack([state[name] for state in states]).to(device)
-        setattr(owner, leaf, nn.Parameter(tensor) if leaf in owner._parameters else tensor)
-    return stack
 
 
 def _first_not_finite(stack: State) -> list[str | None]:
@@ -210,9 +193,14 @@ def _phase(
     for silo in silos:
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         drawn.append([rows for rows, _ in trainer.loop.batches(silo, phase, generator)])
-    tensors = net.state_dict(keep_vars=True)  # the optimiser changes them in place
+    tensors, task_of_all = (
+        net.state_dict(keep_vars=True),
+        silos[0].data.task,
+    )  # the optimiser changes them in place
+    about = (task_of_all, trainer.device, trainer.dtype)
+    steps = recorded_steps(net, [weight for _, weight in moving], about) or OrdinarySteps()
     for batches in _batches(drawn, data):
-        _step(trainer, net, tensors, stepper, silos[0].data.task, batches)
+        _step(trainer, net, tensors, stepper, steps, task_of_all, batches)
 
 
 Batches = tuple[Tensor, Tensor, Tensor | None]  # x [A, B, ...], y [A, B], mask [A, B]
@@ -249,6 +237,7 @@ def _step(
     net: Net,
     tensors: State,
     stepper: Stepper,
+    steps: GradientSteps | OrdinarySteps,
     predicted: LearningTask,
     batches: Batches,
 ) -> None:
@@ -275,11 +264,15 @@ def _step(
         return mean_loss(TaskLoss(), out)
 
     stepper.zero_grad()
+    if alive < everyone:
+        steps = OrdinarySteps()
     # A silo's loss depends on its own slice only, so the sum's gradient is each silo's gradient.
-    vmap(loss)(tensors, x, y).sum().backward()
+    inputs = (x, y) if mask is None else (x, y, mask)
+    steps.backward(inputs, lambda: vmap(loss)(tensors, x, y).sum())
     trained = [weight for weight in net.parameters() if weight.grad is not None] if alive < everyone else []
     finished = [weight[alive:].detach().clone() for weight in trained]
-    stepper.step()
+    with torch.inference_mode():  # gradients of recorded steps can be changed in it alone
+        stepper.step()
     with torch.no_grad():
         for weight, as_it_was in zip(trained, finished, strict=True):
             weight[alive:] = as_it_was

@@ -29,7 +29,7 @@ from fedtl.models.state import State
 from fedtl.training.augment import Augmenter, augmenter
 from fedtl.training.batches import ROWS_AT_ONCE, draw_batches, learns_from, make_batch, on_device
 from fedtl.training.config import TrainingConfig
-from fedtl.training.recorded import gradient_steps
+from fedtl.training.recorded import gradient_steps, tensors_of
 from fedtl.training.sgd import Sgd, Stepper
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights, copied
@@ -98,7 +98,7 @@ class Loop:
             batch = make_batch(data, rows, target_rows, self.device, changed)
             stepper.zero_grad()
             loss = partial(self._loss, weights, phase, batch, progress(task, step, len(steps)))
-            gradients.backward(batch, loss)
+            gradients.backward(tensors_of(batch), loss)
             with torch.inference_mode():  # gradients of recorded steps can be changed in it alone
                 self.add_weight_gradients(weights, phase, moving)
                 if clip is not None:

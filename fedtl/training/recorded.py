@@ -5,6 +5,8 @@ With a few thousand weights, torch's modules and autograd take several times as 
 kernels in the same order with the same arguments, so its gradients have the same bits, which is checked when it is recorded. A step
 is recorded only where its kernels cannot depend on values: layers of torch and the task's loss, and no kernel that draws random
 numbers, that gives Python a value, or that reads a tensor which is neither the net's nor the batch's.
+
+On a GPU the recorded kernels become a CUDA graph (``graphs``): one launch in place of a hundred.
 """
 
 import logging
@@ -21,12 +23,21 @@ from fedtl.methods.base import Phase
 from fedtl.methods.losses import Batch, TaskLoss, Term
 from fedtl.models.net import Net
 from fedtl.tasks.base import LearningTask
+from fedtl.training.graphs import Graph
 from fedtl.training.weights import Weights
 
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 EAGER_STEPS = 8  # of one kind, before one is recorded: recording takes as long as several steps
+# Layers whose Python code does the same in each pass. On a CPU, large layers take their time in the kernels.
+KNOWN_LAYERS = {
+    "cpu": ("torch.nn.modules.", "fedtl.simulation.masked_norm"),
+    "cuda": ("torch.nn.modules.", "fedtl.", "torchvision.", "timm."),
+}
+ROUNDING = (
+    1e-3  # |a - b| / |b| of all gradients on a GPU, where the order of a sum may differ from call to call
+)
 DEPENDS_ON_VALUES = {
     torch.Tag.nondeterministic_seeded,
     torch.Tag.data_dependent_output,
@@ -46,14 +57,15 @@ class GradientSteps:
     def __init__(self, net: Net, moving: Sequence[nn.Parameter]) -> None:
         self._moving, self._buffers = moving, list(net.buffers())
         self._tensors = [*net.parameters(), *self._buffers]
-        self._kinds: dict[Hashable, int | Replay | None] = {}  # steps so far, a recorded step, or None: unfit
+        self._kinds: dict[
+            Hashable, int | Recorded | None
+        ] = {}  # steps so far, a recorded step, or None: unfit
 
-    def backward(self, batch: Batch, loss: Callable[[], Tensor]) -> None:
-        """Set the gradients of the loss on the batch, as ``loss().backward()`` does; they were None."""
-        inputs = (batch.x, batch.y, batch.domain)
+    def backward(self, inputs: Sequence[Tensor], loss: Callable[[], Tensor]) -> None:
+        """Set the gradients of the loss on a batch, as ``loss().backward()`` does; they were None. ``inputs``: the batch's tensors."""
         kind = tuple((one.shape, one.dtype, one.stride()) for one in inputs)
         known = self._kinds.get(kind, 0)
-        if isinstance(known, Replay):
+        if isinstance(known, Replay | Graph):
             for weight, gradient in zip(self._moving, known(inputs), strict=True):
                 weight.grad = gradient
         elif known == EAGER_STEPS:
@@ -62,7 +74,7 @@ class GradientSteps:
             loss().backward()
             self._kinds[kind] = None if known is None else known + 1
 
-    def _recorded(self, inputs: Sequence[Tensor], loss: Callable[[], Tensor]) -> "Replay | None":
+    def _recorded(self, inputs: Sequence[Tensor], loss: Callable[[], Tensor]) -> "Recorded | None":
         """Do one step as usual, and return it recorded; None where it is unfit, or another result than the usual one follows."""
         before = [one.clone() for one in self._buffers]
         loss().backward()
@@ -70,11 +82,13 @@ class GradientSteps:
         try:
             with torch.random.fork_rng(devices=[]):
                 _copy(before, self._buffers)
-                replay = record([*self._tensors, *inputs], self._moving, loss)
+                step: Recorded = record([*self._tensors, *inputs], self._moving, loss)
+                if inputs[0].is_cuda:
+                    step = Graph(step, inputs)
                 _copy(before, self._buffers)
-                gradients = replay(inputs)
-            same = all(map(_equal, [*gradients, *self._buffers], [*(w.grad for w in self._moving), *after]))
-            return replay if same else None
+                gradients = step(inputs)
+            usual = [weight.grad for weight in self._moving]
+            return step if _same(gradients, usual) and _same(self._buffers, after) else None
         except Exception as error:
             log.debug("steps of %s are not recorded: %s", [tuple(one.shape) for one in inputs], error)
             return None
@@ -85,8 +99,13 @@ class GradientSteps:
 class OrdinarySteps:
     """Steps of which none is recorded."""
 
-    def backward(self, batch: Batch, loss: Callable[[], Tensor]) -> None:
+    def backward(self, inputs: Sequence[Tensor], loss: Callable[[], Tensor]) -> None:
         loss().backward()
+
+
+def tensors_of(batch: Batch) -> tuple[Tensor, ...]:
+    """Return what the loss of the task reads of a batch."""
+    return batch.x, batch.y, batch.domain
 
 
 def gradient_steps(
@@ -97,20 +116,23 @@ def gradient_steps(
     task: LearningTask,
 ) -> GradientSteps | OrdinarySteps:
     """Return the steps of a phase that trains these parameters by these losses."""
-    plain = terms == (TaskLoss(),) and phase.through is None and weights.compute == (CPU, "float32")
-    return (recorded_steps(weights.net, moving, task) if plain else None) or OrdinarySteps()
+    plain = terms == (TaskLoss(),) and phase.through is None
+    fast = weights.compute == (CPU, "float32") or weights.compute[0].type == "cuda"
+    about = (task, weights.compute)
+    return (recorded_steps(weights.net, moving, about) if plain and fast else None) or OrdinarySteps()
 
 
-def recorded_steps(net: Net, moving: Sequence[nn.Parameter], task: LearningTask) -> GradientSteps | None:
-    """Return the steps of the net that train these parameters for the task; None for a net with layers that are not torch's."""
-    modules = list(net.modules())
-    if any(
-        module is not net and not type(module).__module__.startswith("torch.nn.modules.")
-        for module in modules
-    ):
+def recorded_steps(net: Net, moving: Sequence[nn.Parameter], about: Hashable) -> GradientSteps | None:
+    """
+    Return the steps of the net that train these parameters; None for a net with unknown layers, whose Python code may do something
+    else in each pass. ``about``: what else decides about a step, such as the task and the precision.
+    """
+    modules, tensors = list(net.modules()), (*net.parameters(), *net.buffers())
+    known = KNOWN_LAYERS.get(next(net.parameters()).device.type, ())
+    if any(module is not net and not type(module).__module__.startswith(known) for module in modules):
         return None
-    tensors = (*net.parameters(), *net.buffers())
-    key = (task, *map(id, moving), *map(id, tensors), *(module.training for module in modules))
+    places = (one.data_ptr() for one in tensors)
+    key = (about, *map(id, moving), *map(id, tensors), *places, *(module.training for module in modules))
     if key not in net.kept:
         net.kept[key] = GradientSteps(net, moving)
     steps: GradientSteps = net.kept[key]
@@ -133,6 +155,9 @@ class Replay:
         for kernel, arguments, place in self._calls:
             values[place] = kernel(*arguments(values))
         return [None if place is None else values[place] for place in self._results]
+
+
+Recorded = Replay | Graph
 
 
 class Recorder(TorchDispatchMode):
@@ -189,10 +214,12 @@ class Recorder(TorchDispatchMode):
 def record(known: Sequence[Tensor], moving: Sequence[nn.Parameter], loss: Callable[[], Tensor]) -> Replay:
     """Return the step of these parameters by this loss. Raises Unfit."""
     with Recorder(known) as recorder:
-        found = torch.autograd.grad(loss(), moving, allow_unused=True)
-        for weight, gradient in zip(moving, found, strict=True):
-            if gradient is not None and gradient.stride() != weight.stride():
-                raise Unfit("a gradient has another layout than its weight")
+        found = [
+            gradient if gradient is None else _laid_out_as(weight, gradient)
+            for weight, gradient in zip(
+                moving, torch.autograd.grad(loss(), moving, allow_unused=True), strict=True
+            )
+        ]
     results = [None if gradient is None else recorder.places[id(gradient)] for gradient in found]
     needed, calls = {place for place in results if place is not None}, []
     for call, places, place, mutable in reversed(recorder.calls):
@@ -206,6 +233,12 @@ def record(known: Sequence[Tensor], moving: Sequence[nn.Parameter], loss: Callab
     return Replay(values, len(known), calls[::-1], results)
 
 
+def _laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient in the memory layout of its weight, as ``backward`` gives it to a weight."""
+    same = gradient.stride() == weight.stride()
+    return gradient if same else torch.empty_like(weight, requires_grad=False).copy_(gradient)
+
+
 def _taker(places: Sequence[int]) -> Callable[[list[Any]], tuple[Any, ...]]:
     if len(places) == 1:
         return itemgetter(slice(places[0], places[0] + 1))
@@ -217,5 +250,17 @@ def _copy(values: Sequence[Tensor], into: Sequence[Tensor]) -> None:
         one.copy_(value)
 
 
-def _equal(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b if a is None or b is None else torch.equal(a, b)
+def _same(found: Sequence[Tensor | None], usual: Sequence[Tensor | None]) -> bool:
+    """Return whether tensors have the same bits; on a GPU, whether those with floats differ by rounding only."""
+    pairs = list(zip(found, usual, strict=True))
+    if any((a is None) is not (b is None) for a, b in pairs):
+        return False
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    floats = [(a, b) for a, b in both if a.is_cuda and a.is_floating_point()]
+    apart, size = (
+        torch.stack([one.norm() for one in many]).norm() if many else torch.zeros(())
+        for many in ([a - b for a, b in floats], [b for _, b in floats])
+    )
+    return bool(apart <= ROUNDING * size) and all(
+        torch.equal(a, b) for a, b in both if not (a.is_cuda and a.is_floating_point())
+    )

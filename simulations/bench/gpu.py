@@ -87,14 +87,27 @@ class Bench:
             }
         made = {who: gpu_loads.federation(load, self.device, stack) for who, stack in ways.items()}
         repeats = min(3, self.repeats) if load.name == "resnet18" else self.repeats
-        times, _ = side_by_side(made, [], repeats, SERIAL, lambda text: None)
+        plain = {f"{who}, without graphs": its for who, its in self._without_graphs(load, ways).items()}
+        times, _ = side_by_side(made | plain, [], repeats, SERIAL, lambda text: None)
         for who, federation in made.items():
             found[who] |= {"seconds": list(times[who].seconds)} | self._figures(
                 federation.round, times[who].median
             )
             federation.close()
         pairs = zip(times[SERIAL].seconds, times[STACKED].seconds, strict=True)
-        return {"load": asdict(load), "ways": found, "serial_over_stacked": median(a / b for a, b in pairs)}
+        result = {"load": asdict(load), "ways": found, "serial_over_stacked": median(a / b for a, b in pairs)}
+        for name, federation in plain.items():
+            result[name] = list(times[name].seconds)
+            federation.close()
+        return result
+
+    def _without_graphs(self, load: Load, ways: dict[str, int]) -> dict[str, gpu_loads.WithoutGraphs]:
+        if self.device.type != "cuda":
+            return {}
+        return {
+            who: gpu_loads.WithoutGraphs(gpu_loads.federation(load, self.device, stack))
+            for who, stack in ways.items()
+        }
 
     def _figures(self, call: Callable[[], object], seconds: float) -> dict[str, Any]:
         with gpu_trace.Utilisation(self.device) as used:

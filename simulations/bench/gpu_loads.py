@@ -2,7 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,9 +29,12 @@ from fedtl.simulation import stacked
 from fedtl.simulation.engine import Fit
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
+from fedtl.simulation.stacked_net import stack_of
 from fedtl.tasks.classification import CLASSIFICATION
+from fedtl.training import recorded
 from fedtl.training.batches import in_batches
 from fedtl.training.loop import moving_in
+from fedtl.training.recorded import OrdinarySteps
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
@@ -56,6 +60,31 @@ def by_name(name: str, quick: bool) -> Load:
 def federation(load: Load, device: torch.device, stack: int, dtype: str = "float32") -> Fedtl:
     """Return a federation whose ``round`` is a whole round, the server's mean included."""
     return Fedtl(load, 1, stack, make_trainer(load, device, dtype))
+
+
+@contextmanager
+def without_graphs() -> Iterator[None]:
+    """Launch each kernel by itself while the block lasts."""
+    known = recorded.KNOWN_LAYERS
+    recorded.KNOWN_LAYERS = {}
+    try:
+        yield
+    finally:
+        recorded.KNOWN_LAYERS = known
+
+
+@dataclass(frozen=True)
+class WithoutGraphs:
+    """A federation whose steps do not become CUDA graphs."""
+
+    federation: Fedtl
+
+    def round(self) -> None:
+        with without_graphs():
+            self.federation.round()
+
+    def close(self) -> None:
+        self.federation.close()
 
 
 def steps_of(load: Load, epochs: int = 1) -> int:
@@ -168,7 +197,7 @@ class Steps:
 
     def compiled(self) -> Callable[[], None]:
         """Return the step with the forward and backward pass by ``torch.compile``."""
-        compiled: nn.Module = torch.compile(self.net)
+        compiled: nn.Module = torch.compile(nn.Sequential(self.net.body, self.net.head))
         return lambda: self.step(compiled)
 
 
@@ -182,13 +211,16 @@ class StackStep:
     def __post_init__(self) -> None:
         trainer, silos, batch = make_trainer(self.load, self.device), self.load.silos, self.load.batch
         state, task = trainer.initial(len(CLASSES)), Task("bench", 1, 3, 0, {})
-        net = stacked._stack(trainer.net(len(CLASSES)), [state] * silos)
+        net = stack_of(trainer.net(len(CLASSES)), [state] * silos)
         trainer.loop.prepare(net, trainer.method.phases[0])
         optimizer = trainer.loop.optimizer(moving_in(net), task)
         x = torch.randn(silos, batch, *self.load.shape, device=self.device)
         y = torch.randint(len(CLASSES), (silos, batch), device=self.device)
         tensors = net.state_dict(keep_vars=True)
-        self.step = partial(stacked._step, trainer, net, tensors, optimizer, CLASSIFICATION, (x, y, None))
+        batch = (x, y, None)
+        self.step = partial(
+            stacked._step, trainer, net, tensors, optimizer, OrdinarySteps(), CLASSIFICATION, batch
+        )
 
 
 def graphed(step: Callable[[], None]) -> Callable[[], None]:

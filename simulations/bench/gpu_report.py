@@ -17,10 +17,10 @@ def report(result: dict[str, Any]) -> None:
     )
     console.print(_silos(result))
     for name, found in result["parts"].items():
-        if not name.startswith("silos"):
-            console.print(f"[bold]{name}[/bold]")
-            for line in _lines(found):
-                console.print(f"  {line}", highlight=False)
+        rest = {key: its for key, its in found.items() if key not in ("load", "ways")}
+        console.print(f"[bold]{name}[/bold]")
+        for line in _lines(rest):
+            console.print(f"  {line}", highlight=False)
     for line in dict.fromkeys(result["warnings"]):
         console.print(f"WARNING {line}", markup=False)
     for name, problem in result["failed"].items():

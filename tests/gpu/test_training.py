@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from fedtl.errors import ConfigError
 from fedtl.methods.registry import METHODS
@@ -15,11 +17,14 @@ from fedtl.simulation.choose import choose_device
 from fedtl.simulation.engine import Fit
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
+from fedtl.training import recorded
+from fedtl.training.graphs import Graph
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import CPU, Trainer
 from tests.experiment.test_private import bench_of, silo_of
 from tests.experiment.test_private import task_of as private_task_of
 from tests.simulation.stacked.stacks import SHAPES, five, silos_of, task_of
+from tests.training.test_recorded import Sorted, net_with
 
 SETTINGS = TrainingConfig(lr=0.05, batch_size=4, weight_decay=0.01)
 # |a - b| / |b| of an update: float32 rounds to 6e-8, which a few steps with ReLU and BatchNorm enlarge. A wrong batch or
@@ -54,6 +59,63 @@ def test_a_gpu_trains_what_the_cpu_trains(device, model, engine):
         assert distance(found[name].delta, update.delta) < TOLERANCE
         assert found[name].metrics == pytest.approx(update.metrics, rel=1e-3)
         assert found[name].weight == update.weight
+
+
+def kinds_of(trainer, engine):
+    """What became of each kind of step that the net of the engine took."""
+    net = trainer.net(3)
+    net = net.kept["stack", 5] if engine == "stacked" else net
+    return [
+        kind
+        for one in net.kept.values()
+        if isinstance(one, recorded.GradientSteps)
+        for kind in one._kinds.values()
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bf16"])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("model", ["linear", "mlp", "convnet", "resnet20"])
+def test_steps_become_graphs_and_compute_the_same(device, model, engine, dtype, monkeypatch):
+    found = {}
+    for eager in (0, 10**9):
+        monkeypatch.setattr(recorded, "EAGER_STEPS", eager)
+        trainer = trainer_on(device, model, dtype=dtype)
+        silos = silos_of(trainer, five(model))
+        for number in (1, 2):  # the graphs of the first round serve in the second
+            results = dict(
+                ENGINES[engine](trainer).each(Fit(task_of(trainer, silos[0], number=number)), silos)
+            )
+            if number == 1:
+                graphs = kinds_of(trainer, engine)
+        assert all(isinstance(kind, int if eager else Graph) for kind in graphs)
+        assert eager or kinds_of(trainer, engine) == graphs
+        found[eager] = results
+    assert graphs
+    for name, usual in found[10**9].items():
+        assert distance(found[0][name].delta, usual.delta) < (TOLERANCE if dtype == "float32" else 0.1)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout, Sorted])
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_step_that_depends_on_values_is_computed_as_usual(device, layer, checked, monkeypatch):
+    """Where fedtl does not see that it does, CUDA refuses the graph of ``Sorted``, and computes on after that."""
+    if not checked and layer is nn.Dropout:
+        pytest.skip("a graph of torch may draw")
+    monkeypatch.setattr(recorded, "EAGER_STEPS", 0)
+    if not checked:
+        monkeypatch.setattr(recorded, "DEPENDS_ON_VALUES", set())
+    net = net_with(layer()).to(device)
+    moving = list(net.parameters())
+    steps = recorded.recorded_steps(net, moving, layer)
+    for _ in range(3):
+        x, y = torch.randn(6, 4, device=device), torch.randint(3, (6,), device=device)
+        for weight in moving:
+            weight.grad = None
+        steps.backward((x, y), lambda x=x, y=y: F.cross_entropy(net(x), y))
+        assert all(weight.grad.isfinite().all() for weight in moving)
+    assert list(steps._kinds.values()) == [None]
+    updates_of("serial", device, "mlp")
 
 
 @pytest.mark.parametrize(
@@ -111,8 +173,10 @@ def waits_in(call):
         ("stacked", "fedbn"),
     ],
 )
-def test_no_step_waits_for_the_gpu(device, engine, method, training):
-    """A round of three epochs waits as often as one of one epoch."""
+@pytest.mark.parametrize("eager", [0, 10**9])
+def test_no_step_waits_for_the_gpu(device, engine, method, training, eager, monkeypatch):
+    """A round of three epochs waits as often as one of one epoch, once its graphs are made."""
+    monkeypatch.setattr(recorded, "EAGER_STEPS", eager)
     if engine == "stacked" and training.clip:
         pytest.skip("gradients that are clipped are not stacked")
     waits = {}

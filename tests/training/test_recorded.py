@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedtl.methods.losses import Batch
 from fedtl.methods.sharing import fedavg
 from fedtl.models.net import Net
 from fedtl.models.registry import model_spec
@@ -102,7 +101,7 @@ def steps_of(net, count):
         x, y = torch.randn(6, 4, generator=generator), torch.randint(3, (6,), generator=generator)
         for weight in moving:
             weight.grad = None
-        steps.backward(Batch(x, y, torch.zeros(6)), lambda x=x, y=y: F.cross_entropy(net(x), y))
+        steps.backward((x, y), lambda x=x, y=y: F.cross_entropy(net(x), y))
         found.append([weight.grad.clone() for weight in moving])
     return steps, found
 

@@ -14,10 +14,13 @@ from fedtl.simulation import stacked
 from fedtl.simulation.engine import Fit
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
+from fedtl.simulation.stacked_net import stack_of
+from fedtl.training import recorded
 from tests.simulation.stacked.stacks import (
     CLASSES,
     SHAPES,
     data_of,
+    federate,
     five,
     same,
     silos_of,
@@ -126,10 +129,25 @@ def test_no_step_waits_for_a_number_from_the_device():
     asked = []
     trainer = trainer_of("convnet")
     silos = sorted(silos_of(trainer, five("convnet")), key=lambda silo: -len(silo.data.train))
-    net = stacked._stack(trainer.net(3), [trainer.initial(3)] * 5)
+    net = stack_of(trainer.net(3), [trainer.initial(3)] * 5)
     data = stacked._gather(trainer, silos)
     with Watch():
         stacked._phase(trainer, net, Phase(), silos, data, task_of(trainer, silos[0]), 0)
     assert sum("convolution_backward" in name for name in asked) == 3 * 4
     waits = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal.default", "unique")
     assert not [name for name in asked if any(wait in name for wait in waits)]
+
+
+@pytest.mark.parametrize("model", ["linear", "mlp", "convnet"])
+def test_recorded_steps_of_a_stack_have_the_bits_of_ordinary_ones(model, monkeypatch):
+    found = {}
+    for eager in (0, 10**9):
+        monkeypatch.setattr(recorded, "EAGER_STEPS", eager)
+        trainer = trainer_of(model)
+        found[eager] = federate(Stacked(trainer, 5), trainer, five(model))
+        (steps,) = trainer.net(3).kept["stack", 5].kept.values()
+        assert {type(kind) for kind in steps._kinds.values()} == {int if eager else recorded.Replay}
+    (shared, locals_, replies), (wanted, wanted_locals, wanted_replies) = found.values()
+    assert same(shared, wanted)
+    assert all(same(its, wanted_locals[name]) for name, its in locals_.items())
+    assert replies == wanted_replies
