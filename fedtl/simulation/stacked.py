@@ -12,7 +12,7 @@ from itertools import pairwise, zip_longest
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn.utils.rnn import pad_sequence
 
