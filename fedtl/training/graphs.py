@@ -22,6 +22,7 @@ class Graph:
     """
 
     def __init__(self, step: Step, inputs: Sequence[Tensor]) -> None:
+        self._step = step  # its constants are read where they lie, so they must stay
         self._inputs = [one.clone() for one in inputs]
         self._graph = torch.cuda.CUDAGraph()
         beside = torch.cuda.Stream()

@@ -97,14 +97,8 @@ def test_steps_become_graphs_and_compute_the_same(device, model, engine, dtype, 
 
 
 @pytest.mark.parametrize("layer", [nn.Dropout, Sorted])
-@pytest.mark.parametrize("checked", [True, False])
-def test_a_step_that_depends_on_values_is_computed_as_usual(device, layer, checked, monkeypatch):
-    """Where fedtl does not see that it does, CUDA refuses the graph of ``Sorted``, and computes on after that."""
-    if not checked and layer is nn.Dropout:
-        pytest.skip("a graph of torch may draw")
+def test_a_step_that_depends_on_values_is_computed_as_usual(device, layer, monkeypatch):
     monkeypatch.setattr(recorded, "EAGER_STEPS", 0)
-    if not checked:
-        monkeypatch.setattr(recorded, "DEPENDS_ON_VALUES", set())
     net = net_with(layer()).to(device)
     moving = list(net.parameters())
     steps = recorded.recorded_steps(net, moving, layer)
@@ -115,6 +109,14 @@ def test_a_step_that_depends_on_values_is_computed_as_usual(device, layer, check
         steps.backward((x, y), lambda x=x, y=y: F.cross_entropy(net(x), y))
         assert all(weight.grad.isfinite().all() for weight in moving)
     assert list(steps._kinds.values()) == [None]
+    updates_of("serial", device, "mlp")
+
+
+def test_a_graph_that_cuda_refuses_leaves_the_device_as_it_was(device):
+    x = torch.ones(3, device=device)
+    with pytest.raises(RuntimeError):
+        Graph(lambda inputs: [inputs[0] * inputs[0].sum().item()], [x])
+    assert float((x + x).sum()) == 6
     updates_of("serial", device, "mlp")
 
 
@@ -150,13 +152,13 @@ def test_a_rounded_precision_is_close_and_not_equal(device, engine, dtype, most)
 def waits_in(call):
     """Where the process waited for the device, by file and line."""
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
             call()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     return [f"{one.filename}:{one.lineno}" for one in seen if "synchronizing" in str(one.message)]
 
 
