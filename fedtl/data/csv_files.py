@@ -104,10 +104,12 @@ def _check_rows(path: str, dialect: Dialect) -> tuple[list[str], int]:
     if not header:
         raise DataError(f"{path} cannot be read: it is empty")
     if len(header) == 1 and (marks := [mark for mark in SEPARATORS if mark in header[0]]):
-        raise DataError(
-            f"{path}: its columns seem to be separated by {marks[0]!r}; set data.delimiter = {_quoted(marks[0])}"
-            f"{_decimal_advice(rows, marks[0])}"
-        )
+        advice = f"set data.delimiter = {_quoted(marks[0])}{_decimal_advice(rows, marks[0])}"
+        if dialect.delimiter != Dialect.delimiter:
+            advice += (
+                f" if all files are so, or write this one with {dialect.delimiter!r}, as data.delimiter says"
+            )
+        raise DataError(f"{path}: its columns seem to be separated by {marks[0]!r}; {advice}")
     if "\0" in header[0]:
         raise DataError(f'{path} seems to be UTF-16 text; set data.encoding = "utf-16-le" or "utf-16"')
     if len(header) == 1 and len(header[0].split()) > 1 and not dialect.as_text:  # then no row decides this

@@ -11,6 +11,7 @@ from fedtl.data.labels import label_texts, without_label
 from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.settings import DataSettings, declared_range
 from fedtl.data.source import Array, Raw, finite_numbers, parts_of
+from fedtl.report.figures import counted
 from fedtl.results.data_report import SiloRows
 from fedtl.tasks.registry import TASKS
 
@@ -62,7 +63,7 @@ def silo_rows(raw: Raw, used: UsedRows, facts: RowFacts, inputs: str, task: str 
 def kind_of_inputs(raw: Raw, shape: tuple[int, ...], settings: DataSettings) -> str:
     """Return how the model sees an input: "12 columns", or "RGB images of 64 x 64 px, 0..255"."""
     if len(shape) == 1:
-        return f"{shape[0]} columns"
+        return counted(shape[0], "column")
     if len(shape) == 2:
         return f"series of {shape[1]} steps with {shape[0]} channels, scaled by channel"
     channels, *sides = shape

@@ -75,6 +75,12 @@ def test_what_to_set_is_proposed(tmp_path):
     refused(folder(tmp_path, EUROPEAN, delimiter=";"), 'data.decimal = ","', "'2,5'")
     refused(folder(tmp_path, EUROPEAN.replace(",", "."), "cp1252"), "data.encoding", "cp1252", "0xf6")
     refused(folder(tmp_path, "label\tv\n1\t2\n"), 'data.delimiter = "\\t"')
+    refused(
+        folder(tmp_path, "label,v\n1,2\n", delimiter=";"),
+        'data.delimiter = ","',
+        "all files",
+        "write this one",
+    )
 
 
 @pytest.mark.parametrize(
