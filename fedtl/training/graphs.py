@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Of a GPU's memory, the most that the gradients of one graph may take. Each shape of a batch has a graph, which keeps its gradients.
+MAX_SHARE_OF_GPU = 0.01
 Step = Callable[[Sequence[Tensor]], Sequence[Tensor | None]]  # from a batch's tensors to gradients
 
 
@@ -40,6 +42,12 @@ class Graph:
             own.copy_(given, non_blocking=True)
         self._graph.replay()
         return self._gradients
+
+
+def fits_gpu(weights: Sequence[Tensor]) -> bool:
+    """Return whether a GPU has room for graphs that keep gradients of these weights; the kernels of a net that is larger take long."""
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
+    return size <= MAX_SHARE_OF_GPU * torch.cuda.get_device_properties(weights[0].device).total_memory
 
 
 @cache

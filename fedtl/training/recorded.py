@@ -23,7 +23,7 @@ from fedtl.methods.base import Phase
 from fedtl.methods.losses import Batch, TaskLoss, Term
 from fedtl.models.net import Net
 from fedtl.tasks.base import LearningTask
-from fedtl.training.graphs import Graph
+from fedtl.training.graphs import Graph, fits_gpu
 from fedtl.training.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -125,11 +125,13 @@ def gradient_steps(
 def recorded_steps(net: Net, moving: Sequence[nn.Parameter], about: Hashable) -> GradientSteps | None:
     """
     Return the steps of the net that train these parameters; None for a net with unknown layers, whose Python code may do something
-    else in each pass. ``about``: what else decides about a step, such as the task and the precision.
+    else in each pass, and for one that is too large for graphs. ``about``: what else decides about a step, such as task and precision.
     """
     modules, tensors = list(net.modules()), (*net.parameters(), *net.buffers())
     known = KNOWN_LAYERS.get(next(net.parameters()).device.type, ())
     if any(module is not net and not type(module).__module__.startswith(known) for module in modules):
+        return None
+    if moving[0].is_cuda and not fits_gpu(moving):
         return None
     places = (one.data_ptr() for one in tensors)
     key = (about, *map(id, moving), *map(id, tensors), *places, *(module.training for module in modules))
