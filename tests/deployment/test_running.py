@@ -4,9 +4,11 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import httpx
@@ -14,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedtl.cli.main import app
+from fedtl.deployment import certificates
 from fedtl.deployment.certificates import create_authority, read_certificates, validity
 from fedtl.deployment.coordinator import server
 from fedtl.deployment.coordinator.server import create_server, run_server, stop_server
@@ -156,6 +159,30 @@ def test_clocks_and_certificates_are_noted_before_the_site_connects(home, tmp_pa
         "ca.crt is valid for 12 days; ask the coordinator for a new one",
         "the clock differs from the server's by -90 s; synchronise it (NTP)",
     ]
+
+
+@pytest.mark.parametrize(("days", "what"), [(1, "not yet valid"), (-4000, "has expired")])
+def test_a_certificate_that_is_not_valid_today_is_blamed_on_the_clock(home, days, what, monkeypatch):
+    """As where the site's clock is slow, or fast by years."""
+    made = datetime.now(UTC) + timedelta(days=days)
+    monkeypatch.setattr(certificates, "datetime", SimpleNamespace(now=lambda zone: made))
+    create_server(home.path / "srv", "localhost", "127.0.0.1:1", 1)
+    shutil.copy(home.path / "srv" / "tls" / "ca.crt", home.path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*(home.path / "srv" / "tls" / f"server.{kind}" for kind in ("pem", "key")))
+
+    def refuse():
+        connection, _ = listening.accept()
+        with connection, pytest.raises(ssl.SSLError):
+            context.wrap_socket(connection, server_side=True)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        Federation.change(home.path / "silo.toml", server=f"localhost:{listening.getsockname()[1]}")
+        said = gate.warnings_before_connecting(Home.open(home.path))
+        thread.join(10)
+    assert [part in said[-1] for part in (what, "this machine's clock", "NTP")] == [True] * 3
 
 
 def test_the_gate_is_asked_through_the_proxy_that_flower_uses(home, monkeypatch):

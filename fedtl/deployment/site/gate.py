@@ -9,7 +9,6 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
@@ -27,10 +26,15 @@ LOCAL = ("127.0.0.1", "localhost")  # never through a proxy
 MAX_CLOCK_SKEW = 60.0  # seconds; Flower refuses a site from 300 on
 CONNECT_SECONDS = 5.0
 WAIT_SECONDS = 5.0  # between two questions whether the key is admitted
+OUT_OF_TIME = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 
 
 class GateUnreachable(ConfigError):
     """The gate does not answer: it may not run yet."""
+
+
+class CertificateOutOfTime(ConfigError):
+    """The gate's certificate is not valid yet or not any more, by this machine's clock."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class GateReply:
 def ask_gate(home: Home, path: str = "/", key: str = "") -> GateReply:
     """
     Return the gate's reply. ``key``: an OpenSSH public key, to which the gate answers as to a call of a SuperNode without a
-    signature. Raises GateUnreachable, and ConfigError where the gate has another certificate.
+    signature. Raises GateUnreachable, CertificateOutOfTime, and ConfigError where the gate has another certificate.
     """
     server, authority = home.settings.server, home.at(home.settings.certificate)
     if not authority.is_file():
@@ -68,6 +72,11 @@ def ask_gate(home: Home, path: str = "/", key: str = "") -> GateReply:
     except OSError as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
+            if reason.verify_code in OUT_OF_TIME:
+                raise CertificateOutOfTime(
+                    f"{server}: {reason.verify_message} by this machine's clock, which says {time.strftime('%Y-%m-%d %H:%M')}; set "
+                    "the clock (NTP), or ask the coordinator for a new certificate"
+                ) from error
             raise ConfigError(
                 f"{server}: {reason.verify_message}; either {authority.name} is of another coordinator, or server in "
                 "silo.toml has the wrong host name"
@@ -91,14 +100,20 @@ def clock_skew(home: Home) -> float:
 
 
 def warnings_before_connecting(home: Home) -> list[str]:
-    """Return what will soon keep the site from connecting: its clock, or a certificate that ends. Errors are Flower's to report."""
+    """
+    Return what keeps the site from connecting, or soon will: its clock, or a certificate that ends. Other errors are Flower's to report.
+    """
     found = []
-    with suppress(ConfigError, OSError):
+    try:
         days = days_left(home.at(home.settings.certificate))
         if days < MIN_DAYS:
             found.append(validity(home.settings.certificate, days, "ask the coordinator for a new one"))
         if abs(skew := clock_skew(home)) > MAX_CLOCK_SKEW:
             found.append(clock_text(skew))
+    except CertificateOutOfTime as error:
+        found.append(str(error))
+    except (ConfigError, OSError):
+        pass
     return found
 
 
