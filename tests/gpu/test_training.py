@@ -160,7 +160,7 @@ def waits_in(call):
             call()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return [f"{one.filename}:{one.lineno}" for one in seen if "synchronizing" in str(one.message)]
+    return [f"{one.filename}:{one.lineno}" for one in seen if "called a synchronizing" in str(one.message)]
 
 
 @pytest.mark.parametrize(
