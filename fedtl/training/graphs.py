@@ -27,12 +27,15 @@ class Graph:
         self._step = step  # its constants are read where they lie, so they must stay
         self._inputs = [one.clone() for one in inputs]
         self._graph = torch.cuda.CUDAGraph()
-        beside = torch.cuda.Stream()
+        beside = _stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             step(self._inputs)  # libraries take their memory in the first call on a stream
         torch.cuda.current_stream().wait_stream(beside)
-        with torch.cuda.graph(self._graph, _memory(), beside, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),  # torch does not return to it after an error
+            torch.cuda.graph(self._graph, _memory(), beside, capture_error_mode="thread_local"),
+        ):
             self._gradients = step(self._inputs)
 
     @torch.no_grad()
@@ -48,6 +51,12 @@ def fits_gpu(weights: Sequence[Tensor]) -> bool:
     """Return whether a GPU has room for graphs that keep gradients of these weights; the kernels of a net that is larger take long."""
     size = sum(weight.numel() * weight.element_size() for weight in weights)
     return size <= MAX_SHARE_OF_GPU * torch.cuda.get_device_properties(weights[0].device).total_memory
+
+
+@cache
+def _stream() -> torch.cuda.Stream:
+    """Return the stream on which all graphs are made: memory that one stream took is of no use to another."""
+    return torch.cuda.Stream()
 
 
 @cache

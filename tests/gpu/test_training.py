@@ -113,9 +113,10 @@ def test_a_step_that_depends_on_values_is_computed_as_usual(device, layer, monke
 
 
 def test_a_graph_that_cuda_refuses_leaves_the_device_as_it_was(device):
-    x = torch.ones(3, device=device)
+    x, stream = torch.ones(3, device=device), torch.cuda.current_stream()
     with pytest.raises(RuntimeError):
         Graph(lambda inputs: [inputs[0] * inputs[0].sum().item()], [x])
+    assert torch.cuda.current_stream() == stream
     assert float((x + x).sum()) == 6
     updates_of("serial", device, "mlp")
 
@@ -159,7 +160,7 @@ def waits_in(call):
             call()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return [f"{one.filename}:{one.lineno}" for one in seen if "synchronizing" in str(one.message)]
+    return [f"{one.filename}:{one.lineno}" for one in seen if "called a synchronizing" in str(one.message)]
 
 
 @pytest.mark.parametrize(
