@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fedtl.experiment.run_folder import RunFolder
 
 SECONDS_A_LINE = 10  # between two lines of progress where there is no terminal
+LONG_ENOUGH = 5.0  # seconds from which the time that is left is estimated
+FEW_PARTS = 20  # for as many, the first part alone gives an estimate
 
 # emoji: rich would print ":CD:", which a fingerprint or a path can have, as a picture.
 out_console, err_console = Console(emoji=False), Console(stderr=True, emoji=False)
@@ -109,18 +111,25 @@ def progress_bar(title: str, silent: bool, pause: float = SECONDS_A_LINE) -> Ite
 
 @dataclass
 class Clock:
-    """Estimates the time that is left. ``before``: parts that were done when this began, such as those of an interrupted run."""
+    """
+    Estimates the time that is left. ``before``: parts that were done when this began, such as those of an interrupted run.
+    ``first``: when the first part was done. It waited for all that has to start, so it says little about many others.
+    """
 
     started: float
     before: int | None = None
+    first: float = 0.0
 
     def left(self, done: int, total: int, now: float) -> float:
-        """Return the seconds that the remaining parts take if they take as long as those since the start."""
+        """Return the seconds that the remaining parts take if they take as long as those so far; 0: not known yet."""
         if self.before is None or done < self.before:
             if not done:
                 return 0.0
-            self.before = done - 1
-        return (now - self.started) / (done - self.before) * (total - done) if done > self.before else 0.0
+            self.before, self.first = done - 1, now
+        parts, left = done - self.before, total - done
+        if parts > 1 and now - self.first >= LONG_ENOUGH:
+            return (now - self.first) / (parts - 1) * left
+        return (now - self.started) / parts * left if parts and left <= FEW_PARTS else 0.0
 
 
 def duration(seconds: float) -> str:

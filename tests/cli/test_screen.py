@@ -54,6 +54,14 @@ def test_a_resumed_run_is_as_slow_as_since_it_resumed():
     assert clock.left(90, 100, 20.0) == 20
 
 
+def test_the_start_of_a_long_comparison_is_not_taken_for_its_pace():
+    """Two workers start for 9 s, and then do a part in 2 s each."""
+    clock = Clock(0.0)
+    assert clock.left(1, 702, 11.0) == 0
+    assert clock.left(2, 702, 11.1) == 0
+    assert clock.left(11, 702, 21.0) == pytest.approx(691)
+
+
 def test_durations():
     assert [duration(seconds) for seconds in (0, 99, 100, 3600, 7800)] == [
         *("0 s", "99 s", "2 min", "1 h 0 min", "2 h 10 min"),
