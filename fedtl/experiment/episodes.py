@@ -67,8 +67,8 @@ def _difference(values: Sequence[float], others: Sequence[float]) -> Difference 
 
 
 def interval(values: Sequence[float]) -> Interval | None:
-    """Return the 95 % interval of Student's t of the mean over episodes; None for fewer than two."""
+    """Return the 95 % interval of Student's t of the mean over episodes; None for fewer than three, from which it would say nothing."""
     count = len(values)
-    if count < 2:
+    if count < 3:
         return None
     return Certainty(float(np.mean(values)), float(np.std(values, ddof=1)) / count**0.5, count - 1).interval()

@@ -18,7 +18,7 @@ class Difference:
 @dataclass(frozen=True)
 class HeadScore:
     """
-    A head on the test rows: the accuracy of each episode, their mean and 95 % interval over episodes (None for one), and the
+    A head on the test rows: the accuracy of each episode, their mean and 95 % interval over episodes (None for one or two), and the
     mean log loss in nats. ``held_out``: the mean accuracy on support rows that the head was made without; None where none can be
     left out. ``over_alone`` and ``over_prototype``: minus the silo's own model, and minus the nearest prototype, on the same
     episodes.

@@ -129,7 +129,7 @@ def test_intervals_and_differences_are_over_the_same_episodes(result):
     assert (alone.episodes, alone.ci95) == (1, None)
     assert alone.mean == pytest.approx(values[0] - part.heads["alone"].episodes[0])
     assert part.heads["prototype"].over_prototype is None
-    assert interval([0.5]) is None
+    assert interval([0.5, 0.6]) is None
 
 
 def test_in_each_episode_the_support_chooses(result):
