@@ -29,6 +29,7 @@ from fedtl.experiment.new_silo import new_silo_experiment, read_new_silo
 from fedtl.experiment.onboard import ALONE, CHOSEN, MIXED, TUNED, Episodes, NewSilo, onboard
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.report.figures import counted
 from fedtl.report.onboard_figures import HEAD_NAMES
 from fedtl.report.plots import INK, MARKERS, PALETTE, draw_legend, label_axes, label_rows, new_figure, to_svg
 from fedtl.results.onboard import OnboardResult
@@ -136,7 +137,7 @@ def figure(together: Mapping[str, float], results: Mapping[str, OnboardResult]) 
         (keys["as a member, all rows"],) = axes.plot(
             [100 * together[name]] * 2, [at - 0.35, at + 0.35], color=INK, lw=3
         )
-        dots = [(f"{part.shots} labels a class", part.heads[CHOSEN]) for part in result.shots]
+        dots = [(f"{counted(part.shots, 'label')} a class", part.heads[CHOSEN]) for part in result.shots]
         most = result.shots[-1]
         dots += [
             (f"{most.shots} labels, {HEAD_NAMES[key].split(',')[0]}", most.heads[key])
