@@ -330,6 +330,7 @@ def test_the_page_of_a_run_is_self_contained_and_shows_its_input(task, silos, ex
     result, history = a_result(task, silos, extras), a_history(task, silos)
     page = run_page(result, history, TOML)
     text = assert_self_contained(page)
+    assert page.count("<svg") == 2
     metric = result["metric"]
     for name, its in result["silos"].items():
         assert name in text
@@ -351,6 +352,7 @@ def test_the_page_of_a_comparison_is_self_contained_and_shows_its_input(task, si
     comparison = a_comparison(task, silos, extras=extras)
     page = compare_page(comparison, CURVES, TOML)
     text = assert_self_contained(page)
+    assert page.count("<svg") == 4
     metric = comparison["metric"]
     for its in comparison["methods"].values():
         assert all(
