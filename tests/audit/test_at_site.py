@@ -94,7 +94,7 @@ def test_an_existing_ledger_and_egress_log_do_not_change(home, made):
     home.record.append(ApprovalWithdrawn(bundle=made.hash))
     before = content(home)
     assert home.ledger.relative_to(home.path) in before
-    done(home, made.hash)
+    assert "No check failed" in fedtl_command("silo", "audit", home.path, made.hash).stdout
     assert content(home) == before
 
 
@@ -108,9 +108,8 @@ def test_a_fault_is_refuted(home, made, monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_prints_its_verdict_and_its_exit_code(home, made):
+    """Of a fault; the test above does so for a sound plan."""
     fedtl_command("silo", "rehearse", home.path, made.file)
-    sound = fedtl_command("silo", "audit", home.path)
-    assert "No check failed" in sound.stdout
     env = around(FEDTL_BREAK="noise halved on the model")
     broken = fedtl("silo", "audit", home.path, env=env, imports=["tests.breaks"])
     assert broken.returncode == 5, broken.stderr

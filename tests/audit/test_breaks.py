@@ -3,16 +3,16 @@
 import pytest
 from torch import nn
 
-from fedtl.audit.retraining import checks, invariance
 from fedtl.audit.retraining.audited_silo import silo_of_study
-from fedtl.audit.retraining.checks import PRIVATE_STEP_CHECKS, RETRAINING_CHECKS, retraining_checks
-from fedtl.audit.verdict import FAMILY_LEVEL, failed, not_exercised
+from fedtl.audit.retraining.checks import RETRAINING_CHECKS, retraining_checks
+from fedtl.audit.verdict import FAMILY_LEVEL, failed
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.models import builtin
 from fedtl.simulation.shared_store import temporary_store
+from tests.audit.retraining import only
 from tests.breaks import BREAKS, DP, FIGURE, RIDGE
 
 SMALL = [
@@ -20,30 +20,6 @@ SMALL = [
     *("privacy.epsilon=8", "privacy.tuning=public", "audit.canaries=100", "train.batch_size=16"),
 ]
 CHECKS = 400  # of a whole audit, which share the family's level
-
-
-# Where each of the other checks is measured, by the functions of ``checks`` and ``invariance``.
-MEASURED = {
-    (invariance, "around_the_mechanism"): ("around the mechanism",),
-    (invariance, "local_only_state"): ("local-only state",),
-    (invariance, "statistics_differ"): ("statistics",),
-    (invariance, "fresh_noise"): ("fresh noise",),
-    (checks, "metric_noise"): ("noise of the metric",),
-    (checks, "before_the_mechanism"): ("before the mechanism",),
-    (checks, "_contributions"): (
-        *("noisy sums alone", "noise of each release", "one record", "shares of one record"),
-        *("one record in the statistics", "one record in the summaries", "one record in the metric"),
-    ),
-    (checks, "_private_steps"): PRIVATE_STEP_CHECKS,
-}
-
-
-def only(monkeypatch, names):
-    """Leave out the retraining that none of these checks needs. A check's level does not depend on the others here."""
-    for (module, function), its in MEASURED.items():
-        if not set(its) & set(names):
-            skipped = () if len(its) > 1 else not_exercised("")
-            monkeypatch.setattr(module, function, lambda *_, skipped=skipped: skipped)
 
 
 def retrained(folder, *settings):

@@ -32,6 +32,7 @@ from fedtl.results.audit import Adversary
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import private
 from fedtl.training.batches import to_inputs
+from tests.audit.retraining import only
 from tests.experiments import ROUNDS_ONLY
 
 SMALL = [
@@ -41,10 +42,10 @@ SMALL = [
 ]
 
 
-def audited(folder, *changes, retrain=False):
+def audited(folder, *changes, retrain=()):
     """
-    Run the real pipeline and audit it; a fault is in both. Without ``retrain`` the retraining checks are not exercised;
-    they keep their shares of the level, so that the other checks decide as in a whole audit.
+    Run the real pipeline and audit it; a fault is in both. Of the retraining checks, only ``retrain`` and those measured
+    with them are exercised; the others keep their shares of the level, so that each check decides as in a whole audit.
     """
     settings = dict(change.split("=", 1) for change in (*SMALL, *changes))
     experiment = load_experiment("digits", [f"{key}={value}" for key, value in settings.items()])
@@ -54,12 +55,16 @@ def audited(folder, *changes, retrain=False):
         study = with_guarantees(build(experiment, shelf, shelf), out)
         audit = AuditedRun(out, study, Adversary.SERVER)
         jobs = retraining_jobs(audit)
-        skipped = {
-            name: [Check(check, name, *not_exercised("")) for check in RETRAINING_CHECKS] for name in jobs
-        }
-        return check_run(
-            audit, {name: job(study.trainer) for name, job in jobs.items()} if retrain else skipped
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            only(patch, retrain)
+            found = {name: job(study.trainer) if retrain else [] for name, job in jobs.items()}
+        return check_run(audit, {name: _all_checks(name, checks) for name, checks in found.items()})
+
+
+def _all_checks(silo, exercised):
+    """RETRAINING_CHECKS in their order; those that are not among ``exercised`` are not exercised."""
+    found = {check.name: check for check in exercised}
+    return [found.get(name) or Check(name, silo, *not_exercised("")) for name in RETRAINING_CHECKS]
 
 
 def reasons(findings):
@@ -87,7 +92,7 @@ def test_the_sound_pipeline_passes(seed, tmp_path):
         f"privacy.statistics={kind}",
         f"method.name={method}",
         f"privacy.epsilon={epsilon}",
-        retrain=True,
+        retrain=RETRAINING_CHECKS,
     )
     assert not reasons(findings)
     assert len(findings.checks) == 2 * (10 + len(RETRAINING_CHECKS) + 5 + 2) + 1 + 2
@@ -142,7 +147,7 @@ def test_noise_drawn_from_the_experiments_seed(monkeypatch, tmp_path):
         return Noise.reproducible(guarantee.address("noise", 0, *purpose))
 
     monkeypatch.setattr(guarantee.PrivacyGuarantee, "random", random)
-    findings = audited(tmp_path, retrain=True)
+    findings = audited(tmp_path, retrain=["fresh noise"])
     caught(findings, "fresh noise", "a seed")
 
 
@@ -156,7 +161,7 @@ def test_the_same_seed_at_two_silos(monkeypatch, tmp_path):
         return Noise.reproducible(guarantee.address("noise", secret, count, *purpose[:1], *purpose[2:]))
 
     monkeypatch.setattr(guarantee.PrivacyGuarantee, "random", random)
-    findings = audited(tmp_path, retrain=True)
+    findings = audited(tmp_path, retrain=["fresh noise"])
     assert "same seed" in reasons(findings)["noise between silos", "faint and plain"]
     assert ("fresh noise", "plain") not in reasons(findings)
 
@@ -192,7 +197,11 @@ def test_noise_on_statistics_that_is_halved(where, monkeypatch, tmp_path):
         monkeypatch.setattr(
             statistics.StatisticsRelease, "noise_std", lambda self, radius: sound(self, radius) / 2
         )
-    findings = audited(tmp_path, "privacy.statistics=dp", retrain=where == "drawn")
+    findings = audited(
+        tmp_path,
+        "privacy.statistics=dp",
+        retrain=["one record in the statistics"] if where == "drawn" else (),
+    )
     caught(findings, "noise on statistics", "times the claimed")
     assert {name for name, _ in reasons(findings)} <= {"noise on statistics", "one record in the statistics"}
     assert all(
@@ -225,7 +234,7 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
 
     if kind == "dp":
         monkeypatch.setattr(private, "release_statistics", exact)
-        findings = audited(tmp_path, "privacy.statistics=dp", retrain=True)
+        findings = audited(tmp_path, "privacy.statistics=dp", retrain=["statistics"])
         caught(findings, "statistics", "no noise")
         caught(findings, "noise on statistics", "without canaries")
     else:
@@ -237,7 +246,7 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
 
         monkeypatch.setattr(private, "train_phase", train_phase)
         caught(
-            audited(tmp_path, "privacy.statistics=public", retrain=True),
+            audited(tmp_path, "privacy.statistics=public", retrain=["around the mechanism"]),
             "around the mechanism",
             "tensors depend",
         )
@@ -251,7 +260,7 @@ def test_a_head_trained_outside_the_mechanism(monkeypatch, tmp_path):
         loop.run(weights, Phase(frozenset({Role.HEAD}), 1), silo, task, 9)
 
     monkeypatch.setattr(private, "train_phase", train_phase)
-    findings = audited(tmp_path, retrain=True)
+    findings = audited(tmp_path, retrain=["around the mechanism", "noisy sums alone"])
     caught(findings, "around the mechanism", "head.")
     caught(findings, "noisy sums alone", "head.")
 

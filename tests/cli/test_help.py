@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from fedtl.cli import main
 from tests.commands import fedtl
+from tests.experiments import MIXED
 
 
 def test_without_a_command_there_is_help_and_with_version_a_version():
@@ -62,10 +63,12 @@ def test_help_is_quick_and_needs_no_torch():
 
 
 def test_a_run_needs_no_framework_that_it_does_not_use():
+    small = ["rounds=1", "engine.name=serial", "data.limit=40", 'data.silos=["plain", "faint"]', *MIXED]
+    words = [word for setting in small for word in ("--set", setting)]
     code = (
         "import sys\n"
         "for name in ('flwr', 'ray', 'opacus', 'timm', 'torchvision'): sys.modules[name] = None\n"
-        "sys.argv = ['fedtl', 'run', 'digits', '--set', 'rounds=1', '--set', 'engine.name=serial', '--set', 'data.limit=40', '--quiet', '--out', sys.argv[1]]\n"
+        f"sys.argv = ['fedtl', 'run', 'digits', *{words}, '--quiet', '--out', sys.argv[1]]\n"
         "import fedtl.cli.main; fedtl.cli.main.main()\n"
     )
     import tempfile

@@ -237,6 +237,7 @@ def test_another_engine_gives_the_bits_of_serial_for_every_method(kind, monkeypa
     wanted = dict(Serial(make_context().trainer).each(FitAs(tasks), silos))
     if kind == "ray":
         ray = pytest.importorskip("ray")
+        monkeypatch.setenv("RAY_worker_niceness", "0")  # as in tests/simulation/test_ray.py
         from fedtl.simulation import ray as engines
 
         # Beside other tests a start was seen to take longer than a run waits; the bits are what this test asks.

@@ -69,6 +69,20 @@ def run_page(result, history, toml):
     return run_pages.run_page(from_plain(RunResult, result), lines_of(history), toml)
 
 
+def without_plots(module, page):
+    """Return the page function with no plot drawn: for tests of what a page says. Plots take most of a page's time."""
+
+    def words(*content):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_plots", lambda *_: [])
+            return page(*content)
+
+    return words
+
+
+compare_words = without_plots(comparison_pages, compare_page)
+run_words = without_plots(run_pages, run_page)
+
 SILOS = ["plain", "faint", "rotated", "textured", "noisy", "inverted"]
 MANY = [f"hospital-{number:02}" for number in range(40)]
 HOSTILE = ["<script>alert(1)</script>", "$\\frac{", "[red]x[/nothing]", "_hidden", 'a" onload="b', "病院"]
@@ -300,7 +314,7 @@ def test_what_was_not_measured_is_a_dash_and_never_zero():
     assert " - " in line
     line = next(line for line in printed(compare_table(comparison)).splitlines() if "plain" in line)
     assert line.split() == ["plain", "-"]
-    assert "<td>-</td>" in compare_page(comparison, {}, TOML)
+    assert "<td>-</td>" in compare_words(comparison, {}, TOML)
 
 
 # Every task with every kind of names; every second page without what a run may lack.
@@ -316,6 +330,7 @@ def test_the_page_of_a_run_is_self_contained_and_shows_its_input(task, silos, ex
     result, history = a_result(task, silos, extras), a_history(task, silos)
     page = run_page(result, history, TOML)
     text = assert_self_contained(page)
+    assert page.count("<svg") == 2
     metric = result["metric"]
     for name, its in result["silos"].items():
         assert name in text
@@ -337,6 +352,7 @@ def test_the_page_of_a_comparison_is_self_contained_and_shows_its_input(task, si
     comparison = a_comparison(task, silos, extras=extras)
     page = compare_page(comparison, CURVES, TOML)
     text = assert_self_contained(page)
+    assert page.count("<svg") == 4
     metric = comparison["metric"]
     for its in comparison["methods"].values():
         assert all(
@@ -367,14 +383,14 @@ def test_hostile_method_names_are_text():
 
 def test_the_answer_comes_first_and_names_the_silos_that_do_not_gain():
     comparison = a_comparison(silos=SILOS[:4])
-    page = compare_page(comparison, CURVES, TOML)
+    page = compare_words(comparison, CURVES, TOML)
     answer = (
         "1 of 4 silos is shown to gain by joining; rotated is as good as alone; textured loses; faint is unclear. Over these 4 "
         "silos, the mean gain over training alone is +1.7 points (95 % interval +0.6 to +2.9): a gain."
     )
     assert answer in page
     assert page.index(answer) < page.index("<table")
-    many = compare_page(a_comparison(silos=MANY), CURVES, TOML)
+    many = compare_words(a_comparison(silos=MANY), CURVES, TOML)
     assert (
         "10 of 40 silos are shown to gain by joining; 10 are as good as alone; 10 lose; 10 are unclear."
         in many
@@ -478,14 +494,14 @@ def test_the_page_of_a_private_run_states_the_guarantee_of_its_ledgers():
     result = a_result()
     result["privacy"] = a_claim(silos={"plain": spent, "faint": {**spent, "epsilon": 1.0}})
     silent = [{**line, "silos": {name: {} for name in line["silos"]}} for line in a_history()]
-    page = text_of(run_page(result, silent, ""))
+    page = text_of(run_words(result, silent, ""))
     assert "at most epsilon = 2.500 at delta = 1e-05" in page
     assert "(4.750 for replace-one" in page
     assert "tuning on private data: public" in page
     assert NO_PRIVACY not in page
     assert "Validation by round" not in run_page(result, silent, "")
     result["privacy"] = a_claim(private=False, silos={"plain": spent})
-    assert NOT_PRIVATE in text_of(run_page(result, silent, ""))
+    assert NOT_PRIVATE in text_of(run_words(result, silent, ""))
 
 
 @pytest.mark.parametrize(("private", "tuning"), [(True, "public"), (False, "undeclared")])
@@ -494,15 +510,15 @@ def test_every_page_states_the_source_of_the_settings(private, tuning):
     spent = SPENT
     said = f"tuning on private data: {tuning}."
     alone = {**a_result(), "privacy": {**its, "silos": {"plain": spent}}}
-    assert said.rstrip(".") in text_of(run_page(alone, a_history(), ""))
-    assert said in text_of(compare_page({**a_comparison(), "privacy": its}, {}, ""))
+    assert said.rstrip(".") in text_of(run_words(alone, a_history(), ""))
+    assert said in text_of(compare_words({**a_comparison(), "privacy": its}, {}, ""))
 
 
 def test_the_page_of_a_private_comparison_states_that_epsilons_add_up():
     comparison = a_comparison()
-    assert NO_PRIVACY in text_of(compare_page(comparison, {}, ""))
+    assert NO_PRIVACY in text_of(compare_words(comparison, {}, ""))
     comparison["privacy"] = a_claim(epsilon=3.0)
-    page = text_of(compare_page(comparison, {}, ""))
+    page = text_of(compare_words(comparison, {}, ""))
     assert "epsilon = 3 for each record" in page
     assert "epsilons add" in page
     assert CHOICE["validation rows"] in page
@@ -510,7 +526,7 @@ def test_the_page_of_a_private_comparison_states_that_epsilons_add_up():
 
 def test_a_comparison_without_a_best_method_states_why():
     comparison = a_comparison() | {"privacy": a_claim(epsilon=3.0), "chosen_on": None, "benefit": {}}
-    page = text_of(compare_page(comparison, {}, ""))
+    page = text_of(compare_words(comparison, {}, ""))
     assert "No best method is named" in page
     assert CHOICE[None] in page
     assert CHOICE["validation rows"] not in page
@@ -518,7 +534,7 @@ def test_a_comparison_without_a_best_method_states_why():
     assert "epsilon = 3 in each run" in table
     assert "tuning: public; no best" in table
     released = comparison | {"benefit": a_comparison()["benefit"], "chosen_on": "released accuracy"}
-    assert CHOICE["released accuracy"] in text_of(compare_page(released, {}, ""))
+    assert CHOICE["released accuracy"] in text_of(compare_words(released, {}, ""))
 
 
 def test_an_interval_is_shown_by_its_ends_and_never_by_half_its_width():
@@ -528,7 +544,7 @@ def test_an_interval_is_shown_by_its_ends_and_never_by_half_its_width():
     assert format_value("r2", -9e21) == "-9e+21"
     for task in MAIN:
         comparison = a_comparison(task)
-        for text in (printed(compare_table(comparison), 200), text_of(compare_page(comparison, CURVES, ""))):
+        for text in (printed(compare_table(comparison), 200), text_of(compare_words(comparison, CURVES, ""))):
             assert "±" not in text
             assert "95 % interval" in text
 
@@ -547,12 +563,12 @@ def with_one_silo_less():
 def test_a_missing_figure_has_a_reason_and_a_mean_over_fewer_silos_is_marked():
     result, comparison = with_one_silo_less()
     mean = f"{format_value('auc', result['mean']['auc'])} (5 of 6)"
-    for text in (printed(run_table(result)), text_of(run_page(result, a_history(), ""))):
+    for text in (printed(run_table(result)), text_of(run_words(result, a_history(), ""))):
         assert "no AUC at plain: all 60 rows have the same class" in text
         assert mean in text
         assert text.count("(5 of 6)") == 1
     reason = "no accuracy at plain under fedavg: the scores of 3 of 60 rows are not finite"
-    for text in (printed(compare_table(comparison), 200), text_of(compare_page(comparison, CURVES, ""))):
+    for text in (printed(compare_table(comparison), 200), text_of(compare_words(comparison, CURVES, ""))):
         assert reason in text
         assert text.count("(5 of 6)") == 2  # the mean and the worst of one method
     many = a_comparison("binary", MANY)
@@ -565,7 +581,7 @@ def test_a_missing_figure_has_a_reason_and_a_mean_over_fewer_silos_is_marked():
 def test_a_whole_silo_that_cannot_be_compared_is_counted():
     comparison = a_comparison(silos=SILOS[:4])
     del comparison["benefit"]["plain"]
-    page = compare_page(comparison, CURVES, TOML)
+    page = compare_words(comparison, CURVES, TOML)
     assert (
         "0 of 3 silos are shown to gain by joining; rotated is as good as alone; textured loses; faint is unclear; 1 more cannot "
         "be compared." in page
@@ -591,10 +607,10 @@ def test_scores_with_shared_statistics_and_with_those_of_the_silo_are_both_shown
     table = printed(refitted_table(comparison))
     assert "84.2 (5 of 6)" in table
     assert format_value("accuracy", comparison["mean"]["fedavg"]["accuracy"]["mean"]) in table
-    assert "84.2" in text_of(compare_page(comparison, CURVES, ""))
+    assert "84.2" in text_of(compare_words(comparison, CURVES, ""))
     result["silos"]["plain"]["refitted"] = {"accuracy": 0.8421}
-    assert "84.2" in text_of(run_page(result, a_history(), ""))
-    assert "exact statistics of" in text_of(run_page(result, a_history(), ""))
+    assert "84.2" in text_of(run_words(result, a_history(), ""))
+    assert "exact statistics of" in text_of(run_words(result, a_history(), ""))
 
 
 @pytest.mark.parametrize("unit", ["record", "patient"])
@@ -632,7 +648,7 @@ def test_trials_epochs_and_yardsticks_are_told():
         },
     }
     table = " ".join(printed(compare_table(comparison), 250).split())
-    page = text_of(compare_page(comparison, CURVES, TOML))
+    page = text_of(compare_words(comparison, CURVES, TOML))
     for text in (table, page):
         assert "2 trials with seed 0" in text
         assert "Tried: train.lr 0.01, 0.1" in text
@@ -640,7 +656,7 @@ def test_trials_epochs_and_yardsticks_are_told():
         assert "local ensemble: two models" in text
         assert "constant: the same answer" in text
     assert re.search(r"epochs 30 60 61", table)
-    cells = cells_of(compare_page(comparison, CURVES, TOML))
+    cells = cells_of(compare_words(comparison, CURVES, TOML))
     assert "train.lr = 0.1 failed: a: not finite" in cells
     assert "train.lr = 0.01 0.1250 chosen" in cells
 
@@ -654,7 +670,7 @@ def test_each_seed_may_choose_for_itself():
     tuning = [a_tuning({0.01: 0.5, 0.1: 0.25}, 0.1)[0] | {"seed": seed} for seed in (0, 1)]
     tuning[1]["chosen"] = {"train.lr": 0.01}
     comparison = a_comparison(methods=["local", "fedavg"], extras=False) | {"tuning": {"local": tuning}}
-    page = text_of(compare_page(comparison, CURVES, TOML))
+    page = text_of(compare_words(comparison, CURVES, TOML))
     assert "2 trials under each seed" in page
     assert "local train.lr = 0.1 / train.lr = 0.01" in page
 
@@ -668,7 +684,7 @@ def test_shared_statistics_are_compared_on_the_model_before_it_was_tuned():
         "refitted": {"fedavg": dict.fromkeys(SILOS, refitted)},
     }
     assert re.search(r"fedavg\W+43.2\W+56.8", printed(refitted_table(comparison)))
-    assert "fedavg 43.2 56.8" in cells_of(compare_page(comparison, CURVES, TOML))
+    assert "fedavg 43.2 56.8" in cells_of(compare_words(comparison, CURVES, TOML))
 
 
 def test_an_answer_never_takes_what_was_not_shown_for_its_opposite():
@@ -676,11 +692,11 @@ def test_an_answer_never_takes_what_was_not_shown_for_its_opposite():
     for own in comparison["benefit"].values():
         own["verdict"] = "unclear"
     comparison["joining"]["mean"] = {"mean": 0.004, "ci95": [-0.012, 0.02], "verdict": "unclear"}
-    text = text_of(compare_page(comparison, CURVES, ""))
+    text = text_of(compare_words(comparison, CURVES, ""))
     assert "0 of 4 silos are shown to gain by joining; plain, faint, rotated, textured are unclear." in text
     assert "+0.4 points (95 % interval -1.2 to +2.0): not shown to be a gain or a loss." in text
     del comparison["benefit"]["plain"], comparison["benefit"]["faint"], comparison["benefit"]["rotated"]
-    alone = compare_page(comparison, CURVES, "")
+    alone = compare_words(comparison, CURVES, "")
     assert (
         "0 of 1 silo is shown to gain by joining; textured is unclear; 3 more cannot be compared.</p>"
         in alone
@@ -694,7 +710,7 @@ def test_all_silos_together_stand_in_the_table_the_page_and_the_plots():
         (line,) = (line for line in table.splitlines() if line.startswith(f"{name} "))
         assert "+1.7 [+0.6, +2.9]" in line
         assert "5 of 6" in line
-    text = text_of(compare_page(comparison, CURVES, ""))
+    text = text_of(compare_words(comparison, CURVES, ""))
     assert text.count("+1.7 [+0.6, +2.9]") == 1 + len(comparison["overall"])
     assert "4 of 6 (67 %)" in text
     words = set(ElementTree.fromstring(benefit_forest(comparison)).itertext())
@@ -707,33 +723,33 @@ def test_power_margin_and_correction_are_told():
     comparison = a_comparison()
     comparison["benefit"]["inverted"]["detectable"] = 0.0912
     table = " ".join(printed(compare_table(comparison)).split())
-    text = text_of(compare_page(comparison, CURVES, ""))
+    text = text_of(compare_words(comparison, CURVES, ""))
     for shown in (table, text):
         assert "a true gain of 6.2 to 9.1 points" in shown
         assert "within 1.0 points" in shown
     assert "Benjamini and Hochberg, 1995" in text
     assert "looking at 6 silos" in text
     single = a_comparison() | {"seeds": [0], "folds": 5}
-    text = text_of(compare_page(single, CURVES, ""))
+    text = text_of(compare_words(single, CURVES, ""))
     assert "With one seed, intervals do not contain" in text
     assert "each seed did 5 runs" in text
 
 
 def test_one_round_is_one_round():
     assert "1 round:" in printed(run_table(a_result() | {"rounds": 1}))
-    assert "1 round, seed" in run_page(a_result() | {"rounds": 1}, a_history(), "")
-    assert "1 round<" in compare_page(a_comparison() | {"rounds": 1}, {}, "")
+    assert "1 round, seed" in run_words(a_result() | {"rounds": 1}, a_history(), "")
+    assert "1 round<" in compare_words(a_comparison() | {"rounds": 1}, {}, "")
 
 
 def test_a_choice_that_differs_between_runs_is_told():
     comparison = a_comparison()
     comparison["benefit"]["plain"]["chosen"] = {"fedavg": 2, "fedbn": 1}
-    assert "fedavg (2 of 3)" in text_of(compare_page(comparison, CURVES, ""))
+    assert "fedavg (2 of 3)" in text_of(compare_words(comparison, CURVES, ""))
 
 
 def test_under_privacy_with_folds_it_is_told_in_how_many_runs_a_unit_is_trained_on():
     comparison = a_comparison() | {"privacy": a_claim(unit="patient", epsilon=3.0), "folds": 5}
-    page = text_of(compare_page(comparison, {}, ""))
+    page = text_of(compare_words(comparison, {}, ""))
     assert "each patient is trained on in 4 of the 5 runs of a seed" in page
     assert "epsilons add up" in page
 
@@ -741,6 +757,8 @@ def test_under_privacy_with_folds_it_is_told_in_how_many_runs_a_unit_is_trained_
 def test_the_answer_says_what_averaging_alone_gives():
     """A reader of one sentence must not take for a gain of joining what two local models give."""
     comparison = a_comparison()
-    assert "without joining" not in text_of(compare_page(comparison, CURVES, ""))
+    assert "without joining" not in text_of(compare_words(comparison, CURVES, ""))
     comparison["overall"]["local ensemble"] = comparison["overall"]["fedavg"]
-    assert "trained alone gives +1.7 points without joining." in text_of(compare_page(comparison, CURVES, ""))
+    assert "trained alone gives +1.7 points without joining." in text_of(
+        compare_words(comparison, CURVES, "")
+    )

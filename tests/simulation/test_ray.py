@@ -42,8 +42,12 @@ NAMES = [f"s{number}" for number in range(10)]
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet():
-    """No usage reports; the workers can import this module, which defines the jobs."""
+    """
+    No usage reports; the workers can import this module, which defines the jobs. Ray runs workers at low priority, so that
+    they would wait for whatever else this machine does; here a test waits for them.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
