@@ -112,6 +112,17 @@ def test_no_events_cost_nothing():
     more=st.floats(1.1, 3),
 )
 def test_less_noise_or_more_steps_cost_more(noise, rate, steps, more):
+    _check_that_less_costs_less(noise, rate, steps, more)
+
+
+@pytest.mark.nightly
+@settings(max_examples=40, deadline=None)
+@given(noise=st.floats(0.5, 20), rate=st.floats(0.001, 1), steps=st.integers(1, 400), more=st.floats(1.1, 3))
+def test_less_noise_or_more_steps_cost_more_in_a_wide_range(noise, rate, steps, more):
+    _check_that_less_costs_less(noise, rate, steps, more)
+
+
+def _check_that_less_costs_less(noise, rate, steps, more):
     cost = epsilon([SpendEvent(noise, rate, steps)], DELTA)
     slack = cost * (1 + 1e-3) + 1e-3
     assert epsilon([SpendEvent(noise * more, rate, steps)], DELTA) <= slack
