@@ -3,7 +3,6 @@
 import doctest
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from fedtl import errors
 from tests.commands import ForkedPython
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "python.md"
-MAX_SECONDS = 10.0  # of process time, for one example
 
 
 def examples():
@@ -34,11 +32,9 @@ def test_the_documented_examples_run(tmp_path, monkeypatch):
     for number, text in enumerate(examples()):
         parsed = doctest.DocTestParser().get_doctest(text, names, f"example {number + 1}", str(DOCUMENT), 0)
         runner, output = doctest.DocTestRunner(verbose=False), []
-        before = time.process_time()
         runner.run(parsed, out=output.append, clear_globs=False)
         names = parsed.globs
         assert not runner.failures, "".join(output)
-        assert time.process_time() - before < MAX_SECONDS
 
 
 def in_new_python(code):

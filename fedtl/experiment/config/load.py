@@ -129,12 +129,12 @@ def merge_settings(table: Mapping[str, Any], changes: Mapping[str, Any]) -> Tabl
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
+    """Return the values of ``below`` with those of ``above``, table by table; an empty table takes the place of another one."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        merged[key] = (
-            _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-        )
+        inner = isinstance(old, Mapping) and isinstance(value, Mapping) and len(value) > 0
+        merged[key] = _merged(merged[key], value) if inner else value
     return merged
 
 

@@ -248,6 +248,16 @@ def test_overrides_are_toml_or_text():
     assert dict(server_of(its.method).settings) == {"lr": 0.1}
 
 
+def test_an_empty_table_takes_the_place_of_another(tmp_path):
+    path = tmp_path / "e.toml"
+    path.write_text(
+        '[data]\nsource = "digits"\n[compare]\nmethods = ["fedavg", "ditto"]\n[compare.set.ditto.method]\nmu = 1.0\n'
+    )
+    assert load_experiment(str(path)).compare.set
+    alone = load_experiment(str(path), ['compare.methods=["fedavg"]', "compare.set={}"])
+    assert (alone.compare.methods, alone.compare.set) == (["fedavg"], {})
+
+
 def test_the_metric_follows_the_task():
     assert Experiment().metric == "accuracy"
     assert parse_experiment({"data": {"task": "regression"}}).metric == "r2"
