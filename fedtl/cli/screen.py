@@ -127,9 +127,12 @@ class Clock:
                 return 0.0
             self.before, self.first = done - 1, now
         parts, left = done - self.before, total - done
+        with_start = (now - self.started) / parts * left
         if parts > 1 and now - self.first >= LONG_ENOUGH:
-            return (now - self.first) / (parts - 1) * left
-        return (now - self.started) / parts * left if parts and left <= FEW_PARTS else 0.0
+            pace = (now - self.first) / (parts - 1) * left
+            # Parts that are done side by side end together, so their pace shows only after a while.
+            return pace if now - self.first >= self.first - self.started else max(pace, with_start)
+        return with_start if left <= FEW_PARTS else 0.0
 
 
 def duration(seconds: float) -> str:

@@ -30,7 +30,7 @@ from fedtl.simulation.engine import Fit, Job
 from fedtl.simulation.masked_norm import MaskedNorm, expand_mask
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stackable import why_not_stackable
-from fedtl.simulation.stacked_net import stack_of
+from fedtl.simulation.stacked_net import drop_stacks, stack_of
 from fedtl.simulation.stacked_scores import metrics_of_stack, validation_rows
 from fedtl.tasks.base import LearningTask
 from fedtl.training.batches import fit_on, to_inputs
@@ -85,6 +85,7 @@ class Stacked:
             except Exception:
                 names = ", ".join(silo.name for silo in silos)
                 log.exception("%s cannot be trained in one stack; they are trained one after another", names)
+                drop_stacks(self.trainer.net(silos[0].data.width))  # memory may have been short
         return dict(Serial(self.trainer).each(job, silos))
 
     def _rows_of(self, silos: Sequence[Silo]) -> "Rows":

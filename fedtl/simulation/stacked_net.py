@@ -11,24 +11,36 @@ from fedtl.models.state import State
 from fedtl.simulation.masked_norm import MaskedNorm
 from fedtl.simulation.stackable import NORMS
 
+STACK = "stack"
+
 
 @torch.no_grad()
 def stack_of(net: Net, states: Sequence[State]) -> Net:
     """
     Return a copy of the net in which every tensor holds those of all K silos, [K, ...], and norms can leave out rows. The net keeps the copy
-    for the next round, and with it the steps that were recorded of it.
+    for the next round, and with it the steps that were recorded of it; one of another number of silos goes. Raises ValueError for a
+    tensor of another shape.
     """
-    kind, device = ("stack", len(states)), next(net.parameters()).device
+    kind, device = (STACK, len(states)), next(net.parameters()).device
     if kind not in net.kept:
+        drop_stacks(net)
         net.kept[kind] = _empty_stack(net, len(states))
     stack: Net = net.kept[kind]
     for name, tensor in stack.state_dict().items():
         first = states[0][name]
+        if first.shape != tensor.shape[1:]:
+            raise ValueError(f"{name}: {tuple(first.shape)} in place of {tuple(tensor.shape[1:])}")
         if all(state[name] is first for state in states):  # what all received is copied to the device once
             tensor.copy_(first.to(device).expand_as(tensor))
         else:
             tensor.copy_(torch.stack([state[name] for state in states]))
     return stack
+
+
+def drop_stacks(net: Net) -> None:
+    """Free the stacks that the net keeps."""
+    for kind in [kind for kind in net.kept if isinstance(kind, tuple) and kind[0] == STACK]:
+        del net.kept[kind]
 
 
 def _empty_stack(net: Net, count: int) -> Net:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 # Of a GPU's memory, the most that the gradients of one graph may take. Each shape of a batch has a graph, which keeps its gradients.
 MAX_SHARE_OF_GPU = 0.01
+MAX_SHARE_IN_USE = 0.25  # of a GPU's memory, the most that tensors took so far: making a graph takes the memory of two steps more
 Step = Callable[[Sequence[Tensor]], Sequence[Tensor | None]]  # from a batch's tensors to gradients
 
 
@@ -48,9 +49,14 @@ class Graph:
 
 
 def fits_gpu(weights: Sequence[Tensor]) -> bool:
-    """Return whether a GPU has room for graphs that keep gradients of these weights; the kernels of a net that is larger take long."""
+    """Return whether a GPU has room for graphs that keep gradients of these weights; the kernels of a larger net take long anyway."""
     size = sum(weight.numel() * weight.element_size() for weight in weights)
-    return size <= MAX_SHARE_OF_GPU * torch.cuda.get_device_properties(weights[0].device).total_memory
+    device = weights[0].device
+    total = torch.cuda.get_device_properties(device).total_memory
+    return (
+        size <= MAX_SHARE_OF_GPU * total
+        and torch.cuda.max_memory_allocated(device) <= MAX_SHARE_IN_USE * total
+    )
 
 
 @cache

@@ -59,7 +59,15 @@ def test_the_start_of_a_long_comparison_is_not_taken_for_its_pace():
     clock = Clock(0.0)
     assert clock.left(1, 702, 11.0) == 0
     assert clock.left(2, 702, 11.1) == 0
-    assert clock.left(11, 702, 21.0) == pytest.approx(691)
+    assert clock.left(12, 702, 22.0) == pytest.approx(690)
+
+
+def test_parts_that_end_together_are_not_taken_for_the_pace():
+    """16 jobs of 600 s side by side, of 100, end half a second apart."""
+    clock = Clock(0.0)
+    for number in range(16):
+        left = clock.left(number + 1, 100, 600 + number / 2)
+    assert left == pytest.approx(607.5 / 16 * 84)
 
 
 def test_durations():

@@ -146,3 +146,47 @@ def test_a_net_with_other_tensors_or_modes_has_steps_of_its_own():
     net.body[2].running_mean = net.body[2].running_mean.clone()
     third = recorded_steps(net, list(net.parameters()), CLASSIFICATION)
     assert len({id(first), id(second), id(third)}) == 3
+
+
+class Two(nn.Module):
+    """Two weights with one gradient, which autograd gives as one tensor."""
+
+    __module__ = "torch.nn.modules.two"
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
+
+    def forward(self, x):
+        return x * (self.a + self.b)
+
+
+def test_each_weight_has_a_gradient_of_its_own(monkeypatch):
+    """One that two weights shared would be clipped twice."""
+    monkeypatch.setattr(recorded, "EAGER_STEPS", 1)
+    net = net_with(Two())
+    (steps, _), moving = steps_of(net, 3), list(net.parameters())
+    assert isinstance(*steps._kinds.values(), Replay)
+    assert net.body[1].a.grad.data_ptr() != net.body[1].b.grad.data_ptr()
+    assert len({weight.grad.data_ptr() for weight in moving}) == len(moving)
+
+
+def test_a_step_that_is_not_finite_is_recorded_another_time(monkeypatch):
+    monkeypatch.setattr(recorded, "EAGER_STEPS", 1)
+    net = net_with(nn.ReLU())
+    moving = list(net.parameters())
+    steps = recorded_steps(net, moving, CLASSIFICATION)
+    for x in (torch.ones(6, 4), torch.full((6, 4), torch.nan), torch.randn(6, 4), torch.randn(6, 4)):
+        for weight in moving:
+            weight.grad = None
+        y = torch.zeros(6, dtype=torch.int64)
+        net.body[2].reset_running_stats()  # NaN would stay in them
+        steps.backward((x, y), lambda x=x, y=y: F.cross_entropy(net(x), y))
+    assert isinstance(*steps._kinds.values(), Replay)
+
+
+def test_a_small_tensor_that_is_wrong_is_seen_beside_a_large_one():
+    large, small = torch.randn(1000) * 50, torch.randn(4) * 0.01
+    assert recorded.close([(large, large), (small, small * 1.001)])
+    assert not recorded.close([(large, large), (torch.zeros(4), small)])
+    assert recorded.close([(large, large), (torch.full((4,), 1e-6), torch.full((4,), -1e-6))])

@@ -14,7 +14,7 @@ from fedtl.simulation import stacked
 from fedtl.simulation.engine import Fit
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
-from fedtl.simulation.stacked_net import stack_of
+from fedtl.simulation.stacked_net import STACK, stack_of
 from fedtl.training import recorded
 from tests.simulation.stacked.stacks import (
     CLASSES,
@@ -151,3 +151,31 @@ def test_recorded_steps_of_a_stack_have_the_bits_of_ordinary_ones(model, monkeyp
     assert same(shared, wanted)
     assert all(same(its, wanted_locals[name]) for name, its in locals_.items())
     assert replies == wanted_replies
+
+
+def stacks_of(trainer):
+    return [kind for kind in trainer.net(3).kept if isinstance(kind, tuple) and kind[0] == STACK]
+
+
+def test_one_stack_is_kept_and_none_after_an_error(monkeypatch):
+    trainer = trainer_of("mlp")
+    silos, engine = silos_of(trainer, five("mlp")), Stacked(trainer, 5)
+    for count in (2, 3, 4, 4):
+        dict(engine.each(Fit(task_of(trainer, silos[0])), silos[:count]))
+        assert stacks_of(trainer) == [(STACK, count)]
+
+    def short(*_):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(stacked, "_phase", short)
+    assert all(
+        not isinstance(one, SiloFailed) for _, one in engine.each(Fit(task_of(trainer, silos[0])), silos)
+    )
+    assert stacks_of(trainer) == []
+
+
+def test_a_tensor_of_another_shape_is_refused():
+    trainer = trainer_of("mlp")
+    wrong = {**trainer.initial(3), "head.bias": torch.zeros(1)}
+    with pytest.raises(ValueError, match="head.bias"):
+        stack_of(trainer.net(3), [wrong] * 2)
