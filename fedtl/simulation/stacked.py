@@ -194,14 +194,12 @@ def _phase(
     for silo in silos:
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         drawn.append([rows for rows, _ in trainer.loop.batches(silo, phase, generator)])
-    tensors, task_of_all = (
-        net.state_dict(keep_vars=True),
-        silos[0].data.task,
-    )  # the optimiser changes them in place
-    about = (task_of_all, trainer.device, trainer.dtype)
+    tensors = net.state_dict(keep_vars=True)  # the optimiser changes them in place
+    predicted = silos[0].data.task
+    about = (predicted, trainer.device, trainer.dtype)
     steps = recorded_steps(net, [weight for _, weight in moving], about) or OrdinarySteps()
     for batches in _batches(drawn, data):
-        _step(trainer, net, tensors, stepper, steps, task_of_all, batches)
+        _step(trainer, net, tensors, stepper, steps, predicted, batches)
 
 
 Batches = tuple[Tensor, Tensor, Tensor | None]  # x [A, B, ...], y [A, B], mask [A, B]

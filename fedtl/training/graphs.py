@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # Of a GPU's memory, the most that the gradients of one graph may take. Each shape of a batch has a graph, which keeps its gradients.
-MAX_SHARE_OF_GPU = 0.01
+MAX_SHARE_OF_GRADIENTS = 0.01
 MAX_SHARE_IN_USE = 0.25  # of a GPU's memory, the most that tensors took so far: making a graph takes the memory of two steps more
 Step = Callable[[Sequence[Tensor]], Sequence[Tensor | None]]  # from a batch's tensors to gradients
 
@@ -54,7 +54,7 @@ def fits_gpu(weights: Sequence[Tensor]) -> bool:
     device = weights[0].device
     total = torch.cuda.get_device_properties(device).total_memory
     return (
-        size <= MAX_SHARE_OF_GPU * total
+        size <= MAX_SHARE_OF_GRADIENTS * total
         and torch.cuda.max_memory_allocated(device) <= MAX_SHARE_IN_USE * total
     )
 

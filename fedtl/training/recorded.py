@@ -57,9 +57,8 @@ class GradientSteps:
     def __init__(self, net: Net, moving: Sequence[nn.Parameter]) -> None:
         self._moving, self._buffers = moving, list(net.buffers())
         self._tensors = [*net.parameters(), *self._buffers]
-        self._kinds: dict[
-            Hashable, int | Recorded | None
-        ] = {}  # steps so far, a recorded step, or None: unfit
+        # Steps so far, a recorded step, or None: unfit.
+        self._kinds: dict[Hashable, int | Recorded | None] = {}
 
     def backward(self, inputs: Sequence[Tensor], loss: Callable[[], Tensor]) -> None:
         """Set the gradients of the loss on a batch, as ``loss().backward()`` does; they were None. ``inputs``: the batch's tensors."""
