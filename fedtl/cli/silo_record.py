@@ -104,7 +104,8 @@ def watch(
 def _columns(line: "ChainLine") -> str:
     """Return a line of the record or of the privacy ledger as a line of a table."""
     size = f"{line['bytes']:,}" if "bytes" in line else ""
-    study = f"{line.get('study') or ''} {line.get('round') or ''}".strip()
+    in_a_round = line["what"] != "verdict" and "asked" not in line
+    study = f"{line.get('study') or ''} {line.get('round') or '' if in_a_round else ''}".strip()
     columns = f"{line['number']:>6}  {line['at'][:19]}  {line['what']:<12} {study:<20} {size:>14}  {_describe(line)}"
     return columns.rstrip()
 
@@ -119,6 +120,8 @@ def _describe(line: "ChainLine") -> str:
             return f"epsilon {line['epsilon']:.3f}"
         case "verdict":
             return str(line["verdict"])
+        case "received" if "asked" in line:
+            return "asks whether joining helped"
         case _:
             return line.get("reason") or ("private" if line.get("private") is True else "")
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from fedtl.data.plain_names import SILO_NAME
 from fedtl.deployment.plan import Agreement, load_agreement
 from fedtl.deployment.running import no_room
+from fedtl.deployment.site.egress_log import EgressLog
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.hours import check_hours
 from fedtl.deployment.site.paid import check_ledger_complete, check_reply_paid
@@ -38,25 +39,26 @@ def answer_round(
     Return the reply to one message. ``find_agreement`` returns the agreement's file in the bundle, ``decode`` reads the
     message; both raise Denied. Returns a Refusal for whatever a server or a row can cause, and raises nothing.
     """
-    return answer_task(home, find_agreement, decode, _answer)
+    return answer_task(home, find_agreement, decode, EgressLog.received, _answer)
 
 
 def answer_task(
     home: Home,
     find_agreement: Callable[[], Path],
     decode: Callable[[], Task],
+    note: Callable[[EgressLog, Task, str], None],
     act: Callable[[Home, Agreement, Task], Reply],
 ) -> Reply | Refusal:
     """
-    Return what ``act`` makes of a task, with the folder locked; a Refusal, which is recorded, for whatever it raises. The task is
-    recorded first.
+    Return what ``act`` makes of a task, with the folder locked; a Refusal, which is recorded, for whatever it raises. ``note`` records
+    the task first, with the hash of its agreement.
     """
     task: Task | None = None
     try:
         with home.alone():
             threads.set_threads(home.settings.threads)
             task = decode()
-            return act(home, _accepted(home, find_agreement(), task), task)
+            return act(home, _accepted(home, find_agreement(), task, note), task)
     except Denied as denied:
         return _refuse(home, task, Code(denied.code), str(denied))
     except (Refused, SiloFailed) as refused:
@@ -77,7 +79,9 @@ def _refuse(home: Home, task: Task | None, code: Code, reason: str) -> Refusal:
     return Refusal(home.settings.name, task.round if task else 0, code)
 
 
-def _accepted(home: Home, agreement_file: Path, task: Task) -> Agreement:
+def _accepted(
+    home: Home, agreement_file: Path, task: Task, note: Callable[[EgressLog, Task, str], None]
+) -> Agreement:
     """Return the agreement that a task is for, once the task is recorded. Raises Denied."""
     agreement = load_agreement(agreement_file)
     if not SILO_NAME.fullmatch(task.study):
@@ -87,7 +91,7 @@ def _accepted(home: Home, agreement_file: Path, task: Task) -> Agreement:
     _check_disk(home)
     if home.settings.policy.privacy is not None:
         check_ledger_complete(home)
-    home.record.received(task, agreement.hash)
+    note(home.record, task, agreement.hash)
     return agreement
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedtl.deployment.plan import Agreement
 from fedtl.deployment.site.answer_round import answer_task
+from fedtl.deployment.site.egress_log import EgressLog
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.hours import check_hours
 from fedtl.deployment.site.joining import OwnModelOnce, joining_of
@@ -33,7 +34,7 @@ def answer_verdict(
     Return the verdict, which is recorded first, or a Refusal. ``find_agreement`` and ``decode`` as in ``answer_round``; the task is a
     ``verdict_question``.
     """
-    return answer_task(home, find_agreement, decode, _answer)
+    return answer_task(home, find_agreement, decode, EgressLog.question_received, _answer)
 
 
 def _answer(home: Home, agreement: Agreement, question: Task) -> SiloVerdict:

@@ -38,13 +38,17 @@ class ManifestRow(_Part):
 
 
 class TaskReceived(_Part):
-    """A message of the server. ``task``: its hash; ``plan``: the hash of the agreement."""
+    """
+    A message of the server. ``task``: its hash; ``plan``: the hash of the agreement. ``asked``: the question after the last round;
+    not written for a round.
+    """
 
     what: Literal["received"] = "received"
     study: str
     round: int
     task: str
     plan: str
+    asked: Literal["verdict"] | None = None
     bytes: int
     tensors: dict[str, TensorHash]
 

@@ -53,6 +53,10 @@ class EgressLog:
         """``plan``: the hash of the agreement."""
         self.append(TaskReceived(**_task(task), plan=plan, **_tensors(task.shared)))
 
+    def question_received(self, question: "Task", plan: str) -> None:
+        """``plan``: as in ``received``."""
+        self.append(TaskReceived(**_task(question), plan=plan, asked="verdict", **_tensors(question.shared)))
+
     def sent(
         self, task: "Task", update: "Update", terms: "SignedTerms", dataset: str | None, again: bool
     ) -> None:

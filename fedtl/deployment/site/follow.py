@@ -11,7 +11,7 @@ from fedtl.deployment.site.home import Home
 from fedtl.errors import FedTLError
 
 log = logging.getLogger(__name__)
-FIELDS = ("study", "round", "bytes", "code", "private")
+FIELDS = ("study", "round", "asked", "bytes", "code", "private")
 
 
 @dataclass

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from fedtl.cli.main import app
 from fedtl.deployment.coordinator.bundle import build_bundle
 from fedtl.deployment.plan import make_agreement
 from fedtl.deployment.site.adopt_model import adopt_model
@@ -64,6 +66,19 @@ def test_the_verdict_is_that_of_adopt_and_recorded_before_it_leaves(site, tmp_pa
     assert answer == SiloVerdict("plain", adopted.joining.gain.verdict)
     facts = set(line) - {"chain", "number", "at"}
     assert facts == {*("what", "study", "round", "task", "plan", "manifest", "again", "terms", "verdict")}
+
+
+def test_the_question_is_not_shown_as_a_round(site, quick):
+    ask(site, question(site))
+    received, verdict = site.lines()[-2:]
+    assert (received["what"], received["asked"]) == ("received", "verdict")
+    assert [line["round"] for line in site.lines() if line["what"] == "received" and "asked" not in line] == [
+        1
+    ]
+    shown = CliRunner().invoke(app, ["silo", "ledger", str(site.home.path)]).output.splitlines()[-2:]
+    assert "asks whether joining helped" in shown[0]
+    assert verdict["verdict"] in shown[1]
+    assert not [line for line in shown if f"s {verdict['round']}" in line]
 
 
 def test_one_word_leaves_a_study_whatever_is_asked(site, quick, monkeypatch):
