@@ -185,29 +185,49 @@ def smallest_deltas(events: Iterable[SpendEvent], epsilons: Floats) -> Floats:
     schedule = merge_events(events)
     if not schedule:
         return 0 * epsilons
-    return np.asarray(_accountant(schedule, False).get_delta(epsilons), float)
+    return np.asarray(_losses(schedule, False).get_delta_for_epsilon(epsilons), float)
 
 
 @lru_cache(1 << 16)  # a number each; silos with equally many rows have the same costs in each round
 def _composed(events: tuple[SpendEvent, ...], delta: float, replace_one: bool) -> float:
-    return float(_accountant(events, replace_one).get_epsilon(delta)) if events else 0.0
+    return float(_losses(events, replace_one).get_epsilon_for_delta(delta)) if events else 0.0
 
 
 @lru_cache(8)
-def _accountant(events: tuple[SpendEvent, ...], replace_one: bool) -> Any:
-    """Return the library's accountant with all events composed."""
-    library = _library()
-    relation = library.NeighboringRelation
-    # REPLACE_SPECIAL is its name for zero-out. Its RDP accountant is wrong for REPLACE_ONE, so PLD only.
-    accountant = library.pld.PLDAccountant(
-        relation.REPLACE_ONE if replace_one else relation.REPLACE_SPECIAL, _width(events)
-    )
+def _losses(events: tuple[SpendEvent, ...], replace_one: bool) -> Any:
+    """Return the library's privacy loss distribution of all events together, as its accountant composes it."""
+    width = _width(events)
+    together = _library().identity(width)
     for event in events:
-        gaussian: Any = library.GaussianDpEvent(event.noise_multiplier)
         if event.sample_rate < 1:
-            gaussian = library.PoissonSampledDpEvent(event.sample_rate, gaussian)
-        accountant.compose(gaussian, event.steps)
-    return accountant
+            one = _one_step(event.noise_multiplier, event.sample_rate, width, replace_one)
+            all_steps = one.self_compose(event.steps)
+        else:  # Gaussian steps on all rows are one with less noise
+            noise = event.noise_multiplier / math.sqrt(event.steps)
+            all_steps = _gaussian(noise, 1.0, width, replace_one)
+        together = together.compose(all_steps)
+    return together
+
+
+@lru_cache(256)
+def _one_step(noise: float, sample_rate: float, width: float, replace_one: bool) -> Any:
+    """
+    Keep the distribution of one sampled step: computing it takes two thirds of the time of a charge, and a silo's noise and rate are
+    those of each of its rounds. One takes 20 KB with much noise, and 2 MB with next to none.
+    """
+    return _gaussian(noise, sample_rate, width, replace_one)
+
+
+def _gaussian(noise: float, sample_rate: float, width: float, replace_one: bool) -> Any:
+    library = _library()
+    # REPLACE_SPECIAL is its name for zero-out.
+    relation = library.NeighborRel.REPLACE_ONE if replace_one else library.NeighborRel.REPLACE_SPECIAL
+    return library.from_gaussian_mechanism(
+        noise,
+        value_discretization_interval=width,
+        sampling_prob=sample_rate,
+        neighboring_relation=relation,
+    )
 
 
 def mean_loss(events: Iterable[SpendEvent]) -> float:
@@ -238,10 +258,9 @@ def _width(events: Sequence[SpendEvent]) -> float:
 
 @lru_cache(1)
 def _library() -> ModuleType:
-    """Import dp-accounting when it is first needed, because that takes seconds."""
+    """Import what is used of dp-accounting when it is first needed, because that takes seconds. Its RDP accountant is wrong for REPLACE_ONE."""
     try:
-        import dp_accounting
-        import dp_accounting.pld
+        from dp_accounting.pld import privacy_loss_distribution
     except ImportError as error:
         raise ConfigError("privacy needs dp-accounting: pip install 'fedtl[privacy]'") from error
-    return dp_accounting
+    return privacy_loss_distribution

@@ -6,6 +6,8 @@ recorded numbers.
 import math
 
 import pytest
+from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
+from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
@@ -97,6 +99,18 @@ def test_rounds_cost_what_their_steps_cost_together():
         SpendEvent(2.0, 0.125, 96),
         SpendEvent(3.0, 1.0, 1),
     )
+
+
+def test_a_step_is_computed_once_a_study_and_the_cost_is_that_of_the_librarys_accountant():
+    """The accountant of dp-accounting composes the same events; equal bits, because a ledger is verified by computing again."""
+    accounting._one_step.cache_clear()
+    for steps in (300, 301, 700):  # of one grid
+        accountant = PLDAccountant(NeighboringRelation.REPLACE_SPECIAL, accounting.GRID_WIDTH)
+        accountant.compose(PoissonSampledDpEvent(0.25, GaussianDpEvent(2.5)), steps)
+        accountant.compose(GaussianDpEvent(9.0), 3)
+        events = [SpendEvent(2.5, 0.25, steps), SpendEvent(9.0, 1.0, 3)]
+        assert epsilon(events, 1e-3) == accountant.get_epsilon(1e-3)
+    assert (accounting._one_step.cache_info().misses, accounting._one_step.cache_info().hits) == (1, 2)
 
 
 def test_no_events_cost_nothing():
