@@ -5,6 +5,7 @@ rows, at most once a study, and only where the policy, the plan and the signed p
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fedtl.deployment.plan import Agreement
@@ -34,7 +35,7 @@ def answer_verdict(
     Return the verdict, which is recorded first, or a Refusal. ``find_agreement`` and ``decode`` as in ``answer_round``; the task is a
     ``verdict_question``.
     """
-    return answer_task(home, find_agreement, decode, EgressLog.question_received, _answer)
+    return answer_task(home, find_agreement, decode, partial(EgressLog.received, asked="verdict"), _answer)
 
 
 def _answer(home: Home, agreement: Agreement, question: Task) -> SiloVerdict:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedtl.deployment.site.egress_lines import (
     EgressLine,
@@ -49,13 +49,10 @@ class EgressLog:
         with self.book.write(self.silo) as chain:
             chain.append(**content_of(entry))
 
-    def received(self, task: "Task", plan: str) -> None:
-        """``plan``: the hash of the agreement."""
-        self.append(TaskReceived(**_task(task), plan=plan, **_tensors(task.shared)))
-
-    def question_received(self, question: "Task", plan: str) -> None:
-        """``plan``: as in ``received``."""
-        self.append(TaskReceived(**_task(question), plan=plan, asked="verdict", **_tensors(question.shared)))
+    def received(self, task: "Task", plan: str, asked: Literal["verdict"] | None = None) -> None:
+        """``plan``: the hash of the agreement. ``asked``: None for a round."""
+        question = {} if asked is None else {"asked": asked}
+        self.append(TaskReceived(**_task(task), plan=plan, **question, **_tensors(task.shared)))
 
     def sent(
         self, task: "Task", update: "Update", terms: "SignedTerms", dataset: str | None, again: bool
