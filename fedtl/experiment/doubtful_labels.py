@@ -14,6 +14,7 @@ from fedtl.training.finish import Outcome
 
 FILE = "doubtful_labels.csv"
 HEADER = ("row", "label", "likely", "times_as_likely")
+IN_DOUBT = "training labels in doubt:"  # how the note begins
 LEAST = 0.1  # the share of doubtful labels below which a silo is never named
 SPREADS = 3.0  # how far above the median of all silos, in normal-consistent median absolute deviations
 
@@ -51,6 +52,6 @@ def doubt_notes(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
     if far:
         named = ", ".join(f"{name} {share:.0%}" for name, share in sorted(far.items()))
         yield (
-            f"training labels in doubt: {named} (median of all silos {middle:.0%}); the rows are listed in silos/NAME/{FILE}, "
+            f"{IN_DOUBT} {named} (median of all silos {middle:.0%}); the rows are listed in silos/NAME/{FILE}, "
             "for that silo only"
         )

@@ -13,7 +13,11 @@ FAMILIES = {
     "distillation": (("distil", "born-again"), GAIN, "mean gain over training alone"),
     "interpolation": (("interpolation",), GAIN, "mean gain over training alone"),
     "self-supervised": (("selfsup-",), GAIN, "mean gain over training alone"),
-    "wrong-labels": (("wrong-labels",), GAIN, "mean gain over training alone"),
+    "wrong-labels": (
+        ("wrong-labels-cost",),
+        "mean of the other 5 silos",
+        "cost to the others of 40 % wrong labels at one silo of six",
+    ),
     "adapters": (("adapters",), GAIN, "mean gain over training alone"),
     "wire": (("wire",), GAIN, "mean gain over training alone"),
 }
