@@ -25,12 +25,13 @@ PARENT_DEATH = 1  # PR_SET_PDEATHSIG of Linux' prctl
 def supervise(
     commands: Mapping[str, Sequence[str]],
     environments: Mapping[str, Mapping[str, str]],
-    ready: Callable[[], None] | None = None,
+    ready: Callable[[Mapping[str, int]], None] | None = None,
     watch: Callable[[], None] | None = None,
 ) -> tuple[str, int]:
     """
     Run the commands until the first one ends, or until SIGTERM or SIGINT arrives. ``ready`` is called once all are started,
-    ``watch`` every ``WATCH_SECONDS`` from then on. Return the name of the command that ended and its exit code; ("", 0) after a signal.
+    with the process id of each, and ``watch`` every ``WATCH_SECONDS`` from then on. Return the name of the command that ended and its exit
+    code; ("", 0) after a signal.
     """
     signals: list[int] = []
 
@@ -50,7 +51,7 @@ def supervise(
                 preexec_fn=end_with_parent,
             )
         if ready:
-            ready()
+            ready({name: process.pid for name, process in started.items()})
         watched = time.monotonic()
         while not signals:
             for name, process in started.items():

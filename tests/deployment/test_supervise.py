@@ -40,7 +40,7 @@ def test_when_one_process_ends_all_end_with_their_children(tmp_path):
 def test_a_signal_is_no_failure(number, tmp_path):
     code = (
         "import sys; from fedtl.deployment.supervise import supervise\n"
-        f"ready = lambda: open({str(tmp_path / 'ready')!r}, 'w').close()\n"
+        f"ready = lambda processes: open({str(tmp_path / 'ready')!r}, 'w').close()\n"
         f"sys.exit(repr(supervise({{'one': {SLEEP!r}}}, {{'one': {{}}}}, ready)))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env=around(), stderr=subprocess.PIPE, text=True)

@@ -151,18 +151,27 @@ def gate_text(folder: Path) -> str:
 
 @dataclass
 class GateWatch:
-    """Has nginx read its configuration again where sites were admitted or expelled, or a bundle with a larger reply was built."""
+    """
+    Writes nginx's configuration again where sites were admitted or expelled, or a bundle with a larger reply was built, and has nginx read it.
+    ``nginx``: its process, a child of this one that has not been waited for; None where fedtl does not run it, and its owner reloads it.
+    """
 
     folder: Path
     loaded: str
+    nginx: int | None = None
 
     def __call__(self) -> None:
         text = gate_text(self.folder)
         if text == self.loaded:
             return
         write_bytes(self.folder / "gate" / "nginx.conf", text.encode())
-        with suppress(OSError, ValueError):  # an nginx that fedtl does not run is reloaded by its owner
-            os.kill(int((self.folder / "gate" / "nginx.pid").read_text()), signal.SIGHUP)
+        if self.nginx is not None:
+            # nginx.pid alone does not say whom to signal: its number may be another process's, here or in another container. Before
+            # nginx writes it, the signal would end nginx; then the next look sends it.
+            pid_file = self.folder / "gate" / "nginx.pid"
+            if not pid_file.is_file() or pid_file.read_text().strip() != str(self.nginx):
+                return
+            os.kill(self.nginx, signal.SIGHUP)
         self.loaded = text
 
 

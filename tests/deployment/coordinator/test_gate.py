@@ -20,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fedtl.deployment.coordinator import server
 from fedtl.deployment.coordinator.admitted import AdmittedSite, write_admitted
 from fedtl.deployment.coordinator.nginx import SMALL_CALLS, SUPERNODE_CALLS
 from fedtl.deployment.coordinator.reply_size import ID_BYTES, NAME_BYTES, RECORD_BYTES, reply_size
@@ -30,7 +31,7 @@ from fedtl.deployment.site.gate import ask_gate, not_admitted, wait_until_admitt
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.keys import public_key_pem, read_public_key
 from fedtl.errors import ConfigError
-from tests.real_processes import free_port, wait
+from tests.real_processes import Federation, free_port, wait
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 MIB = 1 << 20
@@ -89,6 +90,7 @@ def gate(tmp_path_factory):
     thread = threading.Thread(target=behind.serve_forever, args=(0.02,))
     thread.start()
     nginx = subprocess.Popen(server_commands(folder, ["gate"])["gate"], stderr=subprocess.DEVNULL)
+    watch.nginx = nginx.pid
     client = ssl.create_default_context(cafile=str(folder / "tls" / "ca.crt"))
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=client)
@@ -303,3 +305,93 @@ def test_slow_bodies_are_cut_off_and_hold_up_nobody_else(gate):
     finally:
         path.write_text(text)
         os.kill(pid, signal.SIGHUP)
+
+
+def admit(folder, *homes):
+    """As the process that runs the SuperLink writes it, in another container or in this one."""
+    keys = {home.settings.name: read_public_key(home.path / "node.key.pub") for home in homes}
+    write_admitted(folder, {name: AdmittedSite(key, 7) for name, key in keys.items()})
+
+
+def test_only_the_nginx_that_this_process_started_is_told_to_read_its_configuration(tmp_path):
+    """The number in nginx.pid may be that of any process: of one in another container, or of one that ended."""
+    folder, home = tmp_path / "srv", Home.create(tmp_path / "late", "late", "localhost:1")
+    create_server(folder, "localhost", "127.0.0.1:1", 1)
+    nginx, stranger = (subprocess.Popen(["sleep", "100"]) for _ in range(2))
+    elsewhere, here = (GateWatch(folder, write_configuration(folder), pid) for pid in (None, nginx.pid))
+    try:
+        (folder / "gate" / "nginx.pid").write_text(f"{stranger.pid}\n")
+        admit(folder, home)
+        elsewhere()
+        assert "late" in (folder / "gate" / "nginx.conf").read_text()
+        here()
+        assert "late" not in here.loaded
+        assert (nginx.poll(), stranger.poll()) == (None, None)
+        (folder / "gate" / "nginx.pid").write_text(f"{nginx.pid}\n")  # as nginx does once it is ready
+        here()
+        assert nginx.wait(10) == -signal.SIGHUP
+        assert stranger.poll() is None
+        assert here.loaded == elsewhere.loaded == gate_text(folder)
+    finally:
+        for process in (nginx, stranger):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(
+    ("parts", "loaded"),
+    [("link exec gate", 8), ("gate", 8), ("link exec", None), ("link", ...), ("exec", ...)],
+)
+def test_one_process_writes_the_configuration_of_the_gate(tmp_path, monkeypatch, parts, loaded):
+    """``loaded``: the nginx that is told to read it; None: its owner tells it; ...: the process of the gate writes it, and not this one."""
+    folder, parts = tmp_path / "srv", parts.split()
+    create_server(folder, "localhost", "127.0.0.1:1", 1)
+    (folder / "gate" / "nginx.conf").unlink()
+    (folder / "gate" / "nginx.pid").write_text("8")  # of one that was killed
+    watches = []
+
+    def supervise(commands, environments, ready, watch):
+        assert (folder / "gate" / "nginx.pid").exists() == ("gate" not in parts)
+        ready({part: number for number, part in enumerate(parts, 9 - len(parts))})
+        watch()
+        return "", 0
+
+    monkeypatch.setattr(server, "server_commands", lambda folder, parts: {})
+    monkeypatch.setattr(server, "resume_studies", lambda folder: None)
+    monkeypatch.setattr(server, "supervise", supervise)
+    monkeypatch.setattr(server, "watch_all", watches.extend)
+    assert server.run_server(folder, parts) == 0
+    assert (folder / "gate" / "nginx.conf").exists() == (loaded is not ...)
+    assert [one.nginx for one in watches if isinstance(one, GateWatch)] == [loaded] * (loaded is not ...)
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_gate_alone_notices_new_sites_and_larger_bundles(tmp_path):
+    """As where link, exec and gate have containers of their own: what they share is the folder."""
+    if NGINX is None:
+        pytest.skip("no nginx: apt-get install nginx-light")
+    its = Federation(tmp_path)
+    late = its.add("late", admit=False)
+    target = SimpleNamespace(folder=its.server)
+
+    def status(size):
+        body = b"x" * size
+        with begun(target, 1, size, body, header(late)) as (one,):
+            return int(one.recv(12)[-3:])
+
+    process = its.run("server", "--part", "gate")
+    try:
+        wait("gate", lambda: (its.server / "gate" / "nginx.pid").exists(), 60, [process])
+        wait("refusal", lambda: not_admitted(late), 20, [process])
+        admit(its.server, late)
+        wait("new site", lambda: not not_admitted(late), 20, [process])
+        assert status(1000) == 502  # no SuperLink runs
+        large = RECORD_BYTES + 1000
+        assert status(large) == 413
+        (its.server / "bundles" / "b").mkdir(parents=True)
+        save_file({"a": torch.zeros(1000)}, its.server / "bundles" / "b" / "start.safetensors")
+        wait("larger bundle", lambda: status(large) == 502, 20, [process])
+    finally:
+        process.terminate()
+        process.wait(30)
