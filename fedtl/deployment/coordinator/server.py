@@ -21,6 +21,7 @@ from fedtl.deployment.coordinator.studies import resume_studies
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE
 from fedtl.deployment.coordinator.watch import (
     AskWatch,
+    BundleWatch,
     CleanUpWatch,
     DamageWatch,
     EventWatch,
@@ -126,7 +127,13 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
     if gate:
         watches.append(gate)
     if "link" in parts:
-        watches += [DamageWatch(folder), StudyWatch(folder), AskWatch(folder), QueueWatch(folder)]
+        watches += [
+            BundleWatch(folder),
+            DamageWatch(folder),
+            StudyWatch(folder),
+            AskWatch(folder),
+            QueueWatch(folder),
+        ]
         watches += [EventWatch(folder), CleanUpWatch(folder)]
         watches.append(DailyWarnings(partial(certificate_lines, folder, MIN_DAYS)))
     os.umask(0o077)  # otherwise every user could read Flower's database

@@ -8,11 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fedtl._util.files import append_durably, lock_folder, write_bytes
 from fedtl.deployment.coordinator.asking import asked_until, end_rest, occupies_sites, rests_until
 from fedtl.deployment.coordinator.bundle import Bundle
+from fedtl.deployment.coordinator.reply_size import tensor_bytes
 from fedtl.deployment.coordinator.settings import ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.sites import check_name, register_sites
 from fedtl.deployment.coordinator.study import QUEUED_FILE, STOPPED_FILE, HostedStudy
@@ -20,6 +22,7 @@ from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.deployment.coordinator.unended import damage, unended_studies
 from fedtl.errors import ConfigError
+from fedtl.models.state import State
 
 START_SECONDS = 120.0  # that a ServerApp may take until it holds the lock of its study
 
@@ -101,8 +104,7 @@ def start_study(folder: Path, bundle_name: str, study_name: str, now: bool = Fal
             else f"there is no bundle {bundle_name!r}; build it: fedtl server bundle {folder} EXP.toml"
         )
     plan = _plan(bundle, check_name(study_name), settings)
-    start = load_file(bundle.folder / "start.safetensors")
-    study = HostedStudy.create(folder / "studies" / study_name, plan, start)
+    study = HostedStudy.create(folder / "studies" / study_name, plan, _start_tensors(bundle))
     if study.done and asked_until(study) is None:
         raise ConfigError(f"study {study_name!r} is done; its result is in {study.path}")
     if not SuperLink(folder).healthy:
@@ -136,7 +138,12 @@ def _check_not_running(folder: Path, study: HostedStudy) -> None:
 
 
 def _plan(bundle: Bundle, study_name: str, settings: ServerSettings) -> StudyPlan:
-    info = bundle.info(study_name)
+    try:
+        info = bundle.info(study_name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{bundle.folder / 'server.json'} is not the description of a bundle: {error!r}; build the bundle again"
+        ) from error
     return StudyPlan(
         config=info.config,
         roles=info.roles,
@@ -153,6 +160,16 @@ def _plan(bundle: Bundle, study_name: str, settings: ServerSettings) -> StudyPla
     )
 
 
+def _start_tensors(bundle: Bundle) -> State:
+    """Return the first shared tensors. Raises ConfigError for a damaged file."""
+    path = bundle.folder / "start.safetensors"
+    tensor_bytes(path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path} is not a file of tensors: {error}; build the bundle again") from error
+
+
 def _submit(folder: Path, bundle: Bundle, study: HostedStudy) -> None:
     """Start a new Flower run of a study. Its ServerApp waits until an earlier one has ended. Raises ConfigError."""
     _check_bundle(bundle, study)
@@ -167,6 +184,8 @@ def _submit(folder: Path, bundle: Bundle, study: HostedStudy) -> None:
 
 
 def _check_bundle(bundle: Bundle, study: HostedStudy) -> None:
+    """Raise ConfigError where the bundle is not the one from which the study began, or where the limits of replies do not count it."""
+    tensor_bytes(bundle.folder / "start.safetensors")
     if bundle.hash != study.plan.bundle:
         raise ConfigError(
             f"bundle {bundle.name!r} was built again after study {study.path.name!r} began; choose another --study NAME"

@@ -18,7 +18,7 @@ from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.asking import rests_until
 from fedtl.deployment.coordinator.follow import LEFT_OUT, ROUND, STOPPED, WARNING, StudyEvent, StudyFollower
 from fedtl.deployment.coordinator.nginx import nginx_configuration
-from fedtl.deployment.coordinator.reply_size import reply_size
+from fedtl.deployment.coordinator.reply_size import damaged_bundles, reply_size
 from fedtl.deployment.coordinator.settings import load_server_settings
 from fedtl.deployment.coordinator.studies import (
     START_SECONDS,
@@ -101,6 +101,21 @@ class DamageWatch:
             with suppress(OSError):  # of a folder that another user owns; the others are looked at anyway
                 if not is_at_work(study):
                     write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
+
+
+@dataclass
+class BundleWatch:
+    """Logs once that the tensors of a bundle cannot be read: the limits of replies do not count it, and no study can be started from it."""
+
+    folder: Path
+    _told: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self) -> None:
+        damage = damaged_bundles(self.folder)
+        for name, reason in damage.items():
+            if self._told.get(name) != reason:
+                log.error("bundle %s: %s", name, reason)
+        self._told = damage
 
 
 @dataclass(frozen=True)

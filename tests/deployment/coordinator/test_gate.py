@@ -1,6 +1,7 @@
 """The gate: nginx, as ``fedtl server init`` configures it, in front of a server that answers every call."""
 
 import http.server
+import json
 import os
 import shutil
 import signal
@@ -23,10 +24,10 @@ from safetensors.torch import save_file
 from fedtl.deployment.coordinator import server
 from fedtl.deployment.coordinator.admitted import AdmittedSite, write_admitted
 from fedtl.deployment.coordinator.nginx import SMALL_CALLS, SUPERNODE_CALLS
-from fedtl.deployment.coordinator.reply_size import ID_BYTES, NAME_BYTES, RECORD_BYTES, reply_size
+from fedtl.deployment.coordinator.reply_size import ID_BYTES, NAME_BYTES, RECORD_BYTES, ReplySize, reply_size
 from fedtl.deployment.coordinator.server import create_server, server_commands, write_configuration
 from fedtl.deployment.coordinator.settings import load_server_settings
-from fedtl.deployment.coordinator.watch import GateWatch, gate_text
+from fedtl.deployment.coordinator.watch import BundleWatch, GateWatch, gate_text
 from fedtl.deployment.site.gate import ask_gate, not_admitted, wait_until_admitted
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.keys import public_key_pem, read_public_key
@@ -168,16 +169,39 @@ def test_tensors_are_sent_in_chunks_and_so_are_the_limits(tmp_path):
     assert reply_size(tmp_path).total == 12 * MIB + 3 * NAME_BYTES + 8 + 2 * (RECORD_BYTES + 3 * ID_BYTES)
 
 
+def packed(*offsets):
+    """A file with a tensor at these offsets, and 40 bytes of tensors."""
+    head = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": offsets}}).encode()
+    return len(head).to_bytes(8, "little") + head + b"\0" * 40
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff" * 40, b"\x02" + 7 * b"\0" + b"[]", b"\x07" + 7 * b"\0" + b'{"w":1}']
+    "content",
+    [
+        *(b"", b"\xff" * 40, b"\x02" + 7 * b"\0" + b"[]", b"\x07" + 7 * b"\0" + b'{"w":1}'),
+        *(packed(0, 44), packed(0, 10**30), packed(8, 4), packed(-4, 0), packed(0, 4.0), packed("0", "4")),
+        packed(0, 40)[:-1],
+    ],
 )
-def test_a_damaged_file_of_a_bundle_is_named(tmp_path, content):
-    """fedtl server run then ends with one line, and one that runs already logs it."""
-    path = tmp_path / "bundles" / "one" / "start.safetensors"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match="one/start.safetensors"):
-        reply_size(tmp_path)
+def test_a_damaged_file_of_a_bundle_is_named_and_the_other_bundles_count(tmp_path, content, caplog):
+    """fedtl server run says so once, and begins all the same."""
+    folder = tmp_path / "srv"
+    create_server(folder, "localhost", "127.0.0.1:1", 1)
+    bad, good = (folder / "bundles" / name / "start.safetensors" for name in ("bad", "good"))
+    for path in (bad, good):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(packed(0, 40))
+    before, text = reply_size(folder), gate_text(folder)
+    watch = BundleWatch(folder)
+    watch()
+    bad.write_bytes(content)
+    assert (reply_size(folder), write_configuration(folder)) == (before, text)
+    watch()
+    watch()
+    assert [line.split(":")[0] for line in caplog.messages] == ["bundle bad"]
+    assert "bad/start.safetensors" in caplog.messages[0]
+    good.unlink()
+    assert reply_size(folder) == ReplySize()
 
 
 def test_few_large_bodies_of_a_site_pass_at_once(gate):
@@ -362,6 +386,7 @@ def test_one_process_writes_the_configuration_of_the_gate(tmp_path, monkeypatch,
     monkeypatch.setattr(server, "watch_all", watches.extend)
     assert server.run_server(folder, parts) == 0
     assert (folder / "gate" / "nginx.conf").exists() == (loaded is not ...)
+    assert [type(one) for one in watches].count(BundleWatch) == ("link" in parts)
     assert [one.nginx for one in watches if isinstance(one, GateWatch)] == [loaded] * (loaded is not ...)
 
 

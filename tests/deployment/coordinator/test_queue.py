@@ -1,12 +1,14 @@
 """A study that is started while another one runs waits, and starts when that one has ended."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from fedtl._util.files import lock_folder, write_json
@@ -17,7 +19,13 @@ from fedtl.deployment.coordinator.figures import server_metrics
 from fedtl.deployment.coordinator.follow import study_end
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.status import server_status
-from fedtl.deployment.coordinator.studies import resume_studies, start_study, stop_study, studies_to_resume
+from fedtl.deployment.coordinator.studies import (
+    resume_studies,
+    resume_study,
+    start_study,
+    stop_study,
+    studies_to_resume,
+)
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import NOT_YET, BundleInfo, StudyResult
 from fedtl.deployment.coordinator.superlink import SuperLink
@@ -46,6 +54,7 @@ def server(tmp_path, monkeypatch):
     bundle = folder / "bundles" / "b"
     bundle.mkdir(parents=True)
     (bundle / "b.fab").write_bytes(b"bundle")
+    save_file({"w": torch.zeros(1)}, bundle / "start.safetensors")
     info = BundleInfo(FederationConfig("", 0, 3, ServerStep()), {}, studies.Bundle(bundle).hash, "p", False)
     write_json(bundle / "server.json", info.to_json())
     begun, stopped = [], []
@@ -58,7 +67,6 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(SuperLink, "start_run", start_run)
     monkeypatch.setattr(SuperLink, "stop_run", lambda link, run: stopped.append(run))
     monkeypatch.setattr(studies, "register_sites", lambda folder: None)
-    monkeypatch.setattr(studies, "load_file", lambda path: {"w": torch.zeros(1)})
     watch = QueueWatch(folder)
 
     def end(study, reasons=None, days=1.0):
@@ -218,6 +226,26 @@ def test_a_study_with_a_damaged_file_is_stopped_and_the_others_go_on(server, fil
     assert file in (bad.path / STOPPED_FILE).read_text()
     assert unended_studies(server.folder) == [HostedStudy(bad.path.with_name("good"))]
     assert not list(bad.path.parent.glob("good/stopped"))
+
+
+def test_a_study_of_a_damaged_bundle_is_refused_and_the_others_go_on(server, caplog):
+    """Its bundle does not count in the limits of replies, so none of its updates would be let through."""
+    for name in ("first", "second"):
+        server.start(name)
+    bundle = server.folder / "bundles" / "b"
+    shutil.copytree(bundle, bundle.with_name("good"))
+    (bundle.with_name("good") / "b.fab").rename(bundle.with_name("good") / "good.fab")
+    start_study(server.folder, "good", "third")
+    (bundle / "start.safetensors").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="b/start.safetensors"):
+        server.start("fourth")
+    resume_study(server.folder, HostedStudy(server.folder / "studies" / "first"))
+    assert [server.watch(), server.watch()] == [["first"], ["first", "third"]]
+    for name in ("first", "second"):
+        assert "b/start.safetensors" in (server.folder / "studies" / name / STOPPED_FILE).read_text()
+    (bundle.with_name("good") / "server.json").write_text("{}")
+    with pytest.raises(ConfigError, match="good/server.json"):
+        start_study(server.folder, "good", "fifth")
 
 
 def test_between_two_questions_no_serverapp_runs_and_the_next_one_starts_it(server, monkeypatch):
