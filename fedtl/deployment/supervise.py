@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from types import FrameType
 
 from fedtl.errors import FedTLError
@@ -101,10 +102,21 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
         return
 
 
-def watch_all(watches: Sequence[Callable[[], None]]) -> None:
-    """Call every watch; an error of one is logged and ends nothing."""
-    for watch in watches:
-        try:
-            watch()
-        except (FedTLError, OSError, ValueError) as error:
-            log.error("%s: %s", type(watch).__name__, error)
+@dataclass
+class Watches:
+    """Calls every watch. An error of one ends nothing; it is logged once, and again when its text changes or after the watch has worked."""
+
+    watches: Sequence[Callable[[], None]]
+    _failures: dict[int, str] = field(default_factory=dict)  # what each watch, by its position, said last
+
+    def __call__(self) -> None:
+        for number, watch in enumerate(self.watches):
+            try:
+                watch()
+            except (FedTLError, OSError, ValueError) as error:
+                text = f"{type(watch).__name__}: {error}"
+                if self._failures.get(number) != text:
+                    self._failures[number] = text
+                    log.error("%s", text)
+            else:
+                self._failures.pop(number, None)

@@ -35,7 +35,7 @@ from fedtl.deployment.event_log import event_log
 from fedtl.deployment.flower_commands import find_command, flower_environment
 from fedtl.deployment.metrics import serve_metrics
 from fedtl.deployment.running import ended_line, holders, only_one
-from fedtl.deployment.supervise import supervise, watch_all
+from fedtl.deployment.supervise import Watches, supervise
 from fedtl.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -149,9 +149,7 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
     with only_one(folder, parts, "fedtl server run"):
         if "gate" in parts:  # the number of an nginx that has ended may be that of the new one
             (folder / "gate" / "nginx.pid").unlink(missing_ok=True)
-        ended, code = supervise(
-            commands, dict.fromkeys(commands, environment), ready, lambda: watch_all(watches)
-        )
+        ended, code = supervise(commands, dict.fromkeys(commands, environment), ready, Watches(watches))
     if ended:
         log.error("%s", ended_line(ended, code))
     return 0 if not ended else abs(code) or 1

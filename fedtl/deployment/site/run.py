@@ -15,7 +15,7 @@ from fedtl.deployment.site.egress_lines import Disconnected
 from fedtl.deployment.site.follow import RecordWatch
 from fedtl.deployment.site.gate import warnings_before_connecting
 from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE, Home
-from fedtl.deployment.supervise import supervise, watch_all
+from fedtl.deployment.supervise import Watches, supervise
 
 log = logging.getLogger(__name__)
 PARTS = ("node", "exec")
@@ -55,7 +55,7 @@ def _run_parts(home: Home, parts: Sequence[str]) -> int:
         if "node" in parts:
             watches = [RecordWatch(home), DailyWarnings(partial(warnings_before_connecting, home))]
         ended, code = supervise(
-            site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=partial(watch_all, watches)
+            site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=Watches(watches)
         )
     if not ended:
         return 0

@@ -377,13 +377,12 @@ def test_one_process_writes_the_configuration_of_the_gate(tmp_path, monkeypatch,
     def supervise(commands, environments, ready, watch):
         assert (folder / "gate" / "nginx.pid").exists() == ("gate" not in parts)
         ready({part: number for number, part in enumerate(parts, 9 - len(parts))})
-        watch()
+        watches.extend(watch.watches)
         return "", 0
 
     monkeypatch.setattr(server, "server_commands", lambda folder, parts: {})
     monkeypatch.setattr(server, "resume_studies", lambda folder: None)
     monkeypatch.setattr(server, "supervise", supervise)
-    monkeypatch.setattr(server, "watch_all", watches.extend)
     assert server.run_server(folder, parts) == 0
     assert (folder / "gate" / "nginx.conf").exists() == (loaded is not ...)
     assert [type(one) for one in watches].count(BundleWatch) == ("link" in parts)

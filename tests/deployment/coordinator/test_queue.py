@@ -37,7 +37,7 @@ from fedtl.deployment.coordinator.watch import (
     QueueWatch,
     StudyWatch,
 )
-from fedtl.deployment.supervise import watch_all
+from fedtl.deployment.supervise import Watches
 from fedtl.errors import ConfigError
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
@@ -219,9 +219,9 @@ def test_a_study_with_a_damaged_file_is_stopped_and_the_others_go_on(server, fil
     assert file in CliRunner().invoke(app, ["server", "status", str(server.folder)]).stdout
     watches = DamageWatch(server.folder), EventWatch(server.folder)
     with lock_folder(bad.path):
-        watch_all([*watches, *watches])
+        Watches([*watches, *watches])()
     assert not (bad.path / STOPPED_FILE).exists()
-    watch_all(watches)
+    Watches(watches)()
     assert caplog.text.count(f"study bad: {bad.path / file}") == 1
     assert file in (bad.path / STOPPED_FILE).read_text()
     assert unended_studies(server.folder) == [HostedStudy(bad.path.with_name("good"))]
@@ -257,7 +257,7 @@ def test_between_two_questions_no_serverapp_runs_and_the_next_one_starts_it(serv
     crashed, ask = StudyWatch(server.folder, lambda: clock[0]), AskWatch(server.folder)
     for _ in range(5):
         clock[0] += 10 * studies.START_SECONDS
-        watch_all([crashed, ask])
+        Watches([crashed, ask])()
     monkeypatch.setattr(SuperLink, "wait_until_healthy", lambda link: None)
     resume_studies(server.folder)
     assert server.begun == ["first"]
@@ -268,7 +268,7 @@ def test_between_two_questions_no_serverapp_runs_and_the_next_one_starts_it(serv
     with lock_folder(study.path):
         ask()
     assert server.begun == ["first"]
-    watch_all([ask, ask, crashed])
+    Watches([ask, ask, crashed])()
     assert server.begun == ["first", "first"]
     assert rests_until(study) is None
     assert asked_until(study) == pytest.approx(now + 86400, abs=60)
