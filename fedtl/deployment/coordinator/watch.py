@@ -78,9 +78,9 @@ class StudyWatch:
             write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
             log.error("study %s is stopped: %s", name, reason)
             return
+        resume_study(self.folder, study)  # where the SuperLink does not answer, it is tried again later
         at.append(done)
         log.warning("study %s: its ServerApp has ended; it is resumed after round %d", name, done)
-        resume_study(self.folder, study)
 
 
 @dataclass
