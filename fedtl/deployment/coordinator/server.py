@@ -149,9 +149,11 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
     with only_one(folder, parts, "fedtl server run"):
         if "gate" in parts:  # the number of an nginx that has ended may be that of the new one
             (folder / "gate" / "nginx.pid").unlink(missing_ok=True)
-        ended, code = supervise(commands, dict.fromkeys(commands, environment), ready, Watches(watches))
+        ended, code, last_line = supervise(
+            commands, dict.fromkeys(commands, environment), ready, Watches(watches)
+        )
     if ended:
-        log.error("%s", ended_line(ended, code))
+        log.error("%s", ended_line(ended, code, last_line=last_line))
     return 0 if not ended else abs(code) or 1
 
 

@@ -54,12 +54,12 @@ def _run_parts(home: Home, parts: Sequence[str]) -> int:
         watches: list[Callable[[], None]] = []
         if "node" in parts:
             watches = [RecordWatch(home), DailyWarnings(partial(warnings_before_connecting, home))]
-        ended, code = supervise(
+        ended, code, last_line = supervise(
             site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=Watches(watches)
         )
     if not ended:
         return 0
     last = home.record.lines()[-1:] if ended == "node" and code > 0 else []
     reason = next((line.entry.reason for line in last if isinstance(line.entry, Disconnected)), "")
-    log.error("%s", ended_line(ended, code, reason))
+    log.error("%s", ended_line(ended, code, reason, last_line))
     return abs(code) or 1

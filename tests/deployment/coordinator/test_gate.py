@@ -378,7 +378,7 @@ def test_one_process_writes_the_configuration_of_the_gate(tmp_path, monkeypatch,
         assert (folder / "gate" / "nginx.pid").exists() == ("gate" not in parts)
         ready({part: number for number, part in enumerate(parts, 9 - len(parts))})
         watches.extend(watch.watches)
-        return "", 0
+        return "", 0, ""
 
     monkeypatch.setattr(server, "server_commands", lambda folder, parts: {})
     monkeypatch.setattr(server, "resume_studies", lambda folder: None)
