@@ -126,6 +126,7 @@ LARGE_FUNCTIONS = {
 }
 LARGE_CLASSES = {
     "api.results.FinishedComparison": "one property for each table",
+    "deployment.coordinator.superlink.SuperLink": "the calls of one service",
     "deployment.site.home.Home": "the paths of one folder",
     "experiment.run_folder.RunFolder": "the files of one folder",
     "tasks.base.LearningTask": "all that differs from task to task",

@@ -84,7 +84,14 @@ def sync_folder(folder: Path) -> None:
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Wait until no other process holds the folder's lock, and hold it. The lock of a process that died is free."""
-    handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+    with lock_file(folder / ".lock"):
+        yield
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Hold the lock of one file, which is created for it, as ``lock_folder`` does."""
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

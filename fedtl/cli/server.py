@@ -258,7 +258,7 @@ def watch(
     every: Annotated[float, typer.Option(min=0.1, help="seconds between two looks")] = 2.0,
 ) -> None:
     """
-    Print a line for each round of every study until all are done or stopped.
+    Print a line for each round of every study until all are done or stopped. Where there is none yet, it waits for one.
 
     Exit code 4: a study was stopped. So a script can call: fedtl server watch DIR || send-mail
 
@@ -266,11 +266,13 @@ def watch(
     """
     import time
 
-    from fedtl.deployment.coordinator.follow import STOPPED, follow_studies
+    from fedtl.deployment.coordinator.follow import STOPPED, follow_studies, started_studies
     from fedtl.deployment.coordinator.settings import load_server_settings
 
     load_server_settings(folder)
     only_watches()
+    if not started_studies(folder):
+        say(f"{folder} has no study yet; waiting until one is started: fedtl server start {folder} BUNDLE")
     stopped: dict[str, bool] = {}
     for event in follow_studies(folder, lambda: time.sleep(every)):
         print_line(str(event))

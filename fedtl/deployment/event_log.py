@@ -1,18 +1,20 @@
 """
 ``log.jsonl`` in the folder of a site or a coordinator: what fedtl logs, a JSON object a line. The file is private and is rotated, so that it
-never has more than ``FILES`` times ``FILE_BYTES``.
+never has more than ``FILES`` times ``FILE_BYTES``. A site's ``silo.log`` is rotated in the same way.
 """
 
 import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+
+from fedtl._util.files import lock_file
 
 FILE_BYTES, FILES = 10 << 20, 5
 FIELDS = "fields"  # the attribute of a log record that has further fields
@@ -33,8 +35,24 @@ class JsonLines(logging.Formatter):
 
 
 class _PrivateFile(RotatingFileHandler):
+    """A full disk ends nothing."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=FILE_BYTES, backupCount=FILES - 1)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        return
+
     def _open(self) -> TextIOWrapper:
         return open(self.baseFilename, "a", encoding="utf-8", opener=partial(os.open, mode=0o600))
+
+
+def append_rotated(path: Path, text: str) -> None:
+    """Append a line to a private file that is rotated as ``log.jsonl`` is. Several processes may do so at a time. A full disk ends nothing."""
+    with suppress(OSError), lock_file(path.with_name(f".{path.name}.lock")):
+        handler = _PrivateFile(path)
+        handler.handle(logging.LogRecord(path.name, logging.INFO, "", 0, text, None, None))
+        handler.close()
 
 
 def log_event(
@@ -51,9 +69,8 @@ def event_log(folder: Path, parts: Sequence[str]) -> Iterator[None]:
     each file has one writer. A full disk ends nothing.
     """
     name = "log.jsonl" if len(parts) > 1 else f"log-{parts[0]}.jsonl"
-    handler = _PrivateFile(folder / name, maxBytes=FILE_BYTES, backupCount=FILES - 1)
+    handler = _PrivateFile(folder / name)
     handler.setFormatter(JsonLines())
-    handler.handleError = lambda record: None  # type: ignore[method-assign]
     logger = logging.getLogger("fedtl")
     logger.addHandler(handler)
     try:

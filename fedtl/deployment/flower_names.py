@@ -12,6 +12,7 @@ PRIVATE_NAMES = (  # module:name
     "flwr.proto.control_pb2:ListNodesRequest",
     "flwr.proto.control_pb2:ListNodesResponse",
     "flwr.proto.control_pb2:ListRunsRequest",
+    "flwr.proto.control_pb2:ListRunsResponse",
     "flwr.proto.control_pb2:RegisterNodeRequest",
     "flwr.proto.control_pb2:RegisterNodeResponse",
     "flwr.proto.control_pb2:StartRunRequest",

@@ -74,13 +74,18 @@ def _has_open(pid: int, path: Path) -> bool:
     return False
 
 
-def ended_line(part: str, code: int, reason: str = "") -> str:
-    """Return the line that says how a part ended. ``code``: as subprocess gives it, negative for a signal."""
+def ended_line(part: str, code: int, reason: str = "", last_line: str = "") -> str:
+    """
+    Return the line that says how a part ended. ``code``: as subprocess gives it, negative for a signal. ``last_line``: its last one,
+    or its last error, which is shown where no ``reason`` is known.
+    """
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         how = f"was killed by {name}"
     else:
         how = f"ended with exit code {code}"
+    if last_line and not reason:
+        reason = f'its last line was "{last_line}"'
     return f"part {part} {how}{f': {reason}' if reason else ''}; the other parts were stopped"
 
 

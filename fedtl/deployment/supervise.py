@@ -1,5 +1,5 @@
 """
-Runs several processes until the first of them ends, and then ends all. They also end when this process is told to end or
+Runs several processes until the first of them ends, says what it wrote last, and then ends all. They also end when this process is told to end or
 is killed. Whatever started this process (systemd, a container) starts all of them again.
 """
 
@@ -11,8 +11,10 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from types import FrameType
 
+from fedtl.deployment.last_line import CopiedOutput
 from fedtl.errors import FedTLError
 
 log = logging.getLogger(__name__)
@@ -25,12 +27,13 @@ PARENT_DEATH = 1  # PR_SET_PDEATHSIG of Linux' prctl
 def supervise(
     commands: Mapping[str, Sequence[str]],
     environments: Mapping[str, Mapping[str, str]],
-    ready: Callable[[], None] | None = None,
+    ready: Callable[[Mapping[str, int]], None] | None = None,
     watch: Callable[[], None] | None = None,
-) -> tuple[str, int]:
+) -> tuple[str, int, str]:
     """
     Run the commands until the first one ends, or until SIGTERM or SIGINT arrives. ``ready`` is called once all are started,
-    ``watch`` every ``WATCH_SECONDS`` from then on. Return the name of the command that ended and its exit code; ("", 0) after a signal.
+    with the process id of each, and ``watch`` every ``WATCH_SECONDS`` from then on. Return the name of the command that ended, its exit
+    code and its last line (see ``CopiedOutput``); ("", 0, "") after a signal. Raises what ``ready`` raises, where all commands still run.
     """
     signals: list[int] = []
 
@@ -39,39 +42,59 @@ def supervise(
 
     before = {number: signal.signal(number, note_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     started: dict[str, subprocess.Popen[bytes]] = {}
-    end_with_parent = _end_with_parent(os.getpid())
+    copied: dict[str, CopiedOutput] = {}
     try:
         for name, command in commands.items():
-            started[name] = subprocess.Popen(
-                command,
-                env=dict(environments[name]),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                preexec_fn=end_with_parent,
-            )
+            started[name] = _start(command, environments[name])
+            copied[name] = CopiedOutput(started[name])
+        for each in copied.values():  # not earlier: a process with threads is not forked safely
+            each.start()
         if ready:
-            ready()
+            try:
+                ready({name: process.pid for name, process in started.items()})
+            except FedTLError:
+                if all(process.poll() is None for process in started.values()):
+                    raise  # otherwise it failed because a command ended, of which the caller is told
         watched = time.monotonic()
         while not signals:
             for name, process in started.items():
                 if (code := process.poll()) is not None:
-                    return name, code
+                    return name, code, copied[name].last_line()
             if watch and time.monotonic() - watched >= WATCH_SECONDS:
                 watch()
                 watched = time.monotonic()
             time.sleep(POLL_SECONDS)
-        return "", 0
+        return "", 0, ""
     finally:
-        for process in started.values():
-            _signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
-        for process in started.values():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.1, deadline - time.monotonic()))
-            _signal(process, signal.SIGKILL)  # its own children may still run
-            process.wait()
+        _end(list(started.values()))
+        for each in copied.values():
+            each.finish()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        env={**environment, "PYTHONUNBUFFERED": "1"},  # otherwise Python holds back what it writes to a pipe
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=_end_with_parent(os.getpid()),
+    )
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End all processes with their children: with SIGTERM, and ``GRACE_SECONDS`` later with SIGKILL."""
+    for process in processes:
+        _signal(process, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.1, deadline - time.monotonic()))
+        _signal(process, signal.SIGKILL)  # its own children may still run
+        process.wait()
 
 
 def _end_with_parent(parent: int) -> Callable[[], None] | None:
@@ -100,10 +123,21 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
         return
 
 
-def watch_all(watches: Sequence[Callable[[], None]]) -> None:
-    """Call every watch; an error of one is logged and ends nothing."""
-    for watch in watches:
-        try:
-            watch()
-        except (FedTLError, OSError, ValueError) as error:
-            log.error("%s: %s", type(watch).__name__, error)
+@dataclass
+class Watches:
+    """Calls every watch. An error of one ends nothing; it is logged once, and again when its text changes or after the watch has worked."""
+
+    watches: Sequence[Callable[[], None]]
+    _failures: dict[int, str] = field(default_factory=dict)  # what each watch, by its position, said last
+
+    def __call__(self) -> None:
+        for number, watch in enumerate(self.watches):
+            try:
+                watch()
+            except (FedTLError, OSError, ValueError) as error:
+                text = f"{type(watch).__name__}: {error}"
+                if self._failures.get(number) != text:
+                    self._failures[number] = text
+                    log.error("%s", text)
+            else:
+                self._failures.pop(number, None)

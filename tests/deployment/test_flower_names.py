@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
+from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE, Status
 from flwr.supercore import constant
 from flwr.supercore.routers.health.router import router as health
 from flwr.superlink.routers.control.router import router as control
@@ -82,5 +82,6 @@ def test_the_constants_are_flowers():
     assert gate.KEY_HEADER == constant.FLEET_HTTP_PUBLIC_KEY_HEADER
     assert superlink.UNREGISTERED == constant.NodeStatus.UNREGISTERED
     assert superlink.ONLINE == constant.NodeStatus.ONLINE
+    assert superlink.FINISHED == Status.FINISHED
     assert superlink.MEDIA_TYPE == import_module("flwr.supercore.protobuf.constants").PROTOBUF_MEDIA_TYPE
     assert reply_size.CHUNK_BYTES == FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE

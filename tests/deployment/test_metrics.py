@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import stat
+import tarfile
 import urllib.error
 import urllib.request
 
@@ -12,6 +13,8 @@ import pytest
 from fedtl.deployment import event_log as logs
 from fedtl.deployment.event_log import event_log, log_event
 from fedtl.deployment.metrics import Metric, Value, exposition, serve_metrics
+from fedtl.deployment.site.backup import back_up_site
+from fedtl.deployment.site.home import LOG_FILES, Home
 from fedtl.errors import ConfigError
 from tests.real_processes import free_port
 
@@ -79,3 +82,20 @@ def test_a_log_line_is_json_and_the_file_is_private_and_rotated(tmp_path, monkey
     (*_, last) = (json.loads(line) for line in files[0].read_text().splitlines())
     assert (last["round"], last["study"], last["level"]) == (19, "a", "warning")
     assert (last["text"], last["source"]) == ('round "1"\nfailed', "fedtl.somewhere")
+
+
+def test_the_tracebacks_of_a_site_are_private_and_rotated(tmp_path, monkeypatch):
+    home = Home.create(tmp_path / "home", "here", "localhost:1")
+    monkeypatch.setattr(logs, "FILE_BYTES", 500)
+    for number in range(60):
+        home.log(f"Traceback:\n  50 % of round {number}\nRuntimeError: no value")
+    files = [home.path / name for name in LOG_FILES]
+    assert sorted(home.path.glob("silo.log*")) == sorted(files)
+    for path in files:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert path.stat().st_size <= 500
+    assert files[0].read_text().endswith("\n  50 % of round 59\nRuntimeError: no value\n")
+    backup = tmp_path / "backup"
+    back_up_site(home, backup)
+    with tarfile.open(backup) as archive:
+        assert set(LOG_FILES) <= set(archive.getnames())

@@ -38,8 +38,8 @@ def home(tmp_path):
 
 
 def test_a_second_process_on_one_folder_is_refused_with_the_first_ones_id(home, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "supervise", lambda *_, **__: ("", 0))
-    monkeypatch.setattr(server, "supervise", lambda *_, **__: ("", 0))
+    monkeypatch.setattr(run, "supervise", lambda *_, **__: ("", 0, ""))
+    monkeypatch.setattr(server, "supervise", lambda *_, **__: ("", 0, ""))
     create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
     for folder, part, start in (
         (home.path, "exec", lambda: run_site(home, ["node", "exec"])),
@@ -112,19 +112,20 @@ def test_stop_ends_the_process_that_runs_and_no_other(tmp_path, holding, monkeyp
         stop_server(tmp_path)
 
 
-def test_the_end_of_a_part_is_one_line_with_the_reason(home, monkeypatch, caplog):
+def test_the_end_of_a_part_is_one_line_with_the_reason(home, tmp_path, monkeypatch, caplog):
     home.record.append(Disconnected(reason="CERTIFICATE_VERIFY_FAILED"))
-    for ended, code, text in (
-        (
-            "node",
-            1,
-            "part node ended with exit code 1: CERTIFICATE_VERIFY_FAILED; the other parts were stopped",
-        ),
-        ("exec", -9, "part exec was killed by SIGKILL; the other parts were stopped"),
+    for *ended, text in (
+        ("node", 1, "Traceback", "ended with exit code 1: CERTIFICATE_VERIFY_FAILED"),
+        ("exec", -9, "", "was killed by SIGKILL"),
+        ("exec", 2, "error: no port", 'ended with exit code 2: its last line was "error: no port"'),
     ):
-        monkeypatch.setattr(run, "supervise", lambda *_, ended=ended, code=code, **__: (ended, code))
-        assert run_site(home, ["node", "exec"]) == abs(code)
-        assert caplog.messages[-1] == text
+        for module in (run, server):
+            monkeypatch.setattr(module, "supervise", lambda *_, ended=ended, **__: tuple(ended))
+        assert run_site(home, ["node", "exec"]) == abs(ended[1])
+        assert caplog.messages[-1] == f"part {ended[0]} {text}; the other parts were stopped"
+    create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
+    assert run_server(tmp_path / "srv", ["exec"]) == 2
+    assert caplog.messages[-1] == f"part exec {text}; the other parts were stopped"
     assert ended_line("x", -99).startswith("part x was killed by signal 99")
 
 

@@ -39,7 +39,7 @@ class StudyFollower:
     _ended: set[str] = field(default_factory=set)
 
     def look(self) -> Iterator[StudyEvent]:
-        for name, study in self._studies().items():
+        for name, study in started_studies(self.folder).items():
             with suppress(ConfigError, OSError):  # DamageWatch says so
                 yield from self._rounds(name, study)
             end = study_end(name, study)
@@ -57,15 +57,19 @@ class StudyFollower:
 
     @property
     def all_ended(self) -> bool:
-        return self._ended >= self._studies().keys()
+        """Whether there is a study, and each one is done or stopped."""
+        studies = started_studies(self.folder)
+        return bool(studies) and self._ended >= studies.keys()
 
-    def _studies(self) -> dict[str, HostedStudy]:
-        paths = sorted((self.folder / "studies").glob("*/plan.json"))
-        return {path.parent.name: HostedStudy(path.parent) for path in paths}
+
+def started_studies(folder: Path) -> dict[str, HostedStudy]:
+    """Return by name the studies that were started or queued in the coordinator's ``folder``, those that have ended included."""
+    paths = sorted((folder / "studies").glob("*/plan.json"))
+    return {path.parent.name: HostedStudy(path.parent) for path in paths}
 
 
 def follow_studies(folder: Path, wait: Callable[[], None]) -> Iterator[StudyEvent]:
-    """Yield events until every study is done or stopped. ``wait`` is called between two looks."""
+    """Yield events until there is a study and each one is done or stopped. ``wait`` is called between two looks."""
     follower = StudyFollower(folder)
     while True:
         yield from follower.look()

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +27,34 @@ class ReplySize:
 
 
 def reply_size(folder: Path) -> ReplySize:
-    """Return the largest reply that the plan of any bundle in the coordinator's ``folder`` allows. Raises ConfigError for a damaged file."""
-    sizes = [_of_tensors(_tensor_bytes(path)) for path in (folder / "bundles").glob("*/start.safetensors")]
+    """
+    Return the largest reply that the plan of any bundle in the coordinator's ``folder`` allows. A bundle with a damaged file is not counted:
+    see ``damaged_bundles``.
+    """
+    sizes = []
+    for path in _start_files(folder):
+        with suppress(ConfigError):
+            sizes.append(_of_tensors(tensor_bytes(path)))
     return ReplySize(
         max((size.record for size in sizes), default=ReplySize.record),
         max((size.object for size in sizes), default=ReplySize.object),
         max((size.total for size in sizes), default=ReplySize.total),
     )
+
+
+def damaged_bundles(folder: Path) -> dict[str, str]:
+    """Return by name, for each bundle in the coordinator's ``folder`` whose tensors cannot be read, the file and what to do."""
+    damage = {}
+    for path in _start_files(folder):
+        try:
+            tensor_bytes(path)
+        except ConfigError as error:
+            damage[path.parent.name] = str(error)
+    return damage
+
+
+def _start_files(folder: Path) -> list[Path]:
+    return sorted((folder / "bundles").glob("*/start.safetensors"))
 
 
 def _of_tensors(tensors: Iterable[int]) -> ReplySize:
@@ -46,7 +68,7 @@ def _of_tensors(tensors: Iterable[int]) -> ReplySize:
     return ReplySize(record, min(file, CHUNK_BYTES) + RECORD_BYTES, file + 2 * record)
 
 
-def _tensor_bytes(path: Path) -> list[int]:
+def tensor_bytes(path: Path) -> list[int]:
     """Return the size of each tensor in a safetensors file, from its header alone. Raises ConfigError for a damaged file."""
     try:
         size = path.stat().st_size
@@ -56,6 +78,9 @@ def _tensor_bytes(path: Path) -> list[int]:
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
             header = json.loads(file.read(length))
         offsets = [row["data_offsets"] for name, row in header.items() if name != "__metadata__"]
+        for start, end in offsets:
+            if not (type(start) is type(end) is int and 0 <= start <= end <= size - HEADER_BYTES - length):
+                raise ValueError(f"a tensor at {start} to {end} in a file of {size} bytes")
         return [end - start for start, end in offsets]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(

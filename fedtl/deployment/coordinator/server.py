@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from fedtl.deployment.coordinator.studies import resume_studies
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE
 from fedtl.deployment.coordinator.watch import (
     AskWatch,
+    BundleWatch,
     CleanUpWatch,
     DamageWatch,
     EventWatch,
@@ -34,7 +35,7 @@ from fedtl.deployment.event_log import event_log
 from fedtl.deployment.flower_commands import find_command, flower_environment
 from fedtl.deployment.metrics import serve_metrics
 from fedtl.deployment.running import ended_line, holders, only_one
-from fedtl.deployment.supervise import supervise, watch_all
+from fedtl.deployment.supervise import Watches, supervise
 from fedtl.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -121,22 +122,49 @@ def run_server(folder: Path, parts: Sequence[str], metrics: int | None = None) -
 def _run_parts(folder: Path, parts: Sequence[str]) -> int:
     for line in certificate_lines(folder):
         log.info("%s", line)
-    watches: list[Callable[[], None]] = [GateWatch(folder, write_configuration(folder))]
+    watches: list[Callable[[], None]] = []
+    gate = _gate_watch(folder, parts)
+    if gate:
+        watches.append(gate)
     if "link" in parts:
-        watches += [DamageWatch(folder), StudyWatch(folder), AskWatch(folder), QueueWatch(folder)]
+        watches += [
+            BundleWatch(folder),
+            DamageWatch(folder),
+            StudyWatch(folder),
+            AskWatch(folder),
+            QueueWatch(folder),
+        ]
         watches += [EventWatch(folder), CleanUpWatch(folder)]
         watches.append(DailyWarnings(partial(certificate_lines, folder, MIN_DAYS)))
     os.umask(0o077)  # otherwise every user could read Flower's database
     commands = server_commands(folder, parts)
     environment = flower_environment(folder, **{SERVER_FOLDER_VARIABLE: str(folder)})
+
+    def ready(processes: Mapping[str, int]) -> None:
+        if gate:
+            gate.nginx = processes.get("gate")
+        if "link" in parts:
+            resume_studies(folder)
+
     with only_one(folder, parts, "fedtl server run"):
-        ready = (lambda: resume_studies(folder)) if "link" in parts else None
-        ended, code = supervise(
-            commands, dict.fromkeys(commands, environment), ready, lambda: watch_all(watches)
+        if "gate" in parts:  # the number of an nginx that has ended may be that of the new one
+            (folder / "gate" / "nginx.pid").unlink(missing_ok=True)
+        ended, code, last_line = supervise(
+            commands, dict.fromkeys(commands, environment), ready, Watches(watches)
         )
     if ended:
-        log.error("%s", ended_line(ended, code))
+        log.error("%s", ended_line(ended, code, last_line=last_line))
     return 0 if not ended else abs(code) or 1
+
+
+def _gate_watch(folder: Path, parts: Sequence[str]) -> GateWatch | None:
+    """
+    Return what keeps nginx's configuration up to date; None where this process runs link or exec alone, because then another one runs
+    the gate, in a container of its own, and a file has one writer.
+    """
+    if list(parts) in (["link"], ["exec"]):
+        return None
+    return GateWatch(folder, write_configuration(folder))
 
 
 def stop_server(folder: Path) -> None:

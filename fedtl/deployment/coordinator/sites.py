@@ -17,7 +17,7 @@ from fedtl.deployment.coordinator.admitted import (
     write_admitted,
 )
 from fedtl.deployment.coordinator.settings import load_server_settings
-from fedtl.deployment.coordinator.superlink import FlowerNode, SuperLink
+from fedtl.deployment.coordinator.superlink import FlowerNode, NoAnswer, SuperLink
 from fedtl.deployment.site.keys import public_key_pem, read_public_key
 from fedtl.errors import ConfigError
 
@@ -90,8 +90,7 @@ def replace_key(folder: Path, name: str, key_file: Path) -> AdmittedSite:
 def register_sites(folder: Path) -> None:
     """
     Register the key of every admitted site that the SuperLink does not know, also after its database was lost. A key that it
-    refuses is logged and noted in its row, and the others are registered all the same. Raises ConfigError where the SuperLink
-    does not run.
+    refuses is logged and noted in its row, and the others are registered all the same. Raises NoAnswer, and then changes no row.
     """
     with lock_folder(folder):
         before, link = read_admitted(folder), SuperLink(folder)
@@ -99,6 +98,8 @@ def register_sites(folder: Path) -> None:
         for name, site in before.items():
             try:
                 sites[name] = replace(site, node=_register(link, nodes, name, site.key), problem="")
+            except NoAnswer:
+                raise
             except ConfigError as error:
                 log.error("site %s cannot take part: %s", name, error)
                 sites[name] = replace(site, node=0, problem=str(error))

@@ -2,25 +2,31 @@
 
 import fcntl
 import json
+import logging
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fedtl._util.files import append_durably, lock_folder, write_bytes
 from fedtl.deployment.coordinator.asking import asked_until, end_rest, occupies_sites, rests_until
 from fedtl.deployment.coordinator.bundle import Bundle
+from fedtl.deployment.coordinator.reply_size import tensor_bytes
 from fedtl.deployment.coordinator.settings import ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.sites import check_name, register_sites
 from fedtl.deployment.coordinator.study import QUEUED_FILE, STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
-from fedtl.deployment.coordinator.superlink import SuperLink
+from fedtl.deployment.coordinator.superlink import NoAnswer, SuperLink
 from fedtl.deployment.coordinator.unended import damage, unended_studies
 from fedtl.errors import ConfigError
+from fedtl.models.state import State
 
+log = logging.getLogger(__name__)
 START_SECONDS = 120.0  # that a ServerApp may take until it holds the lock of its study
 
 
@@ -30,7 +36,11 @@ def resume_studies(folder: Path) -> None:
     register_sites(folder)
     for study in studies_to_resume(folder):
         if rests_until(study) is None:
-            resume_study(folder, study)
+            try:
+                resume_study(folder, study)
+            except NoAnswer as error:
+                log.warning("study %s is resumed in %g s: %s", study.path.name, START_SECONDS, error)
+                return  # StudyWatch resumes this one and those after it
 
 
 def studies_to_resume(folder: Path) -> list[HostedStudy]:
@@ -53,7 +63,10 @@ def studies_before(folder: Path) -> list[HostedStudy]:
 
 
 def start_next(folder: Path) -> HostedStudy | None:
-    """Start the study that has waited longest where no other one runs, and return it. One that cannot be started is stopped."""
+    """
+    Start the study that has waited longest where no other one runs, and return it. One that cannot be started is stopped. Raises NoAnswer;
+    then the study still waits.
+    """
     if not _queued(folder):
         return None
     with lock_folder(folder / "studies"):
@@ -61,7 +74,9 @@ def start_next(folder: Path) -> HostedStudy | None:
         if not waiting or studies_before(folder):
             return None
         study = waiting[0]
-        _try_to_submit(folder, study)
+        with _stopped_where_refused(study):
+            if not _note_lost_runs(folder, study):
+                _submit(folder, _bundle(folder, study), study)
         (study.path / QUEUED_FILE).unlink()
         return study
 
@@ -73,18 +88,34 @@ def _queued(folder: Path) -> list[HostedStudy]:
 
 
 def resume_study(folder: Path, study: HostedStudy) -> None:
-    """Start a new Flower run of a study whose ServerApp has ended; stop the study where that cannot be done."""
-    # End the crashed run, so that no site waits for the rest of one of its messages.
-    with suppress(ConfigError):
+    """
+    Start a new Flower run of a study whose ServerApp has ended; stop the study where that cannot be done. Raises NoAnswer, after which it
+    can be resumed again.
+    """
+    try:  # End the crashed run, so that no site waits for the rest of one of its messages.
+        _note_lost_runs(folder, study)
         _end_last_run(folder, study)
-    _try_to_submit(folder, study)
+    except NoAnswer:
+        raise
+    except ConfigError:  # it has ended already
+        pass
+    with _stopped_where_refused(study):
+        _submit(folder, _bundle(folder, study), study)
 
 
-def _try_to_submit(folder: Path, study: HostedStudy) -> None:
+@contextmanager
+def _stopped_where_refused(study: HostedStudy) -> Iterator[None]:
+    """Stop the study where its start fails, so that the other ones go on; but not where the SuperLink does not answer, which may pass."""
     try:
-        _submit(folder, Bundle(folder / "bundles" / study.plan.bundle_name), study)
-    except (ConfigError, OSError) as error:  # the other studies can still be resumed
+        yield
+    except NoAnswer:
+        raise
+    except (ConfigError, OSError) as error:
         write_bytes(study.path / STOPPED_FILE, f"{error}\n".encode(), private=True)
+
+
+def _bundle(folder: Path, study: HostedStudy) -> Bundle:
+    return Bundle(folder / "bundles" / study.plan.bundle_name)
 
 
 def start_study(folder: Path, bundle_name: str, study_name: str, now: bool = False) -> HostedStudy:
@@ -101,8 +132,7 @@ def start_study(folder: Path, bundle_name: str, study_name: str, now: bool = Fal
             else f"there is no bundle {bundle_name!r}; build it: fedtl server bundle {folder} EXP.toml"
         )
     plan = _plan(bundle, check_name(study_name), settings)
-    start = load_file(bundle.folder / "start.safetensors")
-    study = HostedStudy.create(folder / "studies" / study_name, plan, start)
+    study = HostedStudy.create(folder / "studies" / study_name, plan, _start_tensors(bundle))
     if study.done and asked_until(study) is None:
         raise ConfigError(f"study {study_name!r} is done; its result is in {study.path}")
     if not SuperLink(folder).healthy:
@@ -136,7 +166,12 @@ def _check_not_running(folder: Path, study: HostedStudy) -> None:
 
 
 def _plan(bundle: Bundle, study_name: str, settings: ServerSettings) -> StudyPlan:
-    info = bundle.info(study_name)
+    try:
+        info = bundle.info(study_name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{bundle.folder / 'server.json'} is not the description of a bundle: {error!r}; build the bundle again"
+        ) from error
     return StudyPlan(
         config=info.config,
         roles=info.roles,
@@ -153,20 +188,47 @@ def _plan(bundle: Bundle, study_name: str, settings: ServerSettings) -> StudyPla
     )
 
 
+def _start_tensors(bundle: Bundle) -> State:
+    """Return the first shared tensors. Raises ConfigError for a damaged file."""
+    path = bundle.folder / "start.safetensors"
+    tensor_bytes(path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path} is not a file of tensors: {error}; build the bundle again") from error
+
+
 def _submit(folder: Path, bundle: Bundle, study: HostedStudy) -> None:
     """Start a new Flower run of a study. Its ServerApp waits until an earlier one has ended. Raises ConfigError."""
     _check_bundle(bundle, study)
     (study.path / STOPPED_FILE).unlink(missing_ok=True)
     end_rest(study)
     config = {"study": study.path.name, "experiment": bundle.name}
-    run = SuperLink(folder).start_run(bundle.file.read_bytes(), config)
+    _note_run(study, SuperLink(folder).start_run(bundle.file.read_bytes(), config))
+
+
+def _note_run(study: HostedStudy, run: int) -> None:
     line = json.dumps({"run": str(run), "at": time.time()})
     append_durably(
         study.path / "runs.jsonl", f"\n{line}\n", private=True
     )  # the line before it may be incomplete
 
 
+def _note_lost_runs(folder: Path, study: HostedStudy) -> bool:
+    """
+    Note the runs of a study that the SuperLink has started although its answer did not come, so that they can be stopped. Return whether
+    there are some. Raises NoAnswer.
+    """
+    known = {run.number for run in _runs(study)}
+    lost = [run for run in SuperLink(folder).unfinished_runs(study.path.name) if run not in known]
+    for run in lost:
+        _note_run(study, run)
+    return bool(lost)
+
+
 def _check_bundle(bundle: Bundle, study: HostedStudy) -> None:
+    """Raise ConfigError where the bundle is not the one from which the study began, or where the limits of replies do not count it."""
+    tensor_bytes(bundle.folder / "start.safetensors")
     if bundle.hash != study.plan.bundle:
         raise ConfigError(
             f"bundle {bundle.name!r} was built again after study {study.path.name!r} began; choose another --study NAME"
@@ -180,6 +242,7 @@ def stop_study(folder: Path, study_name: str) -> None:
         raise ConfigError(f"there is no study {study_name!r} in {folder / 'studies'}")
     write_bytes(study.path / STOPPED_FILE, b"by the coordinator\n", private=True)
     if study.queued_since is None and rests_until(study) is None:
+        _note_lost_runs(folder, study)
         _end_last_run(folder, study)
     (study.path / QUEUED_FILE).unlink(missing_ok=True)
 
@@ -203,12 +266,17 @@ class _Run:
 
 
 def _last_run(study: HostedStudy) -> _Run | None:
-    file, last = study.path / "runs.jsonl", None
+    return next(reversed(_runs(study)), None)
+
+
+def _runs(study: HostedStudy) -> list[_Run]:
+    """Return the runs of a study that runs.jsonl has, the last one last."""
+    file, runs = study.path / "runs.jsonl", []
     for text in file.read_text(errors="replace").splitlines() if file.is_file() else ():
         with suppress(ValueError, KeyError, TypeError):  # a crash can leave an incomplete line
             line = json.loads(text)
-            last = _Run(int(line["run"]), float(line.get("at", 0.0)))
-    return last
+            runs.append(_Run(int(line["run"]), float(line.get("at", 0.0))))
+    return runs
 
 
 def is_at_work(study: HostedStudy) -> bool:

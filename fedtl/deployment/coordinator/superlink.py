@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 from fedtl.deployment.coordinator.settings import load_server_settings
@@ -26,6 +26,12 @@ CALL_SECONDS = 30.0
 MEDIA_TYPE = "application/protobuf"
 UNREGISTERED = "unregistered"  # Flower's status of a node whose key it never accepts again
 ONLINE = "online"
+FINISHED = "finished"  # Flower's status of a run
+LISTED_RUNS = 1000  # the newest
+
+
+class NoAnswer(ConfigError):
+    """The SuperLink does not run, or did not answer in time. It may have done what it was asked for all the same."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class FlowerNode:
 
 @dataclass(frozen=True)
 class SuperLink:
-    """The SuperLink of the coordinator's ``folder``. Each method raises ConfigError where it is refused or does not run."""
+    """The SuperLink of the coordinator's ``folder``. Each method raises ConfigError where it is refused, and NoAnswer."""
 
     folder: Path
 
@@ -107,6 +113,18 @@ class SuperLink:
 
         self._call("stop-run", control.StopRunRequest(run_id=run).SerializeToString())
 
+    def unfinished_runs(self, study: str) -> list[int]:
+        """Return the Flower runs of a study that have not ended, the newest last."""
+        from flwr.proto import control_pb2 as control
+
+        body = self._call("list-runs", control.ListRunsRequest(limit=LISTED_RUNS).SerializeToString())
+        runs = [
+            run
+            for run in control.ListRunsResponse.FromString(body).run_dict.values()
+            if run.override_config["study"].string == study and run.status.status != FINISHED
+        ]
+        return [int(run.run_id) for run in sorted(runs, key=lambda run: run.pending_at)]
+
     def clean_up(self) -> None:
         """
         Have Flower remove the messages and tensors of all runs that have ended. It does so itself where a run ends in order, but for a list of
@@ -123,8 +141,12 @@ class SuperLink:
         except urllib.error.HTTPError as error:
             with error:
                 raise ConfigError(f"the SuperLink refuses {name}: {_reason(error)}") from error
-        except OSError as error:
-            raise ConfigError(
+        except (OSError, HTTPException) as error:
+            if isinstance(getattr(error, "reason", error), TimeoutError):
+                raise NoAnswer(
+                    f"the SuperLink of {self.folder} did not answer {name} within {CALL_SECONDS:g} s"
+                ) from error
+            raise NoAnswer(
                 f"no SuperLink runs for {self.folder} ({error}); start it: fedtl server run {self.folder}"
             ) from error
 

@@ -18,7 +18,7 @@ from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.asking import rests_until
 from fedtl.deployment.coordinator.follow import LEFT_OUT, ROUND, STOPPED, WARNING, StudyEvent, StudyFollower
 from fedtl.deployment.coordinator.nginx import nginx_configuration
-from fedtl.deployment.coordinator.reply_size import reply_size
+from fedtl.deployment.coordinator.reply_size import damaged_bundles, reply_size
 from fedtl.deployment.coordinator.settings import load_server_settings
 from fedtl.deployment.coordinator.studies import (
     START_SECONDS,
@@ -78,9 +78,9 @@ class StudyWatch:
             write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
             log.error("study %s is stopped: %s", name, reason)
             return
+        resume_study(self.folder, study)  # where the SuperLink does not answer, it is tried again later
         at.append(done)
         log.warning("study %s: its ServerApp has ended; it is resumed after round %d", name, done)
-        resume_study(self.folder, study)
 
 
 @dataclass
@@ -101,6 +101,21 @@ class DamageWatch:
             with suppress(OSError):  # of a folder that another user owns; the others are looked at anyway
                 if not is_at_work(study):
                     write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
+
+
+@dataclass
+class BundleWatch:
+    """Logs once that the tensors of a bundle cannot be read: the limits of replies do not count it, and no study can be started from it."""
+
+    folder: Path
+    _told: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self) -> None:
+        damage = damaged_bundles(self.folder)
+        for name, reason in damage.items():
+            if self._told.get(name) != reason:
+                log.error("bundle %s: %s", name, reason)
+        self._told = damage
 
 
 @dataclass(frozen=True)
@@ -151,18 +166,27 @@ def gate_text(folder: Path) -> str:
 
 @dataclass
 class GateWatch:
-    """Has nginx read its configuration again where sites were admitted or expelled, or a bundle with a larger reply was built."""
+    """
+    Writes nginx's configuration again where sites were admitted or expelled, or a bundle with a larger reply was built, and has nginx read it.
+    ``nginx``: its process, a child of this one that has not been waited for; None where fedtl does not run it, and its owner reloads it.
+    """
 
     folder: Path
     loaded: str
+    nginx: int | None = None
 
     def __call__(self) -> None:
         text = gate_text(self.folder)
         if text == self.loaded:
             return
         write_bytes(self.folder / "gate" / "nginx.conf", text.encode())
-        with suppress(OSError, ValueError):  # an nginx that fedtl does not run is reloaded by its owner
-            os.kill(int((self.folder / "gate" / "nginx.pid").read_text()), signal.SIGHUP)
+        if self.nginx is not None:
+            # nginx.pid alone does not say whom to signal: its number may be another process's, here or in another container. Before
+            # nginx writes it, the signal would end nginx; then the next look sends it.
+            pid_file = self.folder / "gate" / "nginx.pid"
+            if not pid_file.is_file() or pid_file.read_text().strip() != str(self.nginx):
+                return
+            os.kill(self.nginx, signal.SIGHUP)
         self.loaded = text
 
 

@@ -18,7 +18,7 @@ from fedtl.deployment.archive import (
 )
 from fedtl.deployment.running import only_one
 from fedtl.deployment.site.egress_lines import RoundRefused, TaskReceived
-from fedtl.deployment.site.home import SECRET_FILES, Home
+from fedtl.deployment.site.home import LOG_FILES, SECRET_FILES, Home
 from fedtl.deployment.site.paid import missing_entries
 from fedtl.deployment.site.run import PARTS
 from fedtl.deployment.site.seen_rounds import SeenRounds, read_seen_rounds
@@ -28,7 +28,7 @@ from fedtl.privacy.hash_chain import HashChainFile
 
 CHAINS = ("ledger.sqlite", "record.sqlite")
 CHAIN_FILES = tuple(f"{name}{end}" for name in CHAINS for end in ("", ".tip"))
-PLAIN = ("silo.toml", "node.key.pub", "ca.crt", "approved.json", "state", "rehearsed", "silo.log")
+PLAIN = ("silo.toml", "node.key.pub", "ca.crt", "approved.json", "state", "rehearsed", *LOG_FILES)
 NAMES = (*PLAIN, *SECRET_FILES, *CHAIN_FILES)
 OTHER_COPY = (
     "private updates may have left that it does not know, and their budget would be spent again; restore a later backup. Without one it is "

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedtl._util.files import lock_folder, make_folder, write_bytes
+from fedtl.deployment.event_log import FILES, append_rotated
 from fedtl.deployment.site import keys
 from fedtl.deployment.site.settings import HomeSettings, load_home_settings
 from fedtl.deployment.site.template import TEMPLATE
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # they import torch, which two of the processes that open thi
     from fedtl.deployment.site.state_store import SiloStateStore
 
 SECRET_FILES = ("node.key", "secret", "exec.secret")
+LOG_FILES = ("silo.log", *(f"silo.log.{number}" for number in range(1, FILES)))  # the newest first
 SILO_FOLDER_VARIABLE = "FEDTL_SILO"  # the environment variable that tells a ClientApp its folder
 
 
@@ -126,6 +128,4 @@ class Home:
 
     def log(self, text: str) -> None:
         """Append to silo.log, which is for the steward and is never sent."""
-        handle = os.open(self.path / "silo.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
-        with os.fdopen(handle, "a") as file:
-            file.write(text + "\n")
+        append_rotated(self.path / LOG_FILES[0], text)

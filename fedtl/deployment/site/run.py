@@ -15,7 +15,7 @@ from fedtl.deployment.site.egress_lines import Disconnected
 from fedtl.deployment.site.follow import RecordWatch
 from fedtl.deployment.site.gate import warnings_before_connecting
 from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE, Home
-from fedtl.deployment.supervise import supervise, watch_all
+from fedtl.deployment.supervise import Watches, supervise
 
 log = logging.getLogger(__name__)
 PARTS = ("node", "exec")
@@ -54,12 +54,12 @@ def _run_parts(home: Home, parts: Sequence[str]) -> int:
         watches: list[Callable[[], None]] = []
         if "node" in parts:
             watches = [RecordWatch(home), DailyWarnings(partial(warnings_before_connecting, home))]
-        ended, code = supervise(
-            site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=partial(watch_all, watches)
+        ended, code, last_line = supervise(
+            site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=Watches(watches)
         )
     if not ended:
         return 0
     last = home.record.lines()[-1:] if ended == "node" and code > 0 else []
     reason = next((line.entry.reason for line in last if isinstance(line.entry, Disconnected)), "")
-    log.error("%s", ended_line(ended, code, reason))
+    log.error("%s", ended_line(ended, code, reason, last_line))
     return abs(code) or 1

@@ -47,6 +47,13 @@ def test_a_reply_has_at_most_the_bytes_of_the_plan(handlers):
     assert handlers.stored == ["push_object"] * 3
 
 
+def test_a_damaged_bundle_does_not_keep_replies_of_another_study_away(handlers, tmp_path):
+    (tmp_path / "bundles" / "bad").mkdir()
+    (tmp_path / "bundles" / "bad" / "start.safetensors").write_bytes(b"x")
+    pushed("one", handlers.limit)
+    assert handlers.stored == ["push_object"]
+
+
 def test_a_site_cannot_have_the_count_of_its_reply_forgotten(monkeypatch):
     monkeypatch.setattr(bounded_superlink, "MAX_SESSIONS", 2)
     now = [0.0]

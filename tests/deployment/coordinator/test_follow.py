@@ -1,5 +1,7 @@
 """``fedtl server watch``: lines as they come, until every study has ended."""
 
+import time
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -50,6 +52,17 @@ def test_the_last_round_and_then_what_happens_is_shown(tmp_path):
         assert text in line
     assert ["round 2 of 3" in lines[0], "round 3 of 3" in lines[3]] == [True, True]
     assert lines[6:] == ["one: done", "two: stopped: too few"]
+
+
+def test_before_the_first_study_it_says_so_and_waits_for_one(tmp_path, monkeypatch):
+    """Otherwise a script that watches from before the start on would watch nothing."""
+    folder = tmp_path / "srv"
+    create_server(folder, "localhost", "127.0.0.1:1", 1)
+    acts = iter([lambda: None, lambda: (study(folder, "one").path / STOPPED_FILE).write_text("too few\n")])
+    monkeypatch.setattr(time, "sleep", lambda seconds: next(acts)())
+    said = CliRunner().invoke(app, ["watch", str(folder)])
+    assert "has no study yet" in said.stderr
+    assert (said.stdout, said.exit_code) == ("one: stopped: too few\n", 4)
 
 
 @pytest.mark.parametrize(("stops", "code"), [(True, 4), (False, 0)])

@@ -1,6 +1,7 @@
 """The gate: nginx, as ``fedtl server init`` configures it, in front of a server that answers every call."""
 
 import http.server
+import json
 import os
 import shutil
 import signal
@@ -20,17 +21,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fedtl.deployment.coordinator import server
 from fedtl.deployment.coordinator.admitted import AdmittedSite, write_admitted
 from fedtl.deployment.coordinator.nginx import SMALL_CALLS, SUPERNODE_CALLS
-from fedtl.deployment.coordinator.reply_size import ID_BYTES, NAME_BYTES, RECORD_BYTES, reply_size
+from fedtl.deployment.coordinator.reply_size import ID_BYTES, NAME_BYTES, RECORD_BYTES, ReplySize, reply_size
 from fedtl.deployment.coordinator.server import create_server, server_commands, write_configuration
 from fedtl.deployment.coordinator.settings import load_server_settings
-from fedtl.deployment.coordinator.watch import GateWatch, gate_text
+from fedtl.deployment.coordinator.watch import BundleWatch, GateWatch, gate_text
 from fedtl.deployment.site.gate import ask_gate, not_admitted, wait_until_admitted
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.keys import public_key_pem, read_public_key
 from fedtl.errors import ConfigError
-from tests.real_processes import free_port, wait
+from tests.real_processes import Federation, free_port, wait
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 MIB = 1 << 20
@@ -89,6 +91,7 @@ def gate(tmp_path_factory):
     thread = threading.Thread(target=behind.serve_forever, args=(0.02,))
     thread.start()
     nginx = subprocess.Popen(server_commands(folder, ["gate"])["gate"], stderr=subprocess.DEVNULL)
+    watch.nginx = nginx.pid
     client = ssl.create_default_context(cafile=str(folder / "tls" / "ca.crt"))
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=client)
@@ -166,16 +169,39 @@ def test_tensors_are_sent_in_chunks_and_so_are_the_limits(tmp_path):
     assert reply_size(tmp_path).total == 12 * MIB + 3 * NAME_BYTES + 8 + 2 * (RECORD_BYTES + 3 * ID_BYTES)
 
 
+def packed(*offsets):
+    """A file with a tensor at these offsets, and 40 bytes of tensors."""
+    head = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": offsets}}).encode()
+    return len(head).to_bytes(8, "little") + head + b"\0" * 40
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff" * 40, b"\x02" + 7 * b"\0" + b"[]", b"\x07" + 7 * b"\0" + b'{"w":1}']
+    "content",
+    [
+        *(b"", b"\xff" * 40, b"\x02" + 7 * b"\0" + b"[]", b"\x07" + 7 * b"\0" + b'{"w":1}'),
+        *(packed(0, 44), packed(0, 10**30), packed(8, 4), packed(-4, 0), packed(0, 4.0), packed("0", "4")),
+        packed(0, 40)[:-1],
+    ],
 )
-def test_a_damaged_file_of_a_bundle_is_named(tmp_path, content):
-    """fedtl server run then ends with one line, and one that runs already logs it."""
-    path = tmp_path / "bundles" / "one" / "start.safetensors"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match="one/start.safetensors"):
-        reply_size(tmp_path)
+def test_a_damaged_file_of_a_bundle_is_named_and_the_other_bundles_count(tmp_path, content, caplog):
+    """fedtl server run says so once, and begins all the same."""
+    folder = tmp_path / "srv"
+    create_server(folder, "localhost", "127.0.0.1:1", 1)
+    bad, good = (folder / "bundles" / name / "start.safetensors" for name in ("bad", "good"))
+    for path in (bad, good):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(packed(0, 40))
+    before, text = reply_size(folder), gate_text(folder)
+    watch = BundleWatch(folder)
+    watch()
+    bad.write_bytes(content)
+    assert (reply_size(folder), write_configuration(folder)) == (before, text)
+    watch()
+    watch()
+    assert [line.split(":")[0] for line in caplog.messages] == ["bundle bad"]
+    assert "bad/start.safetensors" in caplog.messages[0]
+    good.unlink()
+    assert reply_size(folder) == ReplySize()
 
 
 def test_few_large_bodies_of_a_site_pass_at_once(gate):
@@ -303,3 +329,93 @@ def test_slow_bodies_are_cut_off_and_hold_up_nobody_else(gate):
     finally:
         path.write_text(text)
         os.kill(pid, signal.SIGHUP)
+
+
+def admit(folder, *homes):
+    """As the process that runs the SuperLink writes it, in another container or in this one."""
+    keys = {home.settings.name: read_public_key(home.path / "node.key.pub") for home in homes}
+    write_admitted(folder, {name: AdmittedSite(key, 7) for name, key in keys.items()})
+
+
+def test_only_the_nginx_that_this_process_started_is_told_to_read_its_configuration(tmp_path):
+    """The number in nginx.pid may be that of any process: of one in another container, or of one that ended."""
+    folder, home = tmp_path / "srv", Home.create(tmp_path / "late", "late", "localhost:1")
+    create_server(folder, "localhost", "127.0.0.1:1", 1)
+    nginx, stranger = (subprocess.Popen(["sleep", "100"]) for _ in range(2))
+    elsewhere, here = (GateWatch(folder, write_configuration(folder), pid) for pid in (None, nginx.pid))
+    try:
+        (folder / "gate" / "nginx.pid").write_text(f"{stranger.pid}\n")
+        admit(folder, home)
+        elsewhere()
+        assert "late" in (folder / "gate" / "nginx.conf").read_text()
+        here()
+        assert "late" not in here.loaded
+        assert (nginx.poll(), stranger.poll()) == (None, None)
+        (folder / "gate" / "nginx.pid").write_text(f"{nginx.pid}\n")  # as nginx does once it is ready
+        here()
+        assert nginx.wait(10) == -signal.SIGHUP
+        assert stranger.poll() is None
+        assert here.loaded == elsewhere.loaded == gate_text(folder)
+    finally:
+        for process in (nginx, stranger):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(
+    ("parts", "loaded"),
+    [("link exec gate", 8), ("gate", 8), ("link exec", None), ("link", ...), ("exec", ...)],
+)
+def test_one_process_writes_the_configuration_of_the_gate(tmp_path, monkeypatch, parts, loaded):
+    """``loaded``: the nginx that is told to read it; None: its owner tells it; ...: the process of the gate writes it, and not this one."""
+    folder, parts = tmp_path / "srv", parts.split()
+    create_server(folder, "localhost", "127.0.0.1:1", 1)
+    (folder / "gate" / "nginx.conf").unlink()
+    (folder / "gate" / "nginx.pid").write_text("8")  # of one that was killed
+    watches = []
+
+    def supervise(commands, environments, ready, watch):
+        assert (folder / "gate" / "nginx.pid").exists() == ("gate" not in parts)
+        ready({part: number for number, part in enumerate(parts, 9 - len(parts))})
+        watches.extend(watch.watches)
+        return "", 0, ""
+
+    monkeypatch.setattr(server, "server_commands", lambda folder, parts: {})
+    monkeypatch.setattr(server, "resume_studies", lambda folder: None)
+    monkeypatch.setattr(server, "supervise", supervise)
+    assert server.run_server(folder, parts) == 0
+    assert (folder / "gate" / "nginx.conf").exists() == (loaded is not ...)
+    assert [type(one) for one in watches].count(BundleWatch) == ("link" in parts)
+    assert [one.nginx for one in watches if isinstance(one, GateWatch)] == [loaded] * (loaded is not ...)
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_gate_alone_notices_new_sites_and_larger_bundles(tmp_path):
+    """As where link, exec and gate have containers of their own: what they share is the folder."""
+    if NGINX is None:
+        pytest.skip("no nginx: apt-get install nginx-light")
+    its = Federation(tmp_path)
+    late = its.add("late", admit=False)
+    target = SimpleNamespace(folder=its.server)
+
+    def status(size):
+        body = b"x" * size
+        with begun(target, 1, size, body, header(late)) as (one,):
+            return int(one.recv(12)[-3:])
+
+    process = its.run("server", "--part", "gate")
+    try:
+        wait("gate", lambda: (its.server / "gate" / "nginx.pid").exists(), 60, [process])
+        wait("refusal", lambda: not_admitted(late), 20, [process])
+        admit(its.server, late)
+        wait("new site", lambda: not not_admitted(late), 20, [process])
+        assert status(1000) == 502  # no SuperLink runs
+        large = RECORD_BYTES + 1000
+        assert status(large) == 413
+        (its.server / "bundles" / "b").mkdir(parents=True)
+        save_file({"a": torch.zeros(1000)}, its.server / "bundles" / "b" / "start.safetensors")
+        wait("larger bundle", lambda: status(large) == 502, 20, [process])
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -1,12 +1,14 @@
 """A study that is started while another one runs waits, and starts when that one has ended."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from fedtl._util.files import lock_folder, write_json
@@ -17,19 +19,26 @@ from fedtl.deployment.coordinator.figures import server_metrics
 from fedtl.deployment.coordinator.follow import study_end
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.status import server_status
-from fedtl.deployment.coordinator.studies import resume_studies, start_study, stop_study, studies_to_resume
+from fedtl.deployment.coordinator.studies import (
+    resume_studies,
+    resume_study,
+    start_study,
+    stop_study,
+    studies_to_resume,
+)
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import NOT_YET, BundleInfo, StudyResult
-from fedtl.deployment.coordinator.superlink import SuperLink
+from fedtl.deployment.coordinator.superlink import NoAnswer, SuperLink
 from fedtl.deployment.coordinator.unended import unended_studies
 from fedtl.deployment.coordinator.watch import (
+    MOST_RESUMES,
     AskWatch,
     DamageWatch,
     EventWatch,
     QueueWatch,
     StudyWatch,
 )
-from fedtl.deployment.supervise import watch_all
+from fedtl.deployment.supervise import Watches
 from fedtl.errors import ConfigError
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
@@ -38,27 +47,31 @@ from fedtl.methods.server import ServerStep
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """
-    A coordinator with bundle "b" and a SuperLink that counts: ``begun`` are the studies for which Flower runs were started. ``end``
-    ends one as its ServerApp would.
+    A coordinator with bundle "b" and a SuperLink that counts: ``begun`` are the studies for which Flower runs were started. Each entry of
+    ``silent`` is a start that it does not answer, with the runs that it starts all the same. ``end`` ends a study as its ServerApp would.
     """
     folder = tmp_path / "srv"
     create_server(folder, "localhost", "127.0.0.1:1", 1)
     bundle = folder / "bundles" / "b"
     bundle.mkdir(parents=True)
     (bundle / "b.fab").write_bytes(b"bundle")
+    save_file({"w": torch.zeros(1)}, bundle / "start.safetensors")
     info = BundleInfo(FederationConfig("", 0, 3, ServerStep()), {}, studies.Bundle(bundle).hash, "p", False)
     write_json(bundle / "server.json", info.to_json())
-    begun, stopped = [], []
+    begun, stopped, silent, lost = [], [], [], []
 
     def start_run(link, content, config):
+        if silent:
+            lost.extend(silent.pop())
+            raise NoAnswer("the SuperLink did not answer")
         begun.append(config["study"])
         return len(begun)
 
     monkeypatch.setattr(SuperLink, "healthy", True)
     monkeypatch.setattr(SuperLink, "start_run", start_run)
     monkeypatch.setattr(SuperLink, "stop_run", lambda link, run: stopped.append(run))
+    monkeypatch.setattr(SuperLink, "unfinished_runs", lambda link, study: lost)
     monkeypatch.setattr(studies, "register_sites", lambda folder: None)
-    monkeypatch.setattr(studies, "load_file", lambda path: {"w": torch.zeros(1)})
     watch = QueueWatch(folder)
 
     def end(study, reasons=None, days=1.0):
@@ -72,6 +85,7 @@ def server(tmp_path, monkeypatch):
         folder=folder,
         begun=begun,
         stopped=stopped,
+        silent=silent,
         start=lambda name, **words: start_study(folder, "b", name, **words),
         end=lambda name, **more: end(HostedStudy(folder / "studies" / name), **more),
         watch=lambda: (watch(), list(begun))[1],
@@ -211,13 +225,33 @@ def test_a_study_with_a_damaged_file_is_stopped_and_the_others_go_on(server, fil
     assert file in CliRunner().invoke(app, ["server", "status", str(server.folder)]).stdout
     watches = DamageWatch(server.folder), EventWatch(server.folder)
     with lock_folder(bad.path):
-        watch_all([*watches, *watches])
+        Watches([*watches, *watches])()
     assert not (bad.path / STOPPED_FILE).exists()
-    watch_all(watches)
+    Watches(watches)()
     assert caplog.text.count(f"study bad: {bad.path / file}") == 1
     assert file in (bad.path / STOPPED_FILE).read_text()
     assert unended_studies(server.folder) == [HostedStudy(bad.path.with_name("good"))]
     assert not list(bad.path.parent.glob("good/stopped"))
+
+
+def test_a_study_of_a_damaged_bundle_is_refused_and_the_others_go_on(server, caplog):
+    """Its bundle does not count in the limits of replies, so none of its updates would be let through."""
+    for name in ("first", "second"):
+        server.start(name)
+    bundle = server.folder / "bundles" / "b"
+    shutil.copytree(bundle, bundle.with_name("good"))
+    (bundle.with_name("good") / "b.fab").rename(bundle.with_name("good") / "good.fab")
+    start_study(server.folder, "good", "third")
+    (bundle / "start.safetensors").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="b/start.safetensors"):
+        server.start("fourth")
+    resume_study(server.folder, HostedStudy(server.folder / "studies" / "first"))
+    assert [server.watch(), server.watch()] == [["first"], ["first", "third"]]
+    for name in ("first", "second"):
+        assert "b/start.safetensors" in (server.folder / "studies" / name / STOPPED_FILE).read_text()
+    (bundle.with_name("good") / "server.json").write_text("{}")
+    with pytest.raises(ConfigError, match="good/server.json"):
+        start_study(server.folder, "good", "fifth")
 
 
 def test_between_two_questions_no_serverapp_runs_and_the_next_one_starts_it(server, monkeypatch):
@@ -229,7 +263,7 @@ def test_between_two_questions_no_serverapp_runs_and_the_next_one_starts_it(serv
     crashed, ask = StudyWatch(server.folder, lambda: clock[0]), AskWatch(server.folder)
     for _ in range(5):
         clock[0] += 10 * studies.START_SECONDS
-        watch_all([crashed, ask])
+        Watches([crashed, ask])()
     monkeypatch.setattr(SuperLink, "wait_until_healthy", lambda link: None)
     resume_studies(server.folder)
     assert server.begun == ["first"]
@@ -240,10 +274,57 @@ def test_between_two_questions_no_serverapp_runs_and_the_next_one_starts_it(serv
     with lock_folder(study.path):
         ask()
     assert server.begun == ["first"]
-    watch_all([ask, ask, crashed])
+    Watches([ask, ask, crashed])()
     assert server.begun == ["first", "first"]
     assert rests_until(study) is None
     assert asked_until(study) == pytest.approx(now + 86400, abs=60)
+
+
+@pytest.mark.parametrize("runs", [[], [77]])
+def test_a_study_waits_in_the_queue_while_the_superlink_does_not_answer(server, runs):
+    """A run that it has started all the same is noted, so that it can be stopped, and no second one is started."""
+    server.start("first")
+    server.start("second")
+    server.end("first")
+    server.silent.append(runs)
+    with pytest.raises(NoAnswer):
+        server.watch()
+    second = HostedStudy(server.folder / "studies" / "second")
+    assert (second.queued_since is None, (second.path / STOPPED_FILE).exists()) == (False, False)
+    assert server.watch() == (["first"] if runs else ["first", "second"])
+    assert (second.queued_since, studies_to_resume(server.folder)) == (None, [second])
+    stop_study(server.folder, "second")
+    assert server.stopped == (runs or [2])
+
+
+@pytest.mark.parametrize("runs", [[], [77]])
+def test_a_study_is_resumed_later_where_the_superlink_does_not_answer(server, runs, caplog):
+    """However often: only a ServerApp that ends again and again stops its study. The run whose answer was lost is ended first."""
+    study, clock = server.start("first"), [0.0]
+    crashed = Watches([StudyWatch(server.folder, lambda: clock[0])])
+    for _ in range(2 * MOST_RESUMES):
+        server.silent.append(runs)
+        crashed()
+        clock[0] += studies.START_SECONDS
+        crashed()
+    assert (server.begun, server.silent) == (["first"], [])
+    assert caplog.text.count("did not answer") == 2 * MOST_RESUMES
+    clock[0] += studies.START_SECONDS
+    crashed()
+    assert server.begun == ["first", "first"]
+    assert server.stopped[-1] == (77 if runs else 1)
+    assert not (study.path / STOPPED_FILE).exists()
+
+
+def test_the_server_begins_also_where_the_superlink_does_not_answer_a_resume(server, monkeypatch, caplog):
+    monkeypatch.setattr(SuperLink, "wait_until_healthy", lambda link: None)
+    study = server.start("first")
+    server.silent.append([])
+    resume_studies(server.folder)
+    assert "study first is resumed in 120 s" in caplog.text
+    assert studies_to_resume(server.folder) == [study]
+    resume_studies(server.folder)
+    assert server.begun == ["first", "first"]
 
 
 def test_asking_whether_joining_helped_can_be_stopped_and_started_again(server):

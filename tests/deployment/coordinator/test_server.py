@@ -29,7 +29,7 @@ from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.sites import admit_site, expel_site, register_sites, suspend_site
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
-from fedtl.deployment.coordinator.superlink import FlowerNode
+from fedtl.deployment.coordinator.superlink import FlowerNode, NoAnswer
 from fedtl.deployment.flower_commands import find_command, flower_environment
 from fedtl.deployment.plan import Agreement, make_agreement
 from fedtl.deployment.site.keys import (
@@ -246,6 +246,9 @@ class Link:
     def stop_run(self, run):
         self._note("stop", run)
 
+    def unfinished_runs(self, study):
+        return []
+
     def start_run(self, bundle, config):
         self._note("start", config["study"])
         return 9
@@ -292,6 +295,25 @@ def test_one_bad_row_does_not_stop_the_others(folder, tmp_path, link, caplog):
     expel_site(folder, "b")
     expel_site(folder, "a")
     assert list(read_admitted(folder)) == ["c"]
+
+
+def test_a_site_whose_registration_is_not_answered_keeps_its_row(folder, tmp_path, link, monkeypatch):
+    """It is registered at the next start. Noted as one that cannot take part, it would be left out of every round until then."""
+    create_node_key(tmp_path / "a", "a")
+    admit_site(folder, tmp_path / "a.pub", "")
+    before = read_admitted(folder)
+    link.known.clear()
+
+    def silent(key, name):
+        raise NoAnswer("the SuperLink did not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(link, "register", silent)
+        with pytest.raises(NoAnswer):
+            register_sites(folder)
+    assert read_admitted(folder) == before
+    register_sites(folder)
+    assert node_ids(folder) == {"a": 7}
 
 
 def test_a_key_that_the_superlink_knows_is_not_registered_twice(folder, tmp_path, link):

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socket
 import ssl
 import threading
 from hashlib import sha256
@@ -9,12 +10,13 @@ from hashlib import sha256
 import pytest
 from flwr.proto import control_pb2 as control
 
+from fedtl.deployment.coordinator import superlink
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.settings import load_server_settings
-from fedtl.deployment.coordinator.superlink import FlowerNode, SuperLink
+from fedtl.deployment.coordinator.superlink import FlowerNode, NoAnswer, SuperLink
 from fedtl.deployment.site.keys import create_node_key, public_key_pem, read_public_key
 from fedtl.errors import ConfigError
-from tests.real_processes import free_port
+from tests.real_processes import Federation, free_port
 
 REPLIES = {
     "start-run": control.StartRunResponse(run_id=2**63 + 5),
@@ -92,5 +94,38 @@ def test_a_refusal_is_one_line(served, tmp_path):
     create_server(tmp_path / "other", "localhost", "127.0.0.1:1", free_port())
     other = SuperLink(tmp_path / "other")
     assert not other.healthy
-    with pytest.raises(ConfigError, match="server run"):
+    with pytest.raises(NoAnswer, match="server run"):
         other.nodes()
+
+
+def test_an_answer_that_does_not_come_is_no_refusal(served, tmp_path, monkeypatch):
+    link, _ = served
+    with pytest.raises(ConfigError) as error:
+        link.unregister(7)
+    assert not isinstance(error.value, NoAnswer)
+    monkeypatch.setattr(superlink, "CALL_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        Federation.change(link.folder / "server.toml", port=silent.getsockname()[1])
+        with pytest.raises(NoAnswer, match="stop-run within 0.2 s"):
+            link.stop_run(5)
+
+
+def test_the_runs_of_a_study_that_have_not_ended(served, monkeypatch):
+    link, calls = served
+    listed = control.ListRunsResponse()
+    for number, (study, status) in enumerate(
+        [
+            ("first", "running"),
+            ("first", "pending"),
+            ("first", "finished"),
+            ("second", "running"),
+            ("", "running"),
+        ]
+    ):
+        run = listed.run_dict[number]
+        run.run_id, run.status.status, run.pending_at = 2**63 + number, status, f"2026-11-27T0{9 - number}"
+        if study:
+            run.override_config["study"].string = study
+    monkeypatch.setitem(REPLIES, "list-runs", listed)
+    assert link.unfinished_runs("first") == [2**63 + 1, 2**63]
+    assert control.ListRunsRequest.FromString(calls[-1][1]).limit == 1000

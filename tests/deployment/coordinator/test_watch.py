@@ -16,7 +16,7 @@ from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import FlowerNode, SuperLink
 from fedtl.deployment.coordinator.watch import CleanUpWatch, EventWatch, StudyWatch
 from fedtl.deployment.site.keys import create_node_key, public_key_pem, read_public_key
-from fedtl.deployment.supervise import watch_all
+from fedtl.deployment.supervise import Watches
 from fedtl.errors import ConfigError
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
@@ -84,9 +84,26 @@ def test_an_error_of_one_watch_does_not_keep_the_others_from_running(caplog):
     def fails():
         raise ConfigError("admitted.json cannot be read")
 
-    watch_all([fails, lambda: ran.append(True)])
+    Watches([fails, lambda: ran.append(True)])()
     assert ran == [True]
     assert "admitted.json" in caplog.text
+
+
+def test_a_watch_that_goes_on_failing_is_logged_once_and_again_when_its_text_changes(caplog):
+    """Otherwise one damaged file fills the log, which is rotated, within days."""
+    said = ["a", "a", "a", "b", "b", "", "b"]
+
+    def fails():
+        if text := said.pop(0):
+            raise ConfigError(text)
+
+    def also_fails():
+        raise OSError("c")
+
+    watches = Watches([fails, also_fails])
+    while said:
+        watches()
+    assert caplog.messages == [f"function: {text}" for text in ("a", "c", "b", "b")]
 
 
 def test_what_happens_from_now_on_is_logged_and_a_stopped_study_starts_the_command(tmp_path, caplog):
