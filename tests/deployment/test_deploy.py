@@ -141,7 +141,7 @@ def test_deploys_nginx_conf_is_the_generated_one():
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
 def test_an_image_installs_flower_without_ray(name):
     project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
-    (extras,) = re.findall(r"-e '\.\[(.*)\]'", (DEPLOY / name).read_text())
+    (extras,) = re.findall(r" '\.\[(.*)\]'", (DEPLOY / name).read_text())
     lines = [line for extra in extras.split(",") for line in project["optional-dependencies"][extra]]
     needed = [Requirement(line) for line in [*project["dependencies"], *lines]]
     assert "flwr" in {requirement.name for requirement in needed}
