@@ -1,4 +1,4 @@
-"""How large the reply of a site can be by the plans of the coordinator's bundles, as Flower sends it: object by object."""
+"""How large the reply of a site can be by the tensors of a plan, as Flower sends it: object by object."""
 
 import json
 import math
@@ -27,7 +27,7 @@ class ReplySize:
 
 def reply_size(folder: Path) -> ReplySize:
     """Return the largest reply that the plan of any bundle in the coordinator's ``folder`` allows. Raises ConfigError for a damaged file."""
-    sizes = [_of_tensors(_tensor_bytes(path)) for path in (folder / "bundles").glob("*/start.safetensors")]
+    sizes = [_of_tensors(tensor_bytes(path)) for path in (folder / "bundles").glob("*/start.safetensors")]
     return ReplySize(
         max((size.record for size in sizes), default=ReplySize.record),
         max((size.object for size in sizes), default=ReplySize.object),
@@ -46,7 +46,7 @@ def _of_tensors(tensors: Iterable[int]) -> ReplySize:
     return ReplySize(record, min(file, CHUNK_BYTES) + RECORD_BYTES, file + 2 * record)
 
 
-def _tensor_bytes(path: Path) -> list[int]:
+def tensor_bytes(path: Path) -> list[int]:
     """Return the size of each tensor in a safetensors file, from its header alone. Raises ConfigError for a damaged file."""
     try:
         size = path.stat().st_size
@@ -61,3 +61,8 @@ def _tensor_bytes(path: Path) -> list[int]:
         raise ConfigError(
             f"{path} is not a file of tensors: {error}; build the bundle again, or remove its folder"
         ) from error
+
+
+def reply_size_by(start: Path) -> ReplySize:
+    """Return the largest reply by the file of a plan's first shared tensors. Raises ConfigError for a damaged one."""
+    return _of_tensors(tensor_bytes(start))
