@@ -1,6 +1,5 @@
 """What is installed is what was promised: the wheel's contents, a run from it, and names from other packages."""
 
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,24 +16,14 @@ from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.methods.coral import Coral
 from fedtl.methods.registry import METHODS, TERMS
+from tests.wheels import build_wheel
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from a copy, so that no build folder is left in the checkout."""
-    place = tmp_path_factory.mktemp("wheel")
-    copy = place / "source"
-    shutil.copytree(
-        ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs")
-    )
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-q", "-w", place, copy],
-        check=True, timeout=300,
-    )  # fmt: skip
-    (built,) = place.glob("*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.mark.slow

@@ -16,14 +16,16 @@ def back_up_silo(folder: Dir, file: File) -> None:
     """
     Write the institution's folder DIR into the new file FILE: settings, keys, ledger, record, state and approvals, not the rows.
 
-    It works while the site runs. key_file is not in it: keep that apart.
+    Files of DIR that silo.toml names are in it, too. It works while the site runs. key_file is not in it: keep that apart.
 
     Example: fedtl silo backup clinic clinic-2026-11-26.backup
     """
     from fedtl.deployment.site.backup import back_up_site
 
-    back_up_site(open_home(folder), file)
+    left_out = back_up_site(open_home(folder), file)
     say(f"wrote {file}; {SECRET}")
+    for reason in left_out:
+        say(f"not in it: {reason}; keep a copy of this file")
 
 
 def restore_silo(

@@ -24,6 +24,7 @@ CONTENTS = "backup.json"
 MAX_FILES = 100_000
 MAX_BYTES = 64 << 30
 MAX_CONTENTS_BYTES = 64 << 20
+MAX_READ_BYTES = 1 << 20  # of a file that is read before a backup is unpacked
 Kind = Literal["silo", "server"]
 
 
@@ -75,23 +76,43 @@ def _add(archive: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> 
     archive.addfile(entry, content)
 
 
-def unpack_backup(file: Path, kind: Kind, names: Iterable[str], folder: Path) -> BackupContents:
+def read_backed_up(file: Path, name: str) -> bytes:
     """
-    Write the files of a backup into the new private ``folder`` and return what it holds. ``names``: the only first parts of paths that
-    it may have. Raises ConfigError for a file that is no backup of this kind, is too large, or does not have the bytes that it lists.
+    Return the content of one file of a backup; b"" where the backup does not have it as a plain file of at most ``MAX_READ_BYTES``.
+    Raises ConfigError for a file that is no backup.
     """
-    make_folder(folder, private=True)
-    allowed = {*names, CONTENTS}
     try:
         with closing(tarfile.open(file, "r:")) as archive:
-            _check_entries(archive, allowed, file)
+            for entry in archive:
+                if entry.name == name and entry.type == tarfile.REGTYPE and entry.size <= MAX_READ_BYTES:
+                    content = archive.extractfile(entry)
+                    assert content is not None  # a plain file
+                    return content.read()
+    except (tarfile.TarError, EOFError) as error:
+        raise ConfigError(f"{file} is not a backup of fedtl: {error}") from error
+    return b""
+
+
+def unpack_backup(
+    file: Path, kind: Kind, names: Iterable[str], folder: Path, paths: Iterable[str] = ()
+) -> BackupContents:
+    """
+    Write the files of a backup into the new private ``folder`` and return what it holds. ``names``: the only first parts of paths that
+    it may have, besides the whole ``paths``. Raises ConfigError for a file that is no backup of this kind, is too large, or does not
+    have the bytes that it lists.
+    """
+    make_folder(folder, private=True)
+    allowed, whole = {*names, CONTENTS}, frozenset(paths)
+    try:
+        with closing(tarfile.open(file, "r:")) as archive:
+            _check_entries(archive, allowed, whole, file)
             for entry in archive:
                 path = folder / entry.name
                 content = archive.extractfile(entry)
                 assert content is not None  # a plain file
                 write_file(path, partial(_copy, content), private=True)
         contents = _read_contents(folder / CONTENTS, kind, file)
-        for name in contents.files.keys() | set(files_below(folder, names)):
+        for name in contents.files.keys() | set(files_below(folder, (*names, *whole))):
             if _digest(folder / name) != contents.files.get(name):
                 raise ConfigError(f"{file}: {name} is not what was backed up; use another backup")
     except (tarfile.TarError, EOFError) as error:
@@ -100,12 +121,13 @@ def unpack_backup(file: Path, kind: Kind, names: Iterable[str], folder: Path) ->
     return contents
 
 
-def _check_entries(archive: tarfile.TarFile, allowed: set[str], file: Path) -> None:
+def _check_entries(archive: tarfile.TarFile, allowed: set[str], whole: frozenset[str], file: Path) -> None:
     """Raise ConfigError before anything is written, for an entry that is no plain file, a path elsewhere, and too much of it."""
     total, seen = 0, set[str]()
     for entry in archive:
         parts = PurePosixPath(entry.name).parts
-        if entry.type != tarfile.REGTYPE or not parts or parts[0] not in allowed or ".." in parts:
+        known = entry.name in whole or (parts and parts[0] in allowed)
+        if entry.type != tarfile.REGTYPE or not known or ".." in parts:
             raise ConfigError(f"{file}: {entry.name!r} is not a file of a backup; use another backup")
         if entry.name in seen:
             raise ConfigError(f"{file}: {entry.name!r} is in it twice; use another backup")

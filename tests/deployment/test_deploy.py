@@ -65,15 +65,29 @@ def gigabytes(text):
 
 
 @pytest.mark.parametrize("whose", ["server", "site"])
-def test_every_way_to_run_a_part_limits_the_same_memory(whose):
+def test_every_way_to_run_a_part_has_the_same_limits(whose):
     _, services = composed(whose)
-    of_pods = {
-        its["name"]: gigabytes(its["resources"]["limits"]["memory"]) for its in pods(whose)["containers"]
-    }
-    assert {name: gigabytes(its["mem_limit"]) for name, its in services.items()} == of_pods
+    limits = {its["name"]: its["resources"]["limits"] for its in pods(whose)["containers"]}
+    memory = {name: gigabytes(its["memory"]) for name, its in limits.items()}
+    processors = {name: int(its["cpu"]) for name, its in limits.items()}
+    assert {name: gigabytes(its["mem_limit"]) for name, its in services.items()} == memory
+    assert {name: its["cpus"] for name, its in services.items()} == processors
     assert all(its["pids_limit"] > 0 for its in services.values())
-    assert gigabytes(unit(whose)["Service"]["MemoryMax"]) == sum(of_pods.values())
+    assert gigabytes(unit(whose)["Service"]["MemoryMax"]) == sum(memory.values())
+    assert unit(whose)["Service"]["CPUQuota"] == f"{100 * sum(processors.values())}%"
     assert int(unit(whose)["Service"]["TasksMax"]) > 0
+
+
+@pytest.mark.parametrize("whose", ["server", "site"])
+def test_temporary_files_are_limited(whose):
+    """Of a Pod, all containers together may write what their limits of ephemeral storage add up to; /tmp must fit in."""
+    _, services = composed(whose)
+    (temporary,) = [its["emptyDir"] for its in pods(whose)["volumes"] if its["name"] == "tmp"]
+    size = gigabytes(temporary["sizeLimit"])
+    assert all(its["tmpfs"] == [f"/tmp:size={size}g"] for its in services.values())
+    resources = [its["resources"] for its in pods(whose)["containers"]]
+    assert sum(gigabytes(its["limits"]["ephemeral-storage"]) for its in resources) > size
+    assert all("ephemeral-storage" in its["requests"] for its in resources)  # otherwise it is the limit
 
 
 @pytest.mark.parametrize("whose", ["server", "site"])
@@ -141,7 +155,7 @@ def test_deploys_nginx_conf_is_the_generated_one():
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
 def test_an_image_installs_flower_without_ray(name):
     project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
-    (extras,) = re.findall(r"-e '\.\[(.*)\]'", (DEPLOY / name).read_text())
+    (extras,) = re.findall(r" '\.\[(.*)\]'", (DEPLOY / name).read_text())
     lines = [line for extra in extras.split(",") for line in project["optional-dependencies"][extra]]
     needed = [Requirement(line) for line in [*project["dependencies"], *lines]]
     assert "flwr" in {requirement.name for requirement in needed}

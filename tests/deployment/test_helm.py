@@ -76,7 +76,7 @@ def test_the_chart_gives_the_plain_manifests(whose):
 
 
 @pytest.mark.parametrize("whose", ["server", "site"])
-def test_every_container_is_locked_down_and_has_a_memory_limit(whose):
+def test_every_container_is_locked_down_and_limited(whose):
     (one,) = [one for one in rendered("r", **{f"{whose}__enabled": True}) if one["kind"] == "StatefulSet"]
     pod = one["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"]
@@ -85,7 +85,7 @@ def test_every_container_is_locked_down_and_has_a_memory_limit(whose):
         rights = container["securityContext"]
         assert (rights["readOnlyRootFilesystem"], rights["allowPrivilegeEscalation"]) == (True, False)
         assert rights["capabilities"] == {"drop": ["ALL"]}
-        assert "memory" in container["resources"]["limits"]
+        assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"]["limits"].keys()
         assert container["image"] == f"fedtl:{FACTS['appVersion']}"
 
 

@@ -22,6 +22,12 @@ assert Path(fedtl.__file__).parents[1] == Path("site-packages").absolute(), fedt
 for words in sys.argv[1].split(";"):
     app(words.split(), standalone_mode=False)
 """
+WORDS = [
+    "server init srv --host localhost",
+    "server bundle srv digits --set minimum_silos=3 --shape 1,8,8",
+    "silo init clinic --name clinic --server localhost:1",
+    "silo rehearse clinic srv/bundles/digits/digits.fab",
+]
 
 
 def test_the_apps_of_the_repository_are_those_of_a_bundle():
@@ -33,15 +39,9 @@ def test_a_bundle_is_built_and_rehearsed_from_an_installed_fedtl(tmp_path):
     """The package is copied to a folder that holds nothing else, and the working folder is another one."""
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "fedtl", tmp_path / "site-packages" / "fedtl", ignore=ignore)
-    words = [
-        "server init srv --host localhost",
-        "server bundle srv digits --set minimum_silos=3 --shape 1,8,8",
-        "silo init clinic --name clinic --server localhost:1",
-        "silo rehearse clinic srv/bundles/digits/digits.fab",
-    ]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site-packages")}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", COMMANDS, ";".join(words)],
+        [sys.executable, "-P", "-c", COMMANDS, ";".join(WORDS)],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

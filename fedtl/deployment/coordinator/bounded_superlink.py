@@ -1,5 +1,5 @@
 """
-The coordinator's SuperLink: Flower's own, except that a reply of a site has at most the bytes that the plans allow, that a
+The coordinator's SuperLink: Flower's own, except that a reply of a site has at most the bytes that its plan allows, that a
 site can send replies to its own messages and nothing else, and that a call waits longer for the database.
 
 Flower 1.42.0 stores whatever an admitted site sends, and a reply of a gigabyte ended the coordinator. This module replaces the
@@ -20,7 +20,7 @@ from flwr.supercore import sql_mixin
 from flwr.superlink.cli import flower_superlink
 from flwr.superlink.servicer.fleet import fleet_handlers
 
-from fedtl.deployment.coordinator.reply_size import reply_size
+from fedtl.deployment.coordinator.run_sizes import RunSizes
 from fedtl.deployment.flower_version import check_flower, run_main
 
 KNOWN_HASH = "117665fa865c30dccc5a21b7c5b099e101ae481870513f0a9242fd292ff1b18c"  # of fleet_handlers.py
@@ -34,33 +34,35 @@ TOO_LARGE, TOO_MANY, FORBIDDEN = 413, 429, 400
 
 class ReceivedBytes:
     """
-    Counts the bytes of each reply. ``limit`` returns the most that a reply may have.
+    Counts the bytes of each reply. ``limit`` returns the most that a reply in a run may have.
 
-    A site chooses the name of the session that it states. So its count lasts as long as Flower's session can, and names beyond
+    A site chooses the run and the name of the session that it states. Flower stores an object only where the session is one of that run,
+    so each pair has a count and a limit of its own. A site's count lasts as long as Flower's session can, and names beyond
     ``MAX_SESSIONS`` are refused: otherwise a site could have its own count forgotten by stating many.
     """
 
-    def __init__(self, limit: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limit: Callable[[int], int], clock: Callable[[], float] = time.monotonic) -> None:
         self._limit, self._clock, self._lock = limit, clock, Lock()
-        self._sites: defaultdict[int, dict[str, _Count]] = defaultdict(dict)
+        self._sites: defaultdict[int, dict[tuple[int, str], _Count]] = defaultdict(dict)
 
-    def add(self, site: int, session: str, size: int) -> None:
+    def add(self, site: int, run: int, session: str, size: int) -> None:
         """
         Raise HTTPException where a reply becomes larger than its plan allows, or where a site has too many at a time. ``site``:
-        Flower's node id, which the SuperLink has compared with the signature.
+        Flower's node id, which the SuperLink has compared with the signature. ``size``: bytes of the object that comes now.
         """
+        reply = run, session
         with self._lock:
             now, counts = self._clock(), self._sites[site]
             for name in [name for name, one in counts.items() if now - one.last > SESSION_SECONDS]:
                 del counts[name]
-            if session not in counts and len(counts) >= MAX_SESSIONS:
+            if reply not in counts and len(counts) >= MAX_SESSIONS:
                 raise HTTPException(TOO_MANY, f"a site may send {MAX_SESSIONS} replies at a time")
-            before = counts.get(session) or _Count(0, self._limit(), now)
-            counts[session] = own = _Count(before.received + size, before.limit, now)
+            before = counts.get(reply) or _Count(0, self._limit(run), now)
+            counts[reply] = own = _Count(before.received + size, before.limit, now)
         if own.received > own.limit:
             raise HTTPException(
                 TOO_LARGE,
-                f"the reply has more than the {own.limit} bytes that a plan of this coordinator allows",
+                f"the reply has more than the {own.limit} bytes that its plan allows",
             )
 
 
@@ -87,9 +89,9 @@ def check_sender(request: Any) -> None:
 
 
 def bound_replies(folder: Path) -> None:
-    """Make the SuperLink in this process refuse what no plan in ``folder`` allows. Raises ConfigError for another flwr."""
+    """Make the SuperLink in this process refuse replies that are larger than their plans in ``folder`` allow. Raises ConfigError for another flwr."""
     check_flower(fleet_handlers, KNOWN_HASH)
-    received = ReceivedBytes(lambda: reply_size(folder).total)
+    received = ReceivedBytes(RunSizes(folder).most)
     push_messages, push_object = fleet_handlers.push_messages, fleet_handlers.push_object
 
     def checked_messages(request: Any, state: Any) -> Any:
@@ -97,7 +99,7 @@ def bound_replies(folder: Path) -> None:
         return push_messages(request=request, state=state)
 
     def bounded_object(request: Any, state: Any) -> Any:
-        received.add(request.node.node_id, request.session_id, len(request.object_content))
+        received.add(request.node.node_id, request.run_id, request.session_id, len(request.object_content))
         return push_object(request=request, state=state)
 
     fleet_handlers.push_messages = checked_messages

@@ -117,7 +117,7 @@ def build_bundle(
     experiment = with_column_names(
         experiment, stored_name(experiment.data, silo), schema.shape, schema.columns
     )
-    experiment = experiment.model_copy(update={"updates": _limited(experiment)})
+    experiment = experiment.model_copy(update={"updates": _limited(experiment, dp_ready)})
     bundle = Bundle(folder.absolute() / name)
     if bundle.folder.exists():
         shutil.rmtree(bundle.folder)
@@ -199,13 +199,13 @@ def load_without_rows(name: str, overrides: Sequence[str], folder: Path) -> Expe
     return parse_experiment(table)
 
 
-def _limited(experiment: Experiment) -> UpdateSettings:
+def _limited(experiment: Experiment, dp_ready: bool) -> UpdateSettings:
     """
-    Return the limits of a plan. Where the experiment sets none, a plan with differential privacy counts every update the same,
-    because the rows stay at home, and another one counts at most ``MAX_WEIGHT`` rows.
+    Return the limits of a plan. Where the experiment sets none, a plan with which sites can train privately counts every update the
+    same, because row counts then stay at home, and another one counts at most ``MAX_WEIGHT`` rows.
     """
     own = experiment.updates
-    if experiment.privacy is not None and "weights" not in own.model_fields_set:
+    if (dp_ready or experiment.privacy is not None) and "weights" not in own.model_fields_set:
         own = own.model_copy(update={"weights": "equal"})
     weight = MAX_WEIGHT if own.max_weight == "none" else own.max_weight
     norm = MAX_NORM if own.max_norm == "none" else own.max_norm

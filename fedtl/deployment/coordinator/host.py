@@ -138,11 +138,17 @@ def _check_disk(study: HostedStudy) -> None:
 
 
 def _discarded(plan: StudyPlan, error: NotEnoughSilos) -> str:
-    """Return which sites paid for updates of a round that are not used; "" where no site did so by the plan."""
-    if not plan.private or not error.unused:
+    """
+    Return which sites paid for updates of a round that are not used; "" where none were sent. Where the plan is not private, a site
+    may train privately by its own policy, which the coordinator does not know.
+    """
+    if not error.unused:
         return ""
+    which = (
+        ", ".join(error.unused) if plan.private else "those of them that train privately by their own policy"
+    )
     return (
-        f" (privacy budget was charged at {', '.join(error.unused)}; they send the same updates without another charge "
+        f" (privacy budget was charged at {which}; they send the same updates without another charge "
         "when this round is tried again)"
     )
 

@@ -1,4 +1,4 @@
-"""How large the reply of a site can be by the plans of the coordinator's bundles, as Flower sends it: object by object."""
+"""How large the reply of a site can be by the tensors of a plan, as Flower sends it: object by object."""
 
 import json
 import math
@@ -86,3 +86,8 @@ def tensor_bytes(path: Path) -> list[int]:
         raise ConfigError(
             f"{path} is not a file of tensors: {error}; build the bundle again, or remove its folder"
         ) from error
+
+
+def reply_size_by(start: Path) -> ReplySize:
+    """Return the largest reply by the file of a plan's first shared tensors. Raises ConfigError for a damaged one."""
+    return _of_tensors(tensor_bytes(start))

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from fedtl.deployment.archive import (
     BackupContents,
     files_below,
+    read_backed_up,
     replace_folder,
     unpack_backup,
     write_backup,
@@ -19,6 +20,7 @@ from fedtl.deployment.archive import (
 from fedtl.deployment.running import only_one
 from fedtl.deployment.site.egress_lines import RoundRefused, TaskReceived
 from fedtl.deployment.site.home import LOG_FILES, SECRET_FILES, Home
+from fedtl.deployment.site.named_files import files_to_back_up, paths_named_in
 from fedtl.deployment.site.paid import missing_entries
 from fedtl.deployment.site.run import PARTS
 from fedtl.deployment.site.seen_rounds import SeenRounds, read_seen_rounds
@@ -36,19 +38,21 @@ OTHER_COPY = (
 )
 
 
-def back_up_site(home: Home, out: Path) -> BackupContents:
+def back_up_site(home: Home, out: Path) -> tuple[str, ...]:
     """
-    Write a backup of the site's folder, without its rows and without ``key_file``. It waits for a round to end. Raises ConfigError where
-    ``out`` exists, and LedgerDamaged where the ledger or the record is broken.
+    Write a backup of the site's folder, without its rows and without ``key_file``, and return a sentence for each other file that
+    silo.toml names and that is not in the backup. It waits for a round to end. Raises ConfigError where ``out`` exists, and LedgerDamaged
+    where the ledger or the record is broken.
     """
     contents = BackupContents("silo", home.settings.name)
     with home.alone(), TemporaryDirectory(dir=home.path, prefix=".backup-") as work:
         copies = [
             copy for name in CHAINS for copy in copy_chains(HashChainFile(home.path / name), Path(work))
         ]
-        files = files_below(home.path, (*PLAIN, *SECRET_FILES))
+        named, left_out = files_to_back_up(home)
+        files = {**named, **files_below(home.path, (*PLAIN, *SECRET_FILES))}
         write_backup(out, contents, {**files, **{copy.name: copy for copy in copies}})
-    return contents
+    return left_out
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def restore_site(folder: Path, file: Path, seen: Path | None) -> RestoredSite:
     if new.exists():
         raise ConfigError(f"{new} is left from a restore that did not end; remove it")
     try:
-        contents = unpack_backup(file, "silo", NAMES, new)
+        named = paths_named_in(read_backed_up(file, "silo.toml"))
+        contents = unpack_backup(file, "silo", NAMES, new, named)
         home = Home.open(new)
         rounds = None if seen is None else read_seen_rounds(seen, home.settings.name)
         _check_nothing_forgotten(home, former, rounds, file)

@@ -165,7 +165,11 @@ def load_home_settings(folder: Path) -> HomeSettings:
         raise ConfigError(
             f"{folder} has no silo.toml; create it: fedtl silo init {folder} --name NAME --server HOST:PORT"
         )
-    table = read_toml(path)
+    return settings_of_table(read_toml(path), path)
+
+
+def settings_of_table(table: dict[str, Any], path: Path) -> HomeSettings:
+    """Return the settings in the content of ``path``, whose old keys get their new names in ``table``. Raises ConfigError."""
     renamed = _rename_old_keys(table, path)
     settings = validate(HomeSettings, table, str(path))
     if renamed:

@@ -31,8 +31,8 @@ def handlers(tmp_path, monkeypatch):
     return SimpleNamespace(stored=stored, limit=reply_size(tmp_path).total)
 
 
-def pushed(session, size):
-    request = message_pb2.PushObjectRequest(session_id=session, object_content=b"x" * size)
+def pushed(session, size, run=0):
+    request = message_pb2.PushObjectRequest(session_id=session, run_id=run, object_content=b"x" * size)
     return fleet_handlers.push_object(request=request, state=None)
 
 
@@ -57,16 +57,67 @@ def test_a_damaged_bundle_does_not_keep_replies_of_another_study_away(handlers, 
 def test_a_site_cannot_have_the_count_of_its_reply_forgotten(monkeypatch):
     monkeypatch.setattr(bounded_superlink, "MAX_SESSIONS", 2)
     now = [0.0]
-    received = ReceivedBytes(lambda: 10, clock=lambda: now[0])
-    received.add(7, "a", 9)
-    received.add(7, "b", 1)
+    received = ReceivedBytes(lambda run: 10, clock=lambda: now[0])
+    received.add(7, 1, "a", 9)
+    received.add(7, 1, "b", 1)
     for session, status in (("c", 429), ("a", 413)):
         with pytest.raises(HTTPException) as error:
-            received.add(7, session, 2)
+            received.add(7, 1, session, 2)
         assert error.value.status_code == status
-    received.add(8, "c", 10)  # another site
+    received.add(8, 1, "c", 10)  # another site
     now[0] = bounded_superlink.SESSION_SECONDS + 1  # Flower has ended the sessions
-    received.add(7, "c", 10)
+    received.add(7, 1, "c", 10)
+
+
+LARGEST = 1 << 20  # bytes of the tensors of another bundle
+
+
+@pytest.fixture
+def studies(handlers, tmp_path):
+    """Runs 5 and 2**64 - 1 of a study of 40 bytes, run 8 of one with a damaged file; a large bundle; returns the limit of the study."""
+    (tmp_path / "bundles" / "large").mkdir()
+    save_file({"a": torch.zeros(LARGEST // 4)}, tmp_path / "bundles" / "large" / "start.safetensors")
+    for name, lines in (
+        ("small", ['{"run": "5"}', '{"ru', f'{{"run": "{2**64 - 1}"}}']),
+        ("bad", ['{"run": "8"}']),
+    ):
+        (tmp_path / "studies" / name).mkdir(parents=True)
+        (tmp_path / "studies" / name / "runs.jsonl").write_text("\n".join(lines))
+    (tmp_path / "studies" / "bad" / "start.safetensors").write_bytes(b"x")
+    save_file({"a": torch.zeros(10)}, tmp_path / "studies" / "small" / "start.safetensors")
+    return handlers.limit
+
+
+@pytest.mark.parametrize("run", [5, 2**64 - 1])
+def test_a_reply_is_bounded_by_the_study_of_its_run(studies, run):
+    pushed("one", studies, run)
+    with pytest.raises(HTTPException, match=f"the {studies} bytes"):
+        pushed("two", studies + 1, run)
+
+
+@pytest.mark.parametrize("run", [6, 8])
+def test_a_run_of_no_study_is_bounded_by_the_largest_bundle(studies, tmp_path, run):
+    """The run began just now, and its study does not note it yet; or the tensors of the study are damaged."""
+    largest = reply_size(tmp_path).total
+    assert largest > LARGEST > studies
+    pushed("one", largest, run)
+    with pytest.raises(HTTPException, match=str(largest)):
+        pushed("one", 1, run)
+
+
+def test_a_run_that_is_noted_late_has_the_limit_of_its_study_from_then_on(studies, tmp_path):
+    pushed("one", studies + 1, 7)
+    with (tmp_path / "studies" / "small" / "runs.jsonl").open("a") as file:
+        file.write('\n{"run": "7"}\n')
+    with pytest.raises(HTTPException):
+        pushed("two", studies + 1, 7)
+
+
+def test_a_site_gains_nothing_by_naming_the_run_of_a_larger_study_first(studies):
+    """Flower does not store what comes under another run than that of the session."""
+    pushed("one", 1, 6)
+    with pytest.raises(HTTPException):
+        pushed("one", studies + 1, 5)
 
 
 def request(node=7, source=7, reply_to="task", messages=1):

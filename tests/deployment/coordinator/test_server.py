@@ -394,7 +394,9 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     assert "server rotate" in said("admit", folder, key, code=2).err
     words = ("digits", "--set", "rounds=2", "--dp-ready")
     printed = said("bundle", folder, *words).out
-    assert printed.strip() == Bundle(folder / "bundles" / "digits").hash
+    bundle = Bundle(folder / "bundles" / "digits")
+    assert printed.strip() == bundle.hash
+    assert bundle.info("x").config.limits.weights == "equal"
     status = json.loads(said("status", folder, "--json").out)
     assert (status["running"], status["listen"], status["studies"]) == (False, "127.0.0.1:8443", {})
     assert status["admitted"] == {"clinic": "waits for the server to run"}
@@ -405,19 +407,21 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("settings", "limits"),
+    ("settings", "dp_ready", "limits"),
     [
-        ([], UpdateLimits("rows", 10_000.0, 1000.0)),
-        (["updates.max_norm=5"], UpdateLimits("rows", 10_000.0, 5.0)),
-        (["privacy.epsilon=3"], UpdateLimits("equal", 10_000.0, 1000.0)),
+        ([], False, UpdateLimits("rows", 10_000.0, 1000.0)),
+        (["updates.max_norm=5"], False, UpdateLimits("rows", 10_000.0, 5.0)),
+        (["privacy.epsilon=3"], False, UpdateLimits("equal", 10_000.0, 1000.0)),
+        ([], True, UpdateLimits("equal", 10_000.0, 1000.0)),
+        (['updates.weights="rows"'], True, UpdateLimits("rows", 10_000.0, 1000.0)),
     ],
 )
-def test_a_plan_for_institutions_limits_every_update(settings, limits):
+def test_a_plan_for_institutions_limits_every_update(settings, dp_ready, limits):
     experiment = load_experiment("digits", settings)
-    resolved = _limited(experiment)
+    resolved = _limited(experiment, dp_ready)
     assert limits_of(resolved) == limits
     assert limits_of(load_experiment("digits").updates) == UpdateLimits()  # a simulation has none
     agreement = make_agreement(
-        experiment.model_copy(update={"updates": resolved}), (1, 8, 8), ("0", "1"), "", False
+        experiment.model_copy(update={"updates": resolved}), (1, 8, 8), ("0", "1"), "", dp_ready
     )
     assert agreement.experiment.updates == resolved

@@ -12,12 +12,14 @@ from fedtl._util.files import write_json
 from fedtl.deployment import archive
 from fedtl.deployment.coordinator.site_rounds import SiteRounds, StudyRounds
 from fedtl.deployment.running import only_one
+from fedtl.deployment.site import named_files
 from fedtl.deployment.site.backup import back_up_site, restore_site
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.status import dataset_budget
 from fedtl.errors import ConfigError, LedgerDamaged, Refused
 from fedtl.messages import Update
 from tests.deployment.site.sites import PRIVATE, Site, same
+from tests.real_processes import Federation
 
 SHUT = {"policy__metrics": [], "policy__share_row_count": False}
 
@@ -56,6 +58,68 @@ def test_a_restored_site_goes_on_where_it_was(used, tmp_path):
     again.home, again.file, again.shared = home, site.file, site.shared
     assert same(again.ask(site.task(2)).delta, site.reply.delta)  # the stored one
     assert isinstance(again.ask(site.task(3)), Update)
+
+
+NAMED = {
+    **{"certificate": "coordinator.crt", "weights": "./first/w.safetensors", "public": "public.safetensors"},
+    **{"model_folder": "text", "data__scale": "constants.toml", "data__path": "rows.csv"},
+}
+TAKEN = {
+    *("coordinator.crt", "first/w.safetensors", "public.safetensors", "constants.toml"),
+    *("text/config.json", "text/tokenizer.json"),
+}
+
+
+def site_with_files(folder, **settings):
+    """A site that trains without privacy, and has every file that ``NAMED`` names, and some more."""
+    home = Home.create(folder / "clinic", "plain", "localhost:1")
+    Federation.change(home.path / "silo.toml", policy__privacy=None, key_file="key", **{**NAMED, **settings})
+    for name in (*TAKEN, "rows.csv", "key", "text/vocab.txt", "first/other"):
+        (home.path / name).parent.mkdir(exist_ok=True)
+        (home.path / name).write_text(name)
+    return Home.open(home.path)
+
+
+def names_in(file):
+    with tarfile.open(file) as content:
+        return set(content.getnames())
+
+
+def test_a_backup_has_the_files_of_the_folder_that_silo_toml_names(tmp_path):
+    home = site_with_files(tmp_path)
+    assert back_up_site(home, tmp_path / "file") == ()
+    own = {"silo.toml", "node.key", "node.key.pub", "secret", "exec.secret", archive.CONTENTS}
+    assert names_in(tmp_path / "file") == TAKEN | own
+    restored = restore_site(tmp_path / "new", tmp_path / "file", None)
+    assert restored.replaced is None
+    for name in TAKEN:
+        assert (tmp_path / "new" / name).read_text() == name
+
+
+def test_a_backup_has_no_file_from_elsewhere_and_says_so(tmp_path, monkeypatch):
+    (tmp_path / "outside").write_text("x")
+    outside = {"weights": str(tmp_path / "outside"), "public": "../outside", "certificate": "first/link"}
+    home = site_with_files(tmp_path, **outside, data__scale="rows.csv", model_folder=".")
+    (home.path / "first" / "link").symlink_to(tmp_path / "outside")
+    (home.path / "config.json").write_text("{}")
+    (home.path / "tokenizer.json").write_text("x" * 100)
+    monkeypatch.setattr(named_files, "MAX_NAMED_BYTES", 50)
+    left_out = back_up_site(home, tmp_path / "file")
+    assert [line.partition(" = ")[0] for line in left_out] == [
+        *("certificate", "weights", "public", "model_folder, tokenizer.json")
+    ]
+    assert not names_in(tmp_path / "file") & {"outside", "first/link", "rows.csv", "key", "tokenizer.json"}
+    assert "config.json" in names_in(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["first/other", "constants.toml/x", "rows.csv", "key", "first/../../x"])
+def test_a_restore_accepts_no_other_file_than_those_that_silo_toml_names(tmp_path, name):
+    home = site_with_files(tmp_path)
+    entries = [(path, (home.path / path).read_bytes()) for path in ("silo.toml", "constants.toml")]
+    packed(tmp_path / "file", *entries, (name, b"x"))
+    with pytest.raises(ConfigError, match=f"'{name}' is not"):
+        restore_site(tmp_path / "new", tmp_path / "file", None)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_backup_that_is_older_than_the_folder_is_refused(used):
