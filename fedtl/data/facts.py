@@ -11,7 +11,7 @@ from secrets import token_bytes
 
 import numpy as np
 
-from fedtl.data.labels import label_texts
+from fedtl.data.decisive import FEW_VALUES, columns_together, decisive_columns
 from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw, finite_numbers
@@ -30,9 +30,6 @@ SENTINELS = (
 )  # numbers that often stand for a missing value
 ROWS_LOOKED_AT = 2000  # for what a sample of the rows shows, spread evenly
 COLUMNS_LOOKED_AT = 200
-EXACTLY = 1e-6  # up to which a sum of columns is the label
-NEARLY = 0.99  # the AUC or rank correlation from which a column nearly determines the label
-FEW_VALUES = 20  # of a column; with fewer rows or values, little can be said of it
 CHANCE = 10  # columns of fewer different values give the same row by chance
 
 
@@ -43,7 +40,7 @@ class RowFacts:
     that have those of a training row. By column: ``constant``; ``counting`` (each value one more than the last); ``running``
     (whole numbers, all different); ``copies`` (columns that another one determines, with its name); ``sentinels`` (the value
     that may stand for a missing one, and how often); ``thousands`` (a whole number and one with three decimals, where a mark
-    that separates thousands may have been read as the decimal mark); ``decisive`` (the AUC or rank correlation with the label); ``together`` (columns of
+    that separates thousands may have been read as the decimal mark); ``decisive`` (columns that alone nearly determine the label, and how nearly: ``data.decisive``); ``together`` (columns of
     which a sum is the label, as of the other columns of a one-hot label). ``brightest``:
     the largest pixel, of images of uint8 or uint16, and ``white``: the largest value of their type.
     """
@@ -120,8 +117,8 @@ def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: boo
         copies=tuple(_copies(sample[:, varying], [names[n] for n in varying])),
         sentinels=tuple(_sentinels(x, names)),
         thousands=(*_thousands(x, names), *([] if hidden else _thousands(*_target(raw, settings)))),
-        decisive=() if hidden else tuple(_decisive(sample, y, names, settings)),
-        together=() if hidden else _together(sample, y, names, settings),
+        decisive=() if hidden else tuple(decisive_columns(sample, y, names, settings)),
+        together=() if hidden else columns_together(sample, y, names, settings),
     )
 
 
@@ -196,76 +193,3 @@ def _thousands(x: Array, names: Sequence[str]) -> Iterator[tuple[str, float, flo
         digits = np.round(parts * 1000)
         if np.abs(parts * 1000 - digits).max() < 1e-6 and np.mean(digits % 10 != 0) > 0.5:
             yield name, float(large[0]), float(parts[0])
-
-
-def _decisive(
-    x: Array, y: Array, names: Sequence[str], settings: DataSettings
-) -> Iterator[tuple[str, float]]:
-    """
-    Yield each column that alone nearly determines the label: by its AUC between two classes, or its rank correlation with the
-    values of a regression.
-    """
-    if y.ndim > 1:
-        return
-    if not settings.predicted.has_classes:
-        target, measure = finite_numbers(y), _rank_correlation
-    else:
-        texts = np.array(label_texts(y))
-        classes, target = np.unique(texts, return_inverse=True)
-        if len(classes) != 2 or np.bincount(target).min() < FEW_VALUES / 2:
-            return
-        measure = _auc
-    for name, column in zip(names, x.T, strict=True):
-        there = ~np.isnan(column) & np.isfinite(target)
-        if there.sum() >= FEW_VALUES and len(np.unique(target[there])) > 1:
-            value = measure(column[there], target[there])
-            if value >= NEARLY:
-                yield name, value
-
-
-def _together(x: Array, y: Array, names: Sequence[str], settings: DataSettings) -> tuple[str, ...]:
-    """
-    Return the columns of which a weighted sum is the indicator of a class in every row, to the last digit; () where there are none, or one
-    alone does it. With at least three rows for each column this cannot be chance: such columns say what the label says.
-    """
-    if y.ndim > 1 or not settings.predicted.has_classes:
-        return ()
-    complete = np.isfinite(x).all(1)
-    inputs, texts = x[complete], np.array(label_texts(y))[complete]
-    spread = inputs.std(0) if len(inputs) else np.zeros(0)
-    kept = np.flatnonzero(spread > 0)
-    if len(inputs) < 3 * len(kept) + FEW_VALUES or len(kept) < 2:
-        return ()
-    scaled = np.column_stack(
-        [(inputs[:, kept] - inputs[:, kept].mean(0)) / spread[kept], np.ones(len(inputs))]
-    )
-    classes = np.unique(texts)[:FEW_VALUES]
-    if len(classes) < 2:
-        return ()
-    is_it = (texts[:, None] == classes).astype(float)
-    weights = np.linalg.lstsq(scaled, is_it, rcond=None)[0]
-    exact = np.flatnonzero(np.abs(scaled @ weights - is_it).max(0) < EXACTLY)
-    own = (np.abs(weights[:-1, exact]) > EXACTLY).any(1)
-    return tuple(names[column] for column in kept[own]) if own.sum() > 1 else ()
-
-
-def _auc(column: Array, y: Array) -> float:
-    """Return the area under the ROC curve, or of its reverse: Mann and Whitney's U over all pairs."""
-    ranks, positive = _ranks(column), y == 1
-    count = int(positive.sum())
-    area = (ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(y) - count))
-    return float(max(area, 1 - area))
-
-
-def _rank_correlation(column: Array, y: Array) -> float:
-    """Return the size of Spearman's correlation; 0 for a constant."""
-    if (column == column[0]).all():
-        return 0.0
-    return float(abs(np.corrcoef(_ranks(column), _ranks(y))[0, 1]))
-
-
-def _ranks(values: Array) -> Array:
-    """Return the ranks from 1, of equal values their mean."""
-    from scipy import stats  # takes a second to import
-
-    return np.asarray(stats.rankdata(values))

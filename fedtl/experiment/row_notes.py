@@ -143,8 +143,8 @@ def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
     }
     if listed := by_silo(decisive, quoted=False):
         yield (
-            f"a column alone nearly determines the label ({listed}: AUC or rank correlation); if it is known only once the label "
-            "is, list it in data.drop"
+            f"a column alone nearly determines the label ({listed}: AUC, rank correlation, or the share of rows "
+            "that as many intervals as classes tell right); if it is known only once the label is, list it in data.drop"
         )
     if listed := by_silo({name: own.together for name, own in facts.items()}):
         yield (
