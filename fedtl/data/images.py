@@ -17,6 +17,8 @@ from fedtl.data import manifest, masks
 from fedtl.data.formats import counted_suffixes, is_hidden
 from fedtl.data.image_files import SUFFIXES, Images, is_image, load_images
 from fedtl.data.masks import SPLITS
+from fedtl.data.pictures import SUFFIXES as SUFFIXES_OF_PICTURES
+from fedtl.data.pictures import sides
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.data.streamed import StreamedImages
@@ -60,10 +62,18 @@ def read(settings: DataSettings, name: str) -> Raw:
     paths = [path for part in labelled.values() for path in part.paths]
     if settings.stream:
         parts = dict(_streamed(labelled, StreamedImages.of(paths, settings)))
+        sizes = {} if settings.by_record else _sizes(paths, settings)
     else:
         images = load_images(paths, settings)  # together, so that all parts have one shape
-        parts = dict(_parts(labelled, images, settings))
-    return Raw(parts["train"], parts.get("val"), parts.get("test"), unread=unread)
+        parts, sizes = dict(_parts(labelled, images, settings)), images.sizes
+    return Raw(parts["train"], parts.get("val"), parts.get("test"), unread=unread, sizes=sizes)
+
+
+def _sizes(paths: Sequence[Path], settings: DataSettings) -> Mapping[tuple[int, ...], int]:
+    """Return from the headers of pictures how many have which sides; nothing where ``data.size`` resizes none."""
+    if settings.size == "native":
+        return {}
+    return Counter(sides(path) for path in paths if path.suffix.lower() in SUFFIXES_OF_PICTURES)
 
 
 def _parts(

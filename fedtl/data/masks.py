@@ -28,13 +28,14 @@ def read(settings: DataSettings, name: str) -> Raw:
         raise DataError(f"{home} has a folder {splits[0]} but none named train; add one")
     folders = {split: home / split for split in splits} or {"train": home}
     pairs = {split: _pairs(folder) for split, folder in folders.items()}
-    x = load_images([image for own in pairs.values() for image, _ in own], settings).x
+    images = load_images([image for own in pairs.values() for image, _ in own], settings)
+    x = images.x
     parts: dict[str, Part] = {}
     for split, own in pairs.items():
         parts[split] = Part(x[: len(own)], _masks(own, settings))
         x = x[len(own) :]
     unread = tuple(line for folder in folders.values() for line in _unread(folder))
-    return Raw(parts["train"], parts.get("val"), parts.get("test"), unread=unread)
+    return Raw(parts["train"], parts.get("val"), parts.get("test"), unread=unread, sizes=images.sizes)
 
 
 def holds_masks(path: str, name: str) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from fedtl.data import prepare
 from fedtl.data.facts import NO_FACTS, RowFacts, row_facts
 from fedtl.data.hidden import hides_labels, uses_missing
+from fedtl.data.image_sizes import ImageSizes, sizes_before
 from fedtl.data.labels import different_labels, merge_labels
 from fedtl.data.pixels import is_pixels
 from fedtl.data.preprocess import seen_as_signed
@@ -30,6 +31,7 @@ class SiloSchema:
     the columns without any value in these rows, and ``facts`` about them; neither is looked up where rows must be prepared
     independently of each other. ``unread``: what lies next to the rows and was not read. ``pixels``: whether a model
     sees them as pixels of -1..1, and ``eight_bits``: whether they are prepared as uint8 of 0..255; None: not known. ``latest``: of survival, the latest time of a training row.
+    ``sizes``: in which images were read; None where ``data.size`` resized none, or where rows must not be looked at.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +45,7 @@ class SiloSchema:
     pixels: bool | None = None
     eight_bits: bool | None = None
     latest: float | None = None
+    sizes: ImageSizes | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ def read_data_schema(
             seen_as_signed(raw.train.x, settings),
             is_pixels(raw.train.x) and raw.train.x.dtype == np.uint8 and not settings.pixel_range,
             _latest(raw) if settings.horizons and not settings.by_record else None,
+            sizes_before(raw, settings) if look or not settings.by_record else None,
         )
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}

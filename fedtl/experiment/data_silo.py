@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedtl.data.facts import RowFacts, can_tell_rows_apart, row_hashes
+from fedtl.data.image_sizes import sizes_before
 from fedtl.data.labels import label_texts, without_label
 from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.settings import DataSettings, declared_range
@@ -69,7 +70,9 @@ def kind_of_inputs(raw: Raw, shape: tuple[int, ...], settings: DataSettings) -> 
     channels, *sides = shape
     kind = {GREY: "grey images", RGB: "RGB images"}.get(channels, f"images of {channels} channels")
     kind = "volumes" if len(sides) == 3 else kind
-    return f"{kind} of {' x '.join(map(str, sides))} px, {_values(raw.train.x, settings)}"
+    before = sizes_before(raw, settings)
+    resized = f", resized from {before} px" if before else ""
+    return f"{kind} of {' x '.join(map(str, sides))} px, {_values(raw.train.x, settings)}{resized}"
 
 
 def _values(x: Array, settings: DataSettings) -> str:

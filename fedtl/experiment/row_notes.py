@@ -39,6 +39,7 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     yield from _of_horizons(experiment.data.horizons, silos)
     yield from _of_columns(silos)
     yield from _of_copies(schema, bool(experiment.data.unit_column))
+    yield from _of_sizes(experiment.data.size, silos)
     if not experiment.data.pixel_range:
         yield from _of_pixels(silos)
 
@@ -82,6 +83,20 @@ def _of_horizons(horizons: Sequence[float], silos: Mapping[str, SiloSchema]) -> 
             )
             yield f"the horizon {end:g} lies after the latest time of a training row ({listed}){everywhere}; lower data.horizons"
             return
+
+
+def _of_sizes(size: int | str, silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    sizes = {name: silo.sizes for name, silo in silos.items() if silo.sizes}
+    changed = {
+        name: [f"{own.changed:.0%} of the images, such as {' x '.join(map(str, own.worst))} px"]
+        for name, own in sizes.items()
+        if own.changed > MIN_SHARE
+    }
+    if listed := by_silo(changed, quoted=False):
+        yield (
+            f"data.size = {size} changes the shape of images by more than a tenth ({listed}); where shapes matter, "
+            "crop or pad the files to equal sides"
+        )
 
 
 def _of_labels(trained: Mapping[str, frozenset[str]]) -> Iterator[str]:

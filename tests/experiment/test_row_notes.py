@@ -180,3 +180,31 @@ def test_a_horizon_after_all_times_is_noted(tmp_path):
     (line,) = (line for line in notes(experiment) if "horizon" in line)
     assert "horizon 24" in line
     assert "no silo" in line
+
+
+@pytest.mark.parametrize("more", [[], ["data.stream=true", "data.channels=1"]])
+def test_pictures_of_several_sizes_are_shown_and_a_changed_shape_is_noted(tmp_path, more):
+    """Widths of 16 to 32 px and heights of 16 to 35 px at a; squares at b; at c one size that is nearly square."""
+    sides = {
+        "a": lambda n: (16 + 8 * (n % 3), 16 + n),
+        "b": lambda n: (20 + n, 20 + n),
+        "c": lambda n: (22, 20),
+    }
+    for name, own in sides.items():
+        for kind in ("cat", "dog"):
+            (tmp_path / name / kind).mkdir(parents=True)
+            for number in range(20):
+                pixels = RNG.integers(0, 256, own(number)[::-1], np.uint8)
+                Image.fromarray(pixels).save(tmp_path / name / kind / f"{number}.png")
+    sets = ["data.source=images", f"data.path={tmp_path}", "data.size=16", "model.name=convnet", *more]
+    experiment = load_experiment("digits", sets)
+    (note,) = (line for line in notes(experiment) if "changes the shape" in line)
+    changed = np.mean([max(side) / min(side) > 1.1 for side in map(sides["a"], range(20))])
+    assert f"(a: {changed:.0%} of the images, such as 34 x 16 px)" in note
+    if not more:
+        with temporary_store() as store:
+            shown = {name: silo.inputs for name, silo in data_report(experiment, store).silos.items()}
+        assert shown == {
+            name: f"grey images of 16 x 16 px, 0..255, resized from {those} px"
+            for name, those in {"a": "16 x 16 to 35 x 32", "b": "20 x 20 to 39 x 39", "c": "20 x 22"}.items()
+        }
