@@ -5,13 +5,14 @@ Nothing here decides anything. Rows are compared by hashes with a key that is dr
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from secrets import token_bytes
 
 import numpy as np
 
 from fedtl.data.decisive import FEW_VALUES, columns_together, decisive_columns
+from fedtl.data.near_copies import NearRows, are_many, near_hashes, near_rows
 from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw, finite_numbers
@@ -37,7 +38,8 @@ CHANCE = 10  # columns of fewer different values give the same row by chance
 class RowFacts:
     """
     ``repeated``: training rows that have the inputs of an earlier one, and ``leaked``: validation and test rows of the source
-    that have those of a training row. By column: ``constant``; ``counting`` (each value one more than the last); ``running``
+    that have those of a training row; ``near_leaked``: those that have nearly the inputs of one (``data.near_copies``), where these are
+    many. By column: ``constant``; ``counting`` (each value one more than the last); ``running``
     (whole numbers, all different); ``copies`` (columns that another one determines, with its name); ``sentinels`` (the value
     that may stand for a missing one, and how often); ``thousands`` (a whole number and one with three decimals, where a mark
     that separates thousands may have been read as the decimal mark); ``decisive`` (columns that alone nearly determine the label, and how nearly: ``data.decisive``); ``together`` (columns of
@@ -47,6 +49,7 @@ class RowFacts:
 
     repeated: int = 0
     leaked: int = 0
+    near_leaked: int = 0
     constant: tuple[str, ...] = ()
     counting: tuple[str, ...] = ()
     running: tuple[str, ...] = ()
@@ -62,28 +65,52 @@ class RowFacts:
 NO_FACTS = RowFacts()
 
 
-def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts, frozenset[int]]:
+@dataclass(frozen=True)
+class RowHashes:
+    """Hashes of the inputs of a silo's training rows, as they are and of what is nearly the same; none where equal rows are chance."""
+
+    exact: frozenset[int] = frozenset()
+    near: NearRows = field(default_factory=NearRows)
+
+
+def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts, RowHashes]:
     """
     Return the facts about a silo's rows, and hashes of the inputs of its training rows. ``hidden``: whether its labels
     must not be looked at.
     """
-    train, pixels, brightest = list[int](), is_pixels(raw.train.x), 0
+    train, near, pixels, brightest = list[int](), list[Sequence[Array]](), is_pixels(raw.train.x), 0
     for block in blocks(raw.train.x):
         train += row_hashes(block)
+        near.append(_near_hashes(block, settings))
         brightest = max(brightest, int(block.max())) if pixels else 0
-    seen, telling = frozenset(train), can_tell_rows_apart(raw.train.x)
-    others = [part for part in (raw.val, raw.test) if part is not None]
     facts = RowFacts(
-        repeated=len(train) - len(seen) if telling else 0,
-        leaked=sum(row in seen for part in others for x in blocks(part.x) for row in row_hashes(x))
-        if telling
-        else 0,
         brightest=brightest if pixels else None,
         white=int(np.iinfo(raw.train.x.dtype).max) if pixels else None,
     )
+    hashes = RowHashes()
+    if can_tell_rows_apart(raw.train.x):
+        exact = frozenset(train)
+        levels = [] if settings.tokenizer else [np.concatenate(level) for level in zip(*near, strict=True)]
+        hashes = RowHashes(exact, near_rows(levels, len(exact)))
+        facts = replace(_with_leaks(facts, raw, settings, hashes), repeated=len(train) - len(exact))
     if raw.train.x.ndim == 2 and len(raw.columns) <= COLUMNS_LOOKED_AT and not settings.tokenizer:
         facts = _with_columns(facts, raw, settings, hidden)
-    return facts, seen if telling else frozenset()
+    return facts, hashes
+
+
+def _near_hashes(x: Array, settings: DataSettings) -> Sequence[Array]:
+    return near_hashes(x, "series" if settings.sequence is not None else settings.kind, row_hashes)
+
+
+def _with_leaks(facts: RowFacts, raw: Raw, settings: DataSettings, hashes: RowHashes) -> RowFacts:
+    """Return the facts with how many validation and test rows of the source have the inputs of training rows, or nearly."""
+    rows = leaked = near = 0
+    for x in (block for part in (raw.val, raw.test) if part is not None for block in blocks(part.x)):
+        same = np.array([row in hashes.exact for row in row_hashes(x)], bool)
+        rows, leaked = rows + len(x), leaked + int(same.sum())
+        if not settings.tokenizer:
+            near += int((hashes.near.contain(_near_hashes(x, settings)) & ~same).sum())
+    return replace(facts, leaked=leaked, near_leaked=near if are_many(near, rows) else 0)
 
 
 def row_hashes(x: Array) -> list[int]:

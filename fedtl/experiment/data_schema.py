@@ -8,10 +8,11 @@ from itertools import combinations
 import numpy as np
 
 from fedtl.data import prepare
-from fedtl.data.facts import NO_FACTS, RowFacts, row_facts
+from fedtl.data.facts import NO_FACTS, RowFacts, RowHashes, row_facts
 from fedtl.data.hidden import hides_labels, uses_missing
 from fedtl.data.image_sizes import ImageSizes, sizes_before
 from fedtl.data.labels import different_labels, merge_labels
+from fedtl.data.near_copies import near_pairs
 from fedtl.data.pixels import is_pixels
 from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.source import Raw, finite_numbers
@@ -51,7 +52,8 @@ class SiloSchema:
 @dataclass(frozen=True)
 class DataSchema:
     """
-    The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many. ``task``: what is
+    The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many; ``near_common``: with many
+    training rows that are nearly the same. ``task``: what is
     predicted; None: classification where there are labels, otherwise regression. ``left_out``: the silos that ``data.min_rows`` or
     ``data.min_labels`` leaves out, and what each has. ``stored``: the name in the data of each silo whose name had to be changed.
     """
@@ -61,6 +63,7 @@ class DataSchema:
     task: LearningTask | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
+    near_common: tuple[tuple[str, str, int], ...] = ()
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -104,7 +107,7 @@ def read_data_schema(
     names = prepare.silo_names(settings)
     _check_silo_counts(experiment, names)
     silos: dict[str, SiloSchema] = {}
-    hashes: dict[str, frozenset[int]] = {}
+    hashes: dict[str, RowHashes] = {}
     named = settings.predicted.has_classes
     for name in names:
         raw = read(name) if read else prepare.read_silo(settings, name)
@@ -133,8 +136,13 @@ def read_data_schema(
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}
     changed = {name: one for name, one in stored.items() if one != name}
+    common = tuple(common_rows({name: own.exact for name, own in hashes.items()}))
+    near = near_pairs(
+        {name: own.near for name, own in hashes.items()},
+        {(one, other): count for one, other, count in common},
+    )
     return DataSchema(
-        silos, tuple(common_rows(hashes)), settings.predicted, prepare.left_out(settings), changed
+        silos, common, settings.predicted, prepare.left_out(settings), changed, near_common=tuple(near)
     )
 
 

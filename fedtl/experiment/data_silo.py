@@ -58,6 +58,7 @@ def silo_rows(raw: Raw, used: UsedRows, facts: RowFacts, inputs: str, task: str 
         decisive=dict(facts.decisive),
         repeated=facts.repeated,
         tested_on_training_rows=used.tested_on_training_rows,
+        near_leaked=facts.near_leaked,
     )
 
 

@@ -206,6 +206,16 @@ def _of_copies(schema: DataSchema, units: bool) -> Iterator[str]:
     ]
     if pairs:
         yield f"silos have rows in common ({first_of(pairs, 3, '; ')}); they are then tested on what others trained on"
+    near = {
+        name: [f"{silo.facts.near_leaked} rows"] for name, silo in silos.items() if silo.facts.near_leaked
+    }
+    if listed := by_silo(near, quoted=False):
+        yield f"validation or test rows are nearly training rows, but for rounding ({listed}); if they are copies, remove them there"
+    if schema.near_common:
+        pairs = [f"{one} and {other}: {count} rows" for one, other, count in schema.near_common]
+        yield (
+            f"silos have rows that are nearly the same, but for rounding ({first_of(pairs, 3, '; ')}); if they are copies, remove them at one silo"
+        )
 
 
 def _of_pixels(silos: Mapping[str, SiloSchema]) -> Iterator[str]:

@@ -54,6 +54,22 @@ def test_two_silos_with_one_file_and_rows_that_occur_twice(tmp_path):
 
 
 @pytest.mark.parametrize("private", [False, True])
+def test_two_silos_with_rows_that_are_nearly_the_same(tmp_path, private):
+    values = RNG.normal(size=(40, 2))
+    one, other = ([f"{v},{w},{n % 2}" for n, (v, w) in enumerate(values + noise)] for noise in (0, 1e-7))
+    sets = [*PRIVATE, "data.classes=['0','1']"] if private else []
+    experiment = tables(tmp_path, *sets, a=one, b=other)
+    told = [note for note in notes(experiment) if "nearly the same" in note]
+    assert len(told) == (not private)
+    if not private:
+        assert "a and b: " in told[0]
+    with temporary_store() as store:
+        report = data_report(experiment, store)
+    assert 36 <= report.near_common["a, b"] <= 40  # a number may lie where rounding goes up or down
+    assert any("training rows with nearly the same inputs" in line for line in silo_lines(report))
+
+
+@pytest.mark.parametrize("private", [False, True])
 def test_a_nameless_column_that_counts_rows(tmp_path, private):
     rows = [f"{number},{row}" for number, row in enumerate(drawn())]
     experiment = tables(tmp_path, header=",v,w,label", a=rows, b=rows[::-1])
