@@ -11,6 +11,7 @@ from fedtl.data.source import Array, finite_numbers
 
 EXACTLY = 1e-6  # up to which a sum of columns is the label
 FEW_VALUES = 20  # of a column; with fewer rows or values, little can be said of it
+MANY_VALUES = 30  # of a column; so many do not lie in a few intervals by chance
 FEW_ROWS = 10  # of a class; fewer may lie together by chance
 MIXED = 0.25  # the share of sorted rows whose class is not that of the row before, above which no few intervals tell it
 # From which a column nearly determines the label. Honest predictors stay below: the best columns of scikit-learn's iris, wine and
@@ -22,9 +23,9 @@ def decisive_columns(
     x: Array, y: Array, names: Sequence[str], settings: DataSettings
 ) -> Iterator[tuple[str, float]]:
     """
-    Yield each column that alone nearly determines the label, and how nearly, from NEARLY to 1: the AUC between two classes; of more classes the
-    share of rows, in the mean of classes, that as many intervals of the column as there are classes tell right; of the values of a regression the
-    rank correlation. Classes of fewer than FEW_ROWS rows are left out.
+    Yield each column that alone nearly determines the label, and how nearly, from NEARLY to 1: of classes the share of rows, in the mean of
+    classes, that few intervals of the column tell right, or between two classes the AUC where it is larger; of the values of a regression
+    the rank correlation. Of classes, a missing value is one, too. Classes of fewer than FEW_ROWS rows are left out.
     """
     if y.ndim > 1:
         return
@@ -34,15 +35,27 @@ def decisive_columns(
         count = len(np.unique(target[np.isfinite(target)]))
         if count < 2:
             return
-        measure = _auc if count == 2 else partial(_share_in_intervals, count=count)
+        measure = _separation if count == 2 else partial(_share_in_intervals, count=count)
     else:
         target, measure = finite_numbers(y), _rank_correlation
+    labelled = np.isfinite(target)
     for name, column in zip(names, x.T, strict=True):
-        there = ~np.isnan(column) & np.isfinite(target)
-        if there.sum() >= FEW_VALUES and len(np.unique(target[there])) > 1:
-            value = measure(column[there], target[there])
-            if value >= NEARLY:
-                yield name, value
+        there = ~np.isnan(column) & labelled
+        values = [(column[there], target[there])]
+        if settings.predicted.has_classes and (labelled & ~there).sum() >= FEW_ROWS:
+            # A missing value can tell a class.
+            values.append((_missing_first(column[labelled]), target[labelled]))
+        shares = [measure(*one) for one in values if len(one[1]) >= FEW_VALUES and len(np.unique(one[1])) > 1]
+        if max(shares, default=0.0) >= NEARLY:
+            yield name, max(shares)
+
+
+def _missing_first(column: Array) -> Array:
+    """Return numbers in the order of the values, a missing one before all."""
+    there = ~np.isnan(column)
+    numbers = np.zeros(len(column))
+    numbers[there] = 1 + np.unique(column[there], return_inverse=True)[1]
+    return numbers
 
 
 def _common_classes(y: Array) -> Array:
@@ -82,8 +95,8 @@ def columns_together(x: Array, y: Array, names: Sequence[str], settings: DataSet
 def _share_in_intervals(column: Array, y: Array, count: int) -> float:
     """
     Return the share of each class's rows that lie in intervals of that class, in the mean of the ``count`` classes. There are as many
-    intervals as classes, found by one cut after another as in a decision tree (Breiman et al., 1984); of a code of at most twice
-    as many values each value is one. 0.0 where a class has few rows with a value, or the classes lie mixed.
+    intervals as classes, and one more of many values, found by one cut after another as in a decision tree (Breiman et al., 1984); of a
+    code of at most twice as many values each value is one. 0.0 where a class has few rows with a value, or the classes lie mixed.
 
     With more intervals, values that belong to few units, such as the age of a patient with many rows, would tell the class by chance.
     """
@@ -99,7 +112,7 @@ def _share_in_intervals(column: Array, y: Array, count: int) -> float:
         mixed = classes[ends[:-1]] != classes[ends[1:] - 1]  # values of more than one class
         change = mixed[1:] | mixed[:-1] | (classes[ends[1:-1]] != classes[ends[1:-1] - 1])
         # The best cuts are where the class changes (Fayyad and Irani, 1992).
-        ends = _intervals(below, ends[np.r_[True, change, True]], count)
+        ends = _intervals(below, ends[np.r_[True, change, True]], count + (len(ends) > MANY_VALUES))
     return min(float(np.diff(below[ends], axis=0).max(1).sum()), 1.0)
 
 
@@ -132,6 +145,11 @@ def _intervals(below: Array, cuts: Array, count: int) -> Array:
 def _purity(weights: Array) -> Array:
     """Return the sum of squares over the sum, of each row of weights [..., classes]."""
     return np.asarray((weights**2).sum(-1) / np.maximum(weights.sum(-1), 1e-300))
+
+
+def _separation(column: Array, y: Array) -> float:
+    """Return the AUC between two classes or, where one lies between two parts of the other, the share of rows in its intervals."""
+    return max(_auc(column, y), _share_in_intervals(column, y, 2))
 
 
 def _auc(column: Array, y: Array) -> float:

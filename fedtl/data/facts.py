@@ -15,7 +15,7 @@ from fedtl.data.decisive import FEW_VALUES, columns_together, decisive_columns
 from fedtl.data.near_copies import NearRows, are_many, near_hashes, near_rows
 from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import Array, Raw, finite_numbers
+from fedtl.data.source import EXACT, Array, Raw, finite_numbers
 from fedtl.data.streamed import blocks
 
 KEY = token_bytes(32)  # of the hashes; never written
@@ -160,6 +160,8 @@ def _counts(column: Array) -> bool:
 
 def _is_running(column: Array) -> bool:
     """Return whether the values are whole numbers, and all different."""
+    if np.abs(column).max() >= EXACT:  # where every float is a whole number
+        return False
     whole = bool((column == np.round(column)).all())  # False where one is missing
     return whole and len(column) > FEW_VALUES and len(np.unique(column)) == len(column)
 

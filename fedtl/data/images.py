@@ -24,6 +24,7 @@ from fedtl.data.source import Array, Part, Raw
 from fedtl.data.streamed import StreamedImages
 from fedtl.data.unlabelled import is_unlabelled
 from fedtl.errors import DataError
+from fedtl.report.figures import counted
 
 
 @dataclass(frozen=True)
@@ -182,11 +183,13 @@ def _unread(home: Path, splits: Sequence[str]) -> tuple[str, ...]:
     for parent in [home / split for split in splits] or [home]:
         for label in _folders(parent):
             if others := _other_files(parent / label):
-                lines.append(f"{len(others)} files of {parent.name}/{label} are not read ({_kinds(others)})")
+                lines.append(
+                    f"{counted(len(others), 'file')} of {parent.name}/{label} not read ({_kinds(others)})"
+                )
             elif not any(is_image(path) for path in (parent / label).iterdir()):
                 lines.append(f"{parent.name}/{label} has no file")
         if outside := [path for path in sorted(parent.iterdir()) if is_image(path)]:
-            lines.append(f"{len(outside)} images of {parent.name} are not in a class folder and are not read")
+            lines.append(f"{counted(len(outside), 'image')} of {parent.name} in no class folder, not read")
     if splits and (beside := [folder for folder in _folders(home) if folder not in splits]):
         lines.append(f"the folders {', '.join(beside)} next to {', '.join(splits)} are not read")
     return tuple(lines)

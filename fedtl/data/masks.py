@@ -15,6 +15,7 @@ from fedtl.data.pixels import resized_masks
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
+from fedtl.report.figures import counted
 
 SPLITS = ("train", "val", "test")
 IMAGES, MASKS = "images", "masks"
@@ -98,8 +99,8 @@ def _unread(folder: Path) -> Iterator[str]:
             path for path in (folder / kind).iterdir() if path not in read_files and not is_hidden(path)
         ]
         if others:
-            yield f"{len(others)} files of {folder.name}/{kind} are no pictures and are not read"
+            yield f"{counted(len(others), 'file')} of {folder.name}/{kind} not read, because not a picture"
     if beside := [
         path for path in folder.iterdir() if path.name not in (IMAGES, MASKS) and not is_hidden(path)
     ]:
-        yield f"{len(beside)} files or folders next to {folder.name}/{IMAGES} and {MASKS} are not read"
+        yield f"not read: {', '.join(sorted(path.name for path in beside)[:3])}{', ...' * (len(beside) > 3)} next to {folder.name}/{IMAGES} and {MASKS}"

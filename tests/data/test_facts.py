@@ -57,6 +57,7 @@ def test_rows_that_occur_several_times():
         (np.arange(60), ("c",), ("c",)),
         (RNG.permutation(60) + 1000, (), ("c",)),
         (np.arange(60) // 2, (), ()),
+        (1e30 * RNG.normal(size=60), (), ()),  # every such float is a whole number
         (np.where(np.arange(60) == 3, np.nan, np.arange(60)), (), ()),
     ],
 )
@@ -151,6 +152,18 @@ def test_a_column_that_gives_away_one_of_several_classes(kind, classes):
     named = np.array([f"class {number}" for number in y])
     assert facts_of(column[:, None], named).decisive == (("a", share),)
     assert facts_of(column[:, None], named, hidden=True).decisive == ()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_middle_interval_and_a_missing_value_give_a_class_away(classes):
+    between = RNG.permutation(np.linspace(-1, 1, 240))
+    y = (abs(between) < 0.4).astype(int) + 2 * (classes - 2) * (between > 0.7)
+    assert facts_of(between[:, None], y).decisive == (("a", pytest.approx(1.0)),)
+    kind = RNG.permutation(240) % classes
+    values = np.where(kind == 0, np.nan, kind + RNG.uniform(0, 0.5, 240))
+    assert facts_of(values[:, None], kind).decisive == (("a", pytest.approx(1.0)),)
+    missing = np.where(RNG.random(240) < 0.3, np.nan, RNG.normal(size=240))  # by chance
+    assert facts_of(missing[:, None], kind).decisive == ()
 
 
 def test_honest_columns_give_no_class_away():

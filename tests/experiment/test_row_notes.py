@@ -166,7 +166,7 @@ def test_the_command_prints_files_that_are_not_read(tmp_path):
     done = CliRunner().invoke(main.app, ["data", str(tmp_path / "e.toml"), "--json"])
     assert (done.exit_code, done.stderr) == (0, "")
     report = json.loads(done.stdout)
-    assert report["silos"]["a"]["unread"] == ["1 files of a/cat are not read (1 .mha)"]
+    assert report["silos"]["a"]["unread"] == ["1 file of a/cat not read (1 .mha)"]
     assert report["silos"]["b"]["labels"] == {"cat": 8, "dog": 8}
     assert report["silos"]["b"]["inputs"] == "grey images of 8 x 8 px, 0..255"
     assert any("not everything was read" in note for note in report["notes"])
@@ -224,3 +224,10 @@ def test_pictures_of_several_sizes_are_shown_and_a_changed_shape_is_noted(tmp_pa
             name: f"grey images of 16 x 16 px, 0..255, resized from {those} px"
             for name, those in {"a": "16 x 16 to 35 x 32", "b": "20 x 20 to 39 x 39", "c": "20 x 22"}.items()
         }
+
+
+def test_silos_that_are_named_like_parts_of_one_set(tmp_path):
+    (note,) = notes(tables(tmp_path, train=drawn(), Test=drawn()))
+    assert "named like parts of one set (Test, train)" in note
+    assert "data.split_column" in note
+    assert notes(tables(tmp_path, train=drawn(), Test=drawn(), north=drawn())) == []
