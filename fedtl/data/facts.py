@@ -136,14 +136,18 @@ def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: boo
     sample, y = x[::step], raw.train.y[::step]
     varying = [number for number, column in enumerate(x.T) if not _is_constant(column)]
     some = np.isfinite(x).any(0)
+    # The codes of values that target encoding replaces are no numbers.
+    numbers = [n for n, name in enumerate(names) if name not in settings.target_encoded]
+    own = [names[n] for n in numbers]
+    counted = [n for n in varying if n in numbers]
     return replace(
         facts,
         constant=tuple(name for n, name in enumerate(names) if some[n] and n not in varying),
-        counting=tuple(names[n] for n in varying if _counts(x[:, n])),
-        running=tuple(names[n] for n in varying if _is_running(x[:, n])),
-        copies=tuple(_copies(sample[:, varying], [names[n] for n in varying])),
-        sentinels=tuple(_sentinels(x, names)),
-        thousands=(*_thousands(x, names), *([] if hidden else _thousands(*_target(raw, settings)))),
+        counting=tuple(names[n] for n in counted if _counts(x[:, n])),
+        running=tuple(names[n] for n in counted if _is_running(x[:, n])),
+        copies=tuple(_copies(sample[:, counted], [names[n] for n in counted])),
+        sentinels=tuple(_sentinels(x[:, numbers], own)),
+        thousands=(*_thousands(x[:, numbers], own), *([] if hidden else _thousands(*_target(raw, settings)))),
         decisive=() if hidden else tuple(decisive_columns(sample, y, names, settings)),
         together=() if hidden else columns_together(sample, y, names, settings),
     )

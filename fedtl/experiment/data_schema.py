@@ -15,6 +15,7 @@ from fedtl.data.labels import different_labels, merge_labels
 from fedtl.data.near_copies import near_pairs
 from fedtl.data.pixels import is_pixels
 from fedtl.data.preprocess import seen_as_signed
+from fedtl.data.settings import DataSettings
 from fedtl.data.source import Raw, finite_numbers
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
@@ -141,9 +142,20 @@ def read_data_schema(
         {name: own.near for name, own in hashes.items()},
         {(one, other): count for one, other, count in common},
     )
-    return DataSchema(
+    schema = DataSchema(
         silos, common, settings.predicted, prepare.left_out(settings), changed, near_common=tuple(near)
     )
+    _check_weighted_labels(settings, schema)
+    return schema
+
+
+def _check_weighted_labels(settings: DataSettings, schema: DataSchema) -> None:
+    """Raise ConfigError for a label in ``data.class_weights`` that no silo has."""
+    weights = settings.class_weights if isinstance(settings.class_weights, dict) else {}
+    if unknown := sorted(weights.keys() - set(schema.union)):
+        raise ConfigError(
+            f"data.class_weights: no silo has the label {unknown[0]!r}; there are {', '.join(schema.union[:12])}"
+        )
 
 
 def looks_like_series(shape: Sequence[int]) -> bool:

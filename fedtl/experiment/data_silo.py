@@ -59,6 +59,7 @@ def silo_rows(raw: Raw, used: UsedRows, facts: RowFacts, inputs: str, task: str 
         repeated=facts.repeated,
         tested_on_training_rows=used.tested_on_training_rows,
         near_leaked=facts.near_leaked,
+        together=facts.together,
     )
 
 

@@ -86,6 +86,8 @@ def _to_look_at(silo: SiloRows) -> Iterator[str]:
         yield f"fractions that may be thousands: {_counts(silo.thousands)}"
     if silo.decisive:
         yield f"columns that alone nearly determine the label (AUC, rank correlation or share of rows): {_counts(silo.decisive)}"
+    if silo.together:
+        yield f"columns that together give the label: {_listed(silo.together)}"
     if silo.repeated:
         yield f"{counted(silo.repeated, 'training row')} with the inputs of an earlier one"
     if silo.tested_on_training_rows:

@@ -13,7 +13,7 @@ class SiloRows:
     ``values``: the range, mean and deviation of the target of a regression. ``kinds``: what becomes of
     columns that are no numbers. ``ignored``: columns of the file that are not inputs.
     ``unread``: what else was not read, and why. ``missing``: missing cells by column. ``constant``, ``counting``, ``running``,
-    ``copies``, ``sentinels``, ``thousands`` (the fraction), ``decisive`` and ``repeated``: as in ``data.facts``. ``tested_on_training_rows``: test rows with
+    ``copies``, ``sentinels``, ``thousands`` (the fraction), ``decisive``, ``together`` and ``repeated``: as in ``data.facts``. ``tested_on_training_rows``: test rows with
     the inputs of a training row. ``near_leaked``: validation and test rows of the source with nearly those.
     """
 
@@ -42,6 +42,7 @@ class SiloRows:
     repeated: int = 0
     tested_on_training_rows: int = 0
     near_leaked: int = 0
+    together: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

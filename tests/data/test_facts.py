@@ -66,6 +66,14 @@ def test_columns_that_number_the_rows(values, counting, running):
     assert (made.counting, made.running) == (counting, running)
 
 
+def test_codes_that_target_encoding_replaces_are_no_numbers():
+    values = RNG.normal(100, 20, 60)
+    values[:4] = -999
+    x, coded = with_column(values), PLAIN.model_copy(update={"target_encoded": ["c"]})
+    assert facts_of(x).sentinels == (("c", -999, 4),)
+    assert facts_of(with_column(np.arange(60)), settings=coded) == facts_of(x, settings=coded) == NO_FACTS
+
+
 def test_columns_of_one_value_and_copies_of_columns():
     x = noise()
     made = facts_of(np.column_stack([x, np.full(60, 3.0), 1.8 * x[:, 0] + 32, np.full(60, np.nan)]))

@@ -8,6 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fedtl.cli import main
+from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.data_report import data_report
 from fedtl.experiment.data_schema import read_data_schema
@@ -231,3 +232,20 @@ def test_silos_that_are_named_like_parts_of_one_set(tmp_path):
     assert "named like parts of one set (Test, train)" in note
     assert "data.split_column" in note
     assert notes(tables(tmp_path, train=drawn(), Test=drawn(), north=drawn())) == []
+
+
+def test_columns_that_together_give_the_label_are_in_the_report(tmp_path):
+    kinds = RNG.permutation(60) % 3
+    rows = [f"{RNG.normal()},{int(kind == 0)},{int(kind == 1)},{'xyz'[kind]}" for kind in kinds]
+    experiment = tables(tmp_path, header="v,good,fair,label", a=rows, b=rows[::2])
+    with temporary_store() as store:
+        report = data_report(experiment, store)
+    assert report.silos["a"].together == ("good", "fair")
+    assert "a: columns that together give the label: good, fair" in list(silo_lines(report))
+
+
+def test_a_weight_of_a_label_that_no_silo_has_is_refused(tmp_path):
+    experiment = tables(tmp_path, "data.class_weights={'7'=2.0}", a=drawn(), b=drawn())
+    with pytest.raises(ConfigError, match="no silo has the label '7'; there are 0, 1"):
+        notes(experiment)
+    assert notes(tables(tmp_path, "data.class_weights={'1'=2.0}", a=drawn(), b=drawn())) == []
