@@ -192,7 +192,9 @@ def _images(
     unread: tuple[str, ...],
 ) -> Raw:
     rows = {key: part.select(chosen[key])[column] for key, part in parts.items() if len(chosen[key])}
-    sides = Counter((one.height, one.width) for images in rows.values() for one in images if one is not None)
+    sides = Counter[tuple[int, ...]](
+        (one.height, one.width) for images in rows.values() for one in images if one is not None
+    )
     opened = {key: [_eight_bits(one, where, settings) for one in images] for key, images in rows.items()}
     every = [image for images in opened.values() for image in images]
     if len(sizes := {image.size for image in every}) > 1:

@@ -24,6 +24,7 @@ from fedtl.tasks.base import LearningTask
 from fedtl.tasks.survival import TIME
 
 MIN_SIDE, MAX_ASPECT = 4, 8  # of what is surely an image, in pixels
+Pairs = tuple[tuple[str, str, int], ...]  # of silos, and how many rows
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ class DataSchema:
     """
 
     silos: Mapping[str, SiloSchema]
-    common: tuple[tuple[str, str, int], ...] = ()
+    common: Pairs = ()
     task: LearningTask | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
-    near_common: tuple[tuple[str, str, int], ...] = ()
+    near_common: Pairs = ()
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -137,16 +138,17 @@ def read_data_schema(
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}
     changed = {name: one for name, one in stored.items() if one != name}
-    common = tuple(common_rows({name: own.exact for name, own in hashes.items()}))
-    near = near_pairs(
-        {name: own.near for name, own in hashes.items()},
-        {(one, other): count for one, other, count in common},
-    )
-    schema = DataSchema(
-        silos, common, settings.predicted, prepare.left_out(settings), changed, near_common=tuple(near)
-    )
+    common, near = _pairs(hashes)
+    schema = DataSchema(silos, common, settings.predicted, prepare.left_out(settings), changed, near)
     _check_weighted_labels(settings, schema)
     return schema
+
+
+def _pairs(hashes: Mapping[str, RowHashes]) -> tuple[Pairs, Pairs]:
+    """Return the pairs of silos with training rows in common, and those with many that are nearly the same."""
+    common = tuple(common_rows({name: own.exact for name, own in hashes.items()}))
+    same = {(one, other): count for one, other, count in common}
+    return common, tuple(near_pairs({name: own.near for name, own in hashes.items()}, same))
 
 
 def _check_weighted_labels(settings: DataSettings, schema: DataSchema) -> None:

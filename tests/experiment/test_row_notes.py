@@ -246,6 +246,6 @@ def test_columns_that_together_give_the_label_are_in_the_report(tmp_path):
 
 def test_a_weight_of_a_label_that_no_silo_has_is_refused(tmp_path):
     experiment = tables(tmp_path, "data.class_weights={'7'=2.0}", a=drawn(), b=drawn())
-    with pytest.raises(ConfigError, match="no silo has the label '7'; there are 0, 1"):
+    with pytest.raises(ConfigError, match="the label '7'; there are 0, 1"):
         notes(experiment)
     assert notes(tables(tmp_path, "data.class_weights={'1'=2.0}", a=drawn(), b=drawn())) == []
