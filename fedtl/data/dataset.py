@@ -91,9 +91,9 @@ class SiloDataset:
     def scaled(self, values: Tensor) -> Tensor:
         """
         Return labels or scores in the scale of the losses: in regression (values - y_mean) / y_std, computed in float64
-        and then narrowed; class numbers and scores of classes as they are; other numbers only narrowed.
+        and then narrowed; class numbers, scores of classes and labels that are compared as they are; other numbers only narrowed.
         """
-        if self.classes:
+        if self.classes or self.task.exact_labels:
             return values
         if not self.task.standardised:
             return values.to(torch.get_default_dtype()) if values.is_floating_point() else values

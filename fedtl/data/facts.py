@@ -5,16 +5,17 @@ Nothing here decides anything. Rows are compared by hashes with a key that is dr
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from secrets import token_bytes
 
 import numpy as np
 
-from fedtl.data.labels import label_texts
+from fedtl.data.decisive import FEW_VALUES, columns_together, decisive_columns
+from fedtl.data.near_copies import NearRows, are_many, near_hashes, near_rows
 from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import Array, Raw, finite_numbers
+from fedtl.data.source import EXACT, Array, Raw, finite_numbers
 from fedtl.data.streamed import blocks
 
 KEY = token_bytes(32)  # of the hashes; never written
@@ -30,9 +31,6 @@ SENTINELS = (
 )  # numbers that often stand for a missing value
 ROWS_LOOKED_AT = 2000  # for what a sample of the rows shows, spread evenly
 COLUMNS_LOOKED_AT = 200
-EXACTLY = 1e-6  # up to which a sum of columns is the label
-NEARLY = 0.99  # the AUC or rank correlation from which a column nearly determines the label
-FEW_VALUES = 20  # of a column; with fewer rows or values, little can be said of it
 CHANCE = 10  # columns of fewer different values give the same row by chance
 
 
@@ -40,16 +38,18 @@ CHANCE = 10  # columns of fewer different values give the same row by chance
 class RowFacts:
     """
     ``repeated``: training rows that have the inputs of an earlier one, and ``leaked``: validation and test rows of the source
-    that have those of a training row. By column: ``constant``; ``counting`` (each value one more than the last); ``running``
+    that have those of a training row; ``near_leaked``: those that have nearly the inputs of one (``data.near_copies``), where these are
+    many. By column: ``constant``; ``counting`` (each value one more than the last); ``running``
     (whole numbers, all different); ``copies`` (columns that another one determines, with its name); ``sentinels`` (the value
     that may stand for a missing one, and how often); ``thousands`` (a whole number and one with three decimals, where a mark
-    that separates thousands may have been read as the decimal mark); ``decisive`` (the AUC or rank correlation with the label); ``together`` (columns of
+    that separates thousands may have been read as the decimal mark); ``decisive`` (columns that alone nearly determine the label, and how nearly: ``data.decisive``); ``together`` (columns of
     which a sum is the label, as of the other columns of a one-hot label). ``brightest``:
     the largest pixel, of images of uint8 or uint16, and ``white``: the largest value of their type.
     """
 
     repeated: int = 0
     leaked: int = 0
+    near_leaked: int = 0
     constant: tuple[str, ...] = ()
     counting: tuple[str, ...] = ()
     running: tuple[str, ...] = ()
@@ -65,28 +65,52 @@ class RowFacts:
 NO_FACTS = RowFacts()
 
 
-def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts, frozenset[int]]:
+@dataclass(frozen=True)
+class RowHashes:
+    """Hashes of the inputs of a silo's training rows, as they are and of what is nearly the same; none where equal rows are chance."""
+
+    exact: frozenset[int] = frozenset()
+    near: NearRows = field(default_factory=NearRows)
+
+
+def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts, RowHashes]:
     """
     Return the facts about a silo's rows, and hashes of the inputs of its training rows. ``hidden``: whether its labels
     must not be looked at.
     """
-    train, pixels, brightest = list[int](), is_pixels(raw.train.x), 0
+    train, near, pixels, brightest = list[int](), list[Sequence[Array]](), is_pixels(raw.train.x), 0
     for block in blocks(raw.train.x):
         train += row_hashes(block)
+        near.append(_near_hashes(block, settings))
         brightest = max(brightest, int(block.max())) if pixels else 0
-    seen, telling = frozenset(train), can_tell_rows_apart(raw.train.x)
-    others = [part for part in (raw.val, raw.test) if part is not None]
     facts = RowFacts(
-        repeated=len(train) - len(seen) if telling else 0,
-        leaked=sum(row in seen for part in others for x in blocks(part.x) for row in row_hashes(x))
-        if telling
-        else 0,
         brightest=brightest if pixels else None,
         white=int(np.iinfo(raw.train.x.dtype).max) if pixels else None,
     )
+    hashes = RowHashes()
+    if can_tell_rows_apart(raw.train.x):
+        exact = frozenset(train)
+        levels = [] if settings.tokenizer else [np.concatenate(level) for level in zip(*near, strict=True)]
+        hashes = RowHashes(exact, near_rows(levels, len(exact)))
+        facts = replace(_with_leaks(facts, raw, settings, hashes), repeated=len(train) - len(exact))
     if raw.train.x.ndim == 2 and len(raw.columns) <= COLUMNS_LOOKED_AT and not settings.tokenizer:
         facts = _with_columns(facts, raw, settings, hidden)
-    return facts, seen if telling else frozenset()
+    return facts, hashes
+
+
+def _near_hashes(x: Array, settings: DataSettings) -> Sequence[Array]:
+    return near_hashes(x, "series" if settings.sequence is not None else settings.kind, row_hashes)
+
+
+def _with_leaks(facts: RowFacts, raw: Raw, settings: DataSettings, hashes: RowHashes) -> RowFacts:
+    """Return the facts with how many validation and test rows of the source have the inputs of training rows, or nearly."""
+    rows = leaked = near = 0
+    for x in (block for part in (raw.val, raw.test) if part is not None for block in blocks(part.x)):
+        same = np.array([row in hashes.exact for row in row_hashes(x)], bool)
+        rows, leaked = rows + len(x), leaked + int(same.sum())
+        if not settings.tokenizer:
+            near += int((hashes.near.contain(_near_hashes(x, settings)) & ~same).sum())
+    return replace(facts, leaked=leaked, near_leaked=near if are_many(near, rows) else 0)
 
 
 def row_hashes(x: Array) -> list[int]:
@@ -112,16 +136,20 @@ def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: boo
     sample, y = x[::step], raw.train.y[::step]
     varying = [number for number, column in enumerate(x.T) if not _is_constant(column)]
     some = np.isfinite(x).any(0)
+    # The codes of values that target encoding replaces are no numbers.
+    numbers = [n for n, name in enumerate(names) if name not in settings.target_encoded]
+    own = [names[n] for n in numbers]
+    counted = [n for n in varying if n in numbers]
     return replace(
         facts,
         constant=tuple(name for n, name in enumerate(names) if some[n] and n not in varying),
-        counting=tuple(names[n] for n in varying if _counts(x[:, n])),
-        running=tuple(names[n] for n in varying if _is_running(x[:, n])),
-        copies=tuple(_copies(sample[:, varying], [names[n] for n in varying])),
-        sentinels=tuple(_sentinels(x, names)),
-        thousands=(*_thousands(x, names), *([] if hidden else _thousands(*_target(raw, settings)))),
-        decisive=() if hidden else tuple(_decisive(sample, y, names, settings)),
-        together=() if hidden else _together(sample, y, names, settings),
+        counting=tuple(names[n] for n in counted if _counts(x[:, n])),
+        running=tuple(names[n] for n in counted if _is_running(x[:, n])),
+        copies=tuple(_copies(sample[:, counted], [names[n] for n in counted])),
+        sentinels=tuple(_sentinels(x[:, numbers], own)),
+        thousands=(*_thousands(x[:, numbers], own), *([] if hidden else _thousands(*_target(raw, settings)))),
+        decisive=() if hidden else tuple(decisive_columns(sample, y, names, settings)),
+        together=() if hidden else columns_together(sample, y, names, settings),
     )
 
 
@@ -136,6 +164,8 @@ def _counts(column: Array) -> bool:
 
 def _is_running(column: Array) -> bool:
     """Return whether the values are whole numbers, and all different."""
+    if np.abs(column).max() >= EXACT:  # where every float is a whole number
+        return False
     whole = bool((column == np.round(column)).all())  # False where one is missing
     return whole and len(column) > FEW_VALUES and len(np.unique(column)) == len(column)
 
@@ -196,76 +226,3 @@ def _thousands(x: Array, names: Sequence[str]) -> Iterator[tuple[str, float, flo
         digits = np.round(parts * 1000)
         if np.abs(parts * 1000 - digits).max() < 1e-6 and np.mean(digits % 10 != 0) > 0.5:
             yield name, float(large[0]), float(parts[0])
-
-
-def _decisive(
-    x: Array, y: Array, names: Sequence[str], settings: DataSettings
-) -> Iterator[tuple[str, float]]:
-    """
-    Yield each column that alone nearly determines the label: by its AUC between two classes, or its rank correlation with the
-    values of a regression.
-    """
-    if y.ndim > 1:
-        return
-    if not settings.predicted.has_classes:
-        target, measure = finite_numbers(y), _rank_correlation
-    else:
-        texts = np.array(label_texts(y))
-        classes, target = np.unique(texts, return_inverse=True)
-        if len(classes) != 2 or np.bincount(target).min() < FEW_VALUES / 2:
-            return
-        measure = _auc
-    for name, column in zip(names, x.T, strict=True):
-        there = ~np.isnan(column) & np.isfinite(target)
-        if there.sum() >= FEW_VALUES and len(np.unique(target[there])) > 1:
-            value = measure(column[there], target[there])
-            if value >= NEARLY:
-                yield name, value
-
-
-def _together(x: Array, y: Array, names: Sequence[str], settings: DataSettings) -> tuple[str, ...]:
-    """
-    Return the columns of which a weighted sum is the indicator of a class in every row, to the last digit; () where there are none, or one
-    alone does it. With at least three rows for each column this cannot be chance: such columns say what the label says.
-    """
-    if y.ndim > 1 or not settings.predicted.has_classes:
-        return ()
-    complete = np.isfinite(x).all(1)
-    inputs, texts = x[complete], np.array(label_texts(y))[complete]
-    spread = inputs.std(0) if len(inputs) else np.zeros(0)
-    kept = np.flatnonzero(spread > 0)
-    if len(inputs) < 3 * len(kept) + FEW_VALUES or len(kept) < 2:
-        return ()
-    scaled = np.column_stack(
-        [(inputs[:, kept] - inputs[:, kept].mean(0)) / spread[kept], np.ones(len(inputs))]
-    )
-    classes = np.unique(texts)[:FEW_VALUES]
-    if len(classes) < 2:
-        return ()
-    is_it = (texts[:, None] == classes).astype(float)
-    weights = np.linalg.lstsq(scaled, is_it, rcond=None)[0]
-    exact = np.flatnonzero(np.abs(scaled @ weights - is_it).max(0) < EXACTLY)
-    own = (np.abs(weights[:-1, exact]) > EXACTLY).any(1)
-    return tuple(names[column] for column in kept[own]) if own.sum() > 1 else ()
-
-
-def _auc(column: Array, y: Array) -> float:
-    """Return the area under the ROC curve, or of its reverse: Mann and Whitney's U over all pairs."""
-    ranks, positive = _ranks(column), y == 1
-    count = int(positive.sum())
-    area = (ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(y) - count))
-    return float(max(area, 1 - area))
-
-
-def _rank_correlation(column: Array, y: Array) -> float:
-    """Return the size of Spearman's correlation; 0 for a constant."""
-    if (column == column[0]).all():
-        return 0.0
-    return float(abs(np.corrcoef(_ranks(column), _ranks(y))[0, 1]))
-
-
-def _ranks(values: Array) -> Array:
-    """Return the ranks from 1, of equal values their mean."""
-    from scipy import stats  # takes a second to import
-
-    return np.asarray(stats.rankdata(values))

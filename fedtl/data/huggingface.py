@@ -5,6 +5,7 @@ Data sets of Hugging Face's ``datasets``: a folder that ``Dataset.save_to_disk``
 A set with a column of images is read as images, any other as a table. Such a folder holds Arrow files, from which no code is run.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,6 +192,9 @@ def _images(
     unread: tuple[str, ...],
 ) -> Raw:
     rows = {key: part.select(chosen[key])[column] for key, part in parts.items() if len(chosen[key])}
+    sides = Counter[tuple[int, ...]](
+        (one.height, one.width) for images in rows.values() for one in images if one is not None
+    )
     opened = {key: [_eight_bits(one, where, settings) for one in images] for key, images in rows.items()}
     every = [image for images in opened.values() for image in images]
     if len(sizes := {image.size for image in every}) > 1:
@@ -202,7 +206,7 @@ def _images(
         own = frames[key].iloc[chosen[key]]
         x = np.stack([np.asarray(image.convert("RGB" if colours else "L")) for image in images])
         made[key] = Part(x, labels_of(own, settings, where), units_of(own, settings, where))
-    return Raw(made["train"], made.get("val"), made.get("test"), unread=unread)
+    return Raw(made["train"], made.get("val"), made.get("test"), unread=unread, sizes=sides)
 
 
 def _eight_bits(image: Any, where: str, settings: DataSettings) -> Any:

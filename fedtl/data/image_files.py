@@ -1,7 +1,8 @@
 """Reads image files of every kind (pictures, DICOM, NIfTI) into one array of one shape and one type."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,11 @@ EIGHT_TO_SIXTEEN = 257  # 255 becomes 65535
 
 @dataclass(frozen=True)
 class Images:
-    """Rows ``x`` [N, H, W], [N, H, W, 3] or, of volumes, [N, D, H, W], and how many of them each file has."""
+    """Rows ``x`` [N, H, W], [N, H, W, 3] or, of volumes, [N, D, H, W], how many of them each file has, and how many had which ``sizes`` before ``data.size``."""
 
     x: Array
     counts: tuple[int, ...]
+    sizes: Mapping[tuple[int, ...], int]
 
 
 def is_image(path: Path) -> bool:
@@ -44,8 +46,11 @@ def load_images(paths: Sequence[Path], settings: DataSettings) -> Images:
     ``data.channels`` is 3. Raises DataError where the files differ in size, and ``data.size`` is "native", or in type.
     """
     rows: list[Array] = []
+    sizes = Counter[tuple[int, ...]]()
     for path in paths:
-        rows.append(_sized(_read(path, settings), settings))
+        stored = _read(path, settings)
+        sizes[_sides_before(path, stored, settings)] += len(stored)
+        rows.append(_sized(stored, settings))
         _check_finite(path, rows[-1], settings)
         if _sides(rows[-1], settings) != _sides(rows[0], settings):
             raise DataError(
@@ -57,7 +62,7 @@ def load_images(paths: Sequence[Path], settings: DataSettings) -> Images:
         colours = settings.channels == 3 or (native and any(part.ndim == 4 for part in rows))
         rows = [_with_colours(part) if colours else _grey(part) for part in rows]
     counts = tuple(len(part) for part in rows)
-    return Images(np.concatenate(_of_one_type(rows, paths, settings)), counts)
+    return Images(np.concatenate(_of_one_type(rows, paths, settings)), counts, dict(sizes))
 
 
 def _read(path: Path, settings: DataSettings) -> Array:
@@ -71,6 +76,12 @@ def _read(path: Path, settings: DataSettings) -> Array:
             f'{path} is a picture, but data.kind = "volumes"; fedtl reads volumes from NIfTI, DICOM and .npz'
         )
     return pictures.read_picture(path, settings)[None]
+
+
+def _sides_before(path: Path, rows: Array, settings: DataSettings) -> tuple[int, ...]:
+    """Return the sides that a file's images had before ``data.size``; a picture of 8 bits has been resized already."""
+    resized = settings.size != "native" and path.suffix.lower() in pictures.SUFFIXES
+    return pictures.sides(path) if resized else _sides(rows, settings)
 
 
 def _sized(rows: Array, settings: DataSettings) -> Array:

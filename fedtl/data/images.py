@@ -17,11 +17,14 @@ from fedtl.data import manifest, masks
 from fedtl.data.formats import counted_suffixes, is_hidden
 from fedtl.data.image_files import SUFFIXES, Images, is_image, load_images
 from fedtl.data.masks import SPLITS
+from fedtl.data.pictures import SUFFIXES as SUFFIXES_OF_PICTURES
+from fedtl.data.pictures import sides
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.data.streamed import StreamedImages
 from fedtl.data.unlabelled import is_unlabelled
 from fedtl.errors import DataError
+from fedtl.report.figures import counted
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,18 @@ def read(settings: DataSettings, name: str) -> Raw:
     paths = [path for part in labelled.values() for path in part.paths]
     if settings.stream:
         parts = dict(_streamed(labelled, StreamedImages.of(paths, settings)))
+        sizes = {} if settings.by_record else _sizes(paths, settings)
     else:
         images = load_images(paths, settings)  # together, so that all parts have one shape
-        parts = dict(_parts(labelled, images, settings))
-    return Raw(parts["train"], parts.get("val"), parts.get("test"), unread=unread)
+        parts, sizes = dict(_parts(labelled, images, settings)), images.sizes
+    return Raw(parts["train"], parts.get("val"), parts.get("test"), unread=unread, sizes=sizes)
+
+
+def _sizes(paths: Sequence[Path], settings: DataSettings) -> Mapping[tuple[int, ...], int]:
+    """Return from the headers of pictures how many have which sides; nothing where ``data.size`` resizes none."""
+    if settings.size == "native":
+        return {}
+    return Counter(sides(path) for path in paths if path.suffix.lower() in SUFFIXES_OF_PICTURES)
 
 
 def _parts(
@@ -172,11 +183,13 @@ def _unread(home: Path, splits: Sequence[str]) -> tuple[str, ...]:
     for parent in [home / split for split in splits] or [home]:
         for label in _folders(parent):
             if others := _other_files(parent / label):
-                lines.append(f"{len(others)} files of {parent.name}/{label} are not read ({_kinds(others)})")
+                lines.append(
+                    f"{counted(len(others), 'file')} of {parent.name}/{label} not read ({_kinds(others)})"
+                )
             elif not any(is_image(path) for path in (parent / label).iterdir()):
                 lines.append(f"{parent.name}/{label} has no file")
         if outside := [path for path in sorted(parent.iterdir()) if is_image(path)]:
-            lines.append(f"{len(outside)} images of {parent.name} are not in a class folder and are not read")
+            lines.append(f"{counted(len(outside), 'image')} of {parent.name} in no class folder, not read")
     if splits and (beside := [folder for folder in _folders(home) if folder not in splits]):
         lines.append(f"the folders {', '.join(beside)} next to {', '.join(splits)} are not read")
     return tuple(lines)

@@ -15,6 +15,7 @@ from fedtl.data.image_files import SUFFIXES, is_image
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw
 from fedtl.errors import DataError
+from fedtl.report.figures import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +99,7 @@ def _not_named(folder: Path, file: Path, settings: DataSettings) -> Iterator[str
     named = {str(PurePosixPath(cell)) for cell in _cells(whole, settings, str(file))}
     below = (path for path in folder.rglob("*") if is_image(path))
     if left := sorted(name for path in below if (name := path.relative_to(folder).as_posix()) not in named):
-        yield f"{len(left)} images are named by no row of {file.name} and are not read (the first is {left[0]})"
+        yield f"{counted(len(left), 'image')} named by no row of {file.name}, not read (the first is {left[0]})"
 
 
 def _numbered(rows: "pd.DataFrame", settings: DataSettings, name: str, where: str) -> Raw:

@@ -15,6 +15,7 @@ from fedtl.data.pixels import resized_masks
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
+from fedtl.report.figures import counted
 
 SPLITS = ("train", "val", "test")
 IMAGES, MASKS = "images", "masks"
@@ -28,13 +29,14 @@ def read(settings: DataSettings, name: str) -> Raw:
         raise DataError(f"{home} has a folder {splits[0]} but none named train; add one")
     folders = {split: home / split for split in splits} or {"train": home}
     pairs = {split: _pairs(folder) for split, folder in folders.items()}
-    x = load_images([image for own in pairs.values() for image, _ in own], settings).x
+    images = load_images([image for own in pairs.values() for image, _ in own], settings)
+    x = images.x
     parts: dict[str, Part] = {}
     for split, own in pairs.items():
         parts[split] = Part(x[: len(own)], _masks(own, settings))
         x = x[len(own) :]
     unread = tuple(line for folder in folders.values() for line in _unread(folder))
-    return Raw(parts["train"], parts.get("val"), parts.get("test"), unread=unread)
+    return Raw(parts["train"], parts.get("val"), parts.get("test"), unread=unread, sizes=images.sizes)
 
 
 def holds_masks(path: str, name: str) -> bool:
@@ -97,8 +99,8 @@ def _unread(folder: Path) -> Iterator[str]:
             path for path in (folder / kind).iterdir() if path not in read_files and not is_hidden(path)
         ]
         if others:
-            yield f"{len(others)} files of {folder.name}/{kind} are no pictures and are not read"
+            yield f"{counted(len(others), 'file')} of {folder.name}/{kind} not read, because not a picture"
     if beside := [
         path for path in folder.iterdir() if path.name not in (IMAGES, MASKS) and not is_hidden(path)
     ]:
-        yield f"{len(beside)} files or folders next to {folder.name}/{IMAGES} and {MASKS} are not read"
+        yield f"not read: {', '.join(sorted(path.name for path in beside)[:3])}{', ...' * (len(beside) > 3)} next to {folder.name}/{IMAGES} and {MASKS}"

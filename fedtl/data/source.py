@@ -1,7 +1,7 @@
 """What a data source gives: the rows of one silo as they are stored, before they are split, resized or scaled."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,7 +37,8 @@ class Raw:
     """
     The stored rows of one silo. Parts that the source does not give are split off the training rows later. ``target``:
     inputs of the second domain, without labels. ``columns``: names of a table's columns or a series' channels, () for images.
-    ``unread``: a line for each thing that lies next to the rows and was not read.
+    ``unread``: a line for each thing that lies next to the rows and was not read. ``sizes``: of images that ``data.size`` resized as
+    they were read, how many had which sides; of a set that is dealt to silos, over all of it.
     """
 
     train: Part
@@ -47,6 +48,7 @@ class Raw:
     target_test: Part | None = None
     columns: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    sizes: Mapping[tuple[int, ...], int] = field(default_factory=dict)
 
     @property
     def target_to_split(self) -> bool:

@@ -42,7 +42,8 @@ def data_report(
     silos = {name: _silo_rows(experiment, data, name) for name in schema.silos}
     between = between_silos(experiment.data, experiment.split_seed, data.stored, schema, show)
     common = {f"{one}, {other}": count for one, other, count in schema.common}
-    report = DataReport(silos, common, between, notes=notes)
+    near = {f"{one}, {other}": count for one, other, count in schema.near_common}
+    report = DataReport(silos, common, between, notes=notes, near_common=near)
     return replace(report, recommendations=recommendations(report))
 
 

@@ -8,11 +8,14 @@ from itertools import combinations
 import numpy as np
 
 from fedtl.data import prepare
-from fedtl.data.facts import NO_FACTS, RowFacts, row_facts
+from fedtl.data.facts import NO_FACTS, RowFacts, RowHashes, row_facts
 from fedtl.data.hidden import hides_labels, uses_missing
+from fedtl.data.image_sizes import ImageSizes, sizes_before
 from fedtl.data.labels import different_labels, merge_labels
+from fedtl.data.near_copies import near_pairs
 from fedtl.data.pixels import is_pixels
 from fedtl.data.preprocess import seen_as_signed
+from fedtl.data.settings import DataSettings
 from fedtl.data.source import Raw, finite_numbers
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
@@ -21,6 +24,7 @@ from fedtl.tasks.base import LearningTask
 from fedtl.tasks.survival import TIME
 
 MIN_SIDE, MAX_ASPECT = 4, 8  # of what is surely an image, in pixels
+Pairs = tuple[tuple[str, str, int], ...]  # of silos, and how many rows
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class SiloSchema:
     the columns without any value in these rows, and ``facts`` about them; neither is looked up where rows must be prepared
     independently of each other. ``unread``: what lies next to the rows and was not read. ``pixels``: whether a model
     sees them as pixels of -1..1, and ``eight_bits``: whether they are prepared as uint8 of 0..255; None: not known. ``latest``: of survival, the latest time of a training row.
+    ``sizes``: in which images were read; None where ``data.size`` resized none, or where rows must not be looked at.
     """
 
     shape: tuple[int, ...]
@@ -43,21 +48,24 @@ class SiloSchema:
     pixels: bool | None = None
     eight_bits: bool | None = None
     latest: float | None = None
+    sizes: ImageSizes | None = None
 
 
 @dataclass(frozen=True)
 class DataSchema:
     """
-    The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many. ``task``: what is
+    The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many; ``near_common``: with many
+    training rows that are nearly the same. ``task``: what is
     predicted; None: classification where there are labels, otherwise regression. ``left_out``: the silos that ``data.min_rows`` or
     ``data.min_labels`` leaves out, and what each has. ``stored``: the name in the data of each silo whose name had to be changed.
     """
 
     silos: Mapping[str, SiloSchema]
-    common: tuple[tuple[str, str, int], ...] = ()
+    common: Pairs = ()
     task: LearningTask | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
+    near_common: Pairs = ()
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -101,7 +109,7 @@ def read_data_schema(
     names = prepare.silo_names(settings)
     _check_silo_counts(experiment, names)
     silos: dict[str, SiloSchema] = {}
-    hashes: dict[str, frozenset[int]] = {}
+    hashes: dict[str, RowHashes] = {}
     named = settings.predicted.has_classes
     for name in names:
         raw = read(name) if read else prepare.read_silo(settings, name)
@@ -125,13 +133,31 @@ def read_data_schema(
             seen_as_signed(raw.train.x, settings),
             is_pixels(raw.train.x) and raw.train.x.dtype == np.uint8 and not settings.pixel_range,
             _latest(raw) if settings.horizons and not settings.by_record else None,
+            sizes_before(raw, settings) if look or not settings.by_record else None,
         )
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}
     changed = {name: one for name, one in stored.items() if one != name}
-    return DataSchema(
-        silos, tuple(common_rows(hashes)), settings.predicted, prepare.left_out(settings), changed
-    )
+    common, near = _pairs(hashes)
+    schema = DataSchema(silos, common, settings.predicted, prepare.left_out(settings), changed, near)
+    _check_weighted_labels(settings, schema)
+    return schema
+
+
+def _pairs(hashes: Mapping[str, RowHashes]) -> tuple[Pairs, Pairs]:
+    """Return the pairs of silos with training rows in common, and those with many that are nearly the same."""
+    common = tuple(common_rows({name: own.exact for name, own in hashes.items()}))
+    same = {(one, other): count for one, other, count in common}
+    return common, tuple(near_pairs({name: own.near for name, own in hashes.items()}, same))
+
+
+def _check_weighted_labels(settings: DataSettings, schema: DataSchema) -> None:
+    """Raise ConfigError for a label in ``data.class_weights`` that no silo has."""
+    weights = settings.class_weights if isinstance(settings.class_weights, dict) else {}
+    if unknown := sorted(weights.keys() - set(schema.union)):
+        raise ConfigError(
+            f"data.class_weights: no silo has the label {unknown[0]!r}; there are {', '.join(schema.union[:12])}"
+        )
 
 
 def looks_like_series(shape: Sequence[int]) -> bool:

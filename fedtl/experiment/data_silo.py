@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedtl.data.facts import RowFacts, can_tell_rows_apart, row_hashes
+from fedtl.data.image_sizes import sizes_before
 from fedtl.data.labels import label_texts, without_label
 from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.settings import DataSettings, declared_range
@@ -57,6 +58,8 @@ def silo_rows(raw: Raw, used: UsedRows, facts: RowFacts, inputs: str, task: str 
         decisive=dict(facts.decisive),
         repeated=facts.repeated,
         tested_on_training_rows=used.tested_on_training_rows,
+        near_leaked=facts.near_leaked,
+        together=facts.together,
     )
 
 
@@ -69,7 +72,9 @@ def kind_of_inputs(raw: Raw, shape: tuple[int, ...], settings: DataSettings) -> 
     channels, *sides = shape
     kind = {GREY: "grey images", RGB: "RGB images"}.get(channels, f"images of {channels} channels")
     kind = "volumes" if len(sides) == 3 else kind
-    return f"{kind} of {' x '.join(map(str, sides))} px, {_values(raw.train.x, settings)}"
+    before = sizes_before(raw, settings)
+    resized = f", resized from {before} px" if before else ""
+    return f"{kind} of {' x '.join(map(str, sides))} px, {_values(raw.train.x, settings)}{resized}"
 
 
 def _values(x: Array, settings: DataSettings) -> str:

@@ -11,12 +11,19 @@ from fedtl.data.labels import spelled_alike
 from fedtl.data.settings import DataSettings
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import MAX_ASPECT, DataSchema, SiloSchema
+from fedtl.report.figures import counted
 
 MIN_SHARE = 0.05  # of the rows of a silo; fewer repeated ones do not change a result much
 DARK = 16  # an image whose brightest pixel is below this share of the range, 1/16, is nearly black
 MAX_CHANNELS = 4  # of what is surely an image
 READ = {"table": table.SUFFIXES, "npz": (".npz",)}  # by source, what a folder of silos' files is read for
 MANY_LABELS = 10
+PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+PARTS_OF = {  # by source, how a silo comes with parts
+    "images": "folders <path>/<silo>/train, val and test",
+    "table": "one table a silo with a column that says train, val or test, and data.split_column",
+    "npz": "one file a silo with the arrays train_x, train_y, test_x and test_y",
+}
 NAMELESS = "Unnamed: "  # how pandas names a column without a name
 
 
@@ -24,6 +31,7 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     """Yield the notes. Under ``[privacy]`` only those that follow from the header of the files and the shape of an input."""
     yield from _of_shape(schema.shape)
     yield from _of_files(experiment.data)
+    yield from _of_names(schema, experiment.data.source)
     silos = schema.silos
     if experiment.privacy is not None:
         yield from index_notes({name: replace(silo, facts=NO_FACTS) for name, silo in silos.items()})
@@ -39,6 +47,7 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     yield from _of_horizons(experiment.data.horizons, silos)
     yield from _of_columns(silos)
     yield from _of_copies(schema, bool(experiment.data.unit_column))
+    yield from _of_sizes(experiment.data.size, silos)
     if not experiment.data.pixel_range:
         yield from _of_pixels(silos)
 
@@ -49,7 +58,17 @@ def _of_files(data: DataSettings) -> Iterator[str]:
     if read and data.path and folder.is_dir() and (files := unread_data_files(folder, read)):
         names = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")
         use = CONVERSIONS[files[0].suffix.lower()]
-        yield f"{len(files)} files beside those of the silos are not read ({names}); to read {files[0].suffix}, use {use}"
+        yield f"{counted(len(files), 'file')} beside those of the silos not read ({names}); to read {files[0].suffix}, use {use}"
+
+
+def _of_names(schema: DataSchema, source: str) -> Iterator[str]:
+    """Yield a line for silos that are named like the parts of one set."""
+    names = [schema.stored.get(name, name) for name in schema.silos]
+    if len(names) > 1 and all(name.lower() in PARTS for name in names):
+        yield (
+            f"the silos are named like parts of one set ({', '.join(names)}), and each is trained and tested on; if they are parts, store them as "
+            f"those of one silo: {PARTS_OF.get(source, 'see docs/sources.md')}"
+        )
 
 
 def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:
@@ -82,6 +101,20 @@ def _of_horizons(horizons: Sequence[float], silos: Mapping[str, SiloSchema]) -> 
             )
             yield f"the horizon {end:g} lies after the latest time of a training row ({listed}){everywhere}; lower data.horizons"
             return
+
+
+def _of_sizes(size: int | str, silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    sizes = {name: silo.sizes for name, silo in silos.items() if silo.sizes}
+    changed = {
+        name: [f"{own.changed:.0%} of the images, such as {' x '.join(map(str, own.worst))} px"]
+        for name, own in sizes.items()
+        if own.changed > MIN_SHARE
+    }
+    if listed := by_silo(changed, quoted=False):
+        yield (
+            f"data.size = {size} changes the shape of images by more than a tenth ({listed}); where shapes matter, "
+            "crop or pad the files to equal sides"
+        )
 
 
 def _of_labels(trained: Mapping[str, frozenset[str]]) -> Iterator[str]:
@@ -143,8 +176,8 @@ def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
     }
     if listed := by_silo(decisive, quoted=False):
         yield (
-            f"a column alone nearly determines the label ({listed}: AUC or rank correlation); if it is known only once the label "
-            "is, list it in data.drop"
+            f"a column alone nearly determines the label ({listed}: AUC, rank correlation, or the share of rows "
+            "that few intervals tell right); if it is known only once the label is, list it in data.drop"
         )
     if listed := by_silo({name: own.together for name, own in facts.items()}):
         yield (
@@ -191,6 +224,16 @@ def _of_copies(schema: DataSchema, units: bool) -> Iterator[str]:
     ]
     if pairs:
         yield f"silos have rows in common ({first_of(pairs, 3, '; ')}); they are then tested on what others trained on"
+    near = {
+        name: [f"{silo.facts.near_leaked} rows"] for name, silo in silos.items() if silo.facts.near_leaked
+    }
+    if listed := by_silo(near, quoted=False):
+        yield f"validation or test rows are nearly training rows, but for rounding ({listed}); if they are copies, remove them there"
+    if schema.near_common:
+        pairs = [f"{one} and {other}: {count} rows" for one, other, count in schema.near_common]
+        yield (
+            f"silos have rows that are nearly the same, but for rounding ({first_of(pairs, 3, '; ')}); if they are copies, remove them at one silo"
+        )
 
 
 def _of_pixels(silos: Mapping[str, SiloSchema]) -> Iterator[str]:

@@ -32,8 +32,8 @@ from fedtl.tasks.registry import plain_task
 @dataclass(frozen=True)
 class Batch:
     """
-    A batch of rows: ``x`` [B, ...]; ``y`` [B], class numbers (int64, -1 without a label), or numbers [B] or [B, K] (float32, NaN
-    without a label); ``domain`` [B], 0 for a silo's labelled rows and 1 for those of its second domain, which have no label. ``rows`` [B]: their
+    A batch of rows: ``x`` [B, ...]; ``y`` [B], class numbers (int64, -1 without a label), or numbers [B] or [B, K] (float32, or
+    float64 where they are compared; NaN without a label); ``domain`` [B], 0 for a silo's labelled rows and 1 for those of its second domain, which have no label. ``rows`` [B]: their
     numbers among the rows that the batch was drawn from, -1 in the second domain; None: not known. ``task``: what is predicted;
     None: classification or regression, which the type of ``y`` says.
     """

@@ -48,6 +48,8 @@ def silo_lines(report: DataReport) -> Iterator[str]:
             yield f"{name}: {text}"
     for pair, count in report.common.items():
         yield f"{pair.replace(', ', ' and ')}: {counted(count, 'training row')} with the same inputs"
+    for pair, count in report.near_common.items():
+        yield f"{pair.replace(', ', ' and ')}: {counted(count, 'training row')} with nearly the same inputs"
 
 
 def _not_read(silo: SiloRows) -> Iterator[str]:
@@ -83,11 +85,15 @@ def _to_look_at(silo: SiloRows) -> Iterator[str]:
     if silo.thousands:
         yield f"fractions that may be thousands: {_counts(silo.thousands)}"
     if silo.decisive:
-        yield f"columns that alone nearly determine the label (AUC or rank correlation): {_counts(silo.decisive)}"
+        yield f"columns that alone nearly determine the label (AUC, rank correlation or share of rows): {_counts(silo.decisive)}"
+    if silo.together:
+        yield f"columns that together give the label: {_listed(silo.together)}"
     if silo.repeated:
         yield f"{counted(silo.repeated, 'training row')} with the inputs of an earlier one"
     if silo.tested_on_training_rows:
         yield f"{silo.tested_on_training_rows} of {silo.test} test rows have the inputs of a training row"
+    if silo.near_leaked:
+        yield f"{silo.near_leaked} validation or test rows have nearly the inputs of a training row"
 
 
 def label_text(silo: SiloRows) -> str:

@@ -13,8 +13,8 @@ class SiloRows:
     ``values``: the range, mean and deviation of the target of a regression. ``kinds``: what becomes of
     columns that are no numbers. ``ignored``: columns of the file that are not inputs.
     ``unread``: what else was not read, and why. ``missing``: missing cells by column. ``constant``, ``counting``, ``running``,
-    ``copies``, ``sentinels``, ``thousands`` (the fraction), ``decisive`` and ``repeated``: as in ``data.facts``. ``tested_on_training_rows``: test rows with
-    the inputs of a training row.
+    ``copies``, ``sentinels``, ``thousands`` (the fraction), ``decisive``, ``together`` and ``repeated``: as in ``data.facts``. ``tested_on_training_rows``: test rows with
+    the inputs of a training row. ``near_leaked``: validation and test rows of the source with nearly those.
     """
 
     stored: int
@@ -41,6 +41,8 @@ class SiloRows:
     decisive: Mapping[str, float] = field(default_factory=dict)
     repeated: int = 0
     tested_on_training_rows: int = 0
+    near_leaked: int = 0
+    together: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class Recommendation:
 @dataclass(frozen=True)
 class DataReport:
     """
-    ``common``: by "one, other", the training rows that two silos have in common. ``between``: how silos differ.
+    ``common``: by "one, other", the training rows that two silos have in common; ``near_common``: that are nearly the same, where
+    these are many. ``between``: how silos differ.
     ``notes``: what to look at first.
     """
 
@@ -108,3 +111,4 @@ class DataReport:
     between: BetweenSilos = BetweenSilos()
     recommendations: tuple[Recommendation, ...] = ()
     notes: tuple[str, ...] = ()
+    near_common: Mapping[str, int] = field(default_factory=dict)

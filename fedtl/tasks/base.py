@@ -78,6 +78,7 @@ class LearningTask(ABC):
         False  # scores before a softmax over classes: what every method and attack can work with
     )
     standardised: ClassVar[bool] = False  # each silo trains on its labels in a scale of its own
+    exact_labels: ClassVar[bool] = False  # labels are compared, so they stay float64
     least_squares: ClassVar[bool] = False  # a ridge regression of the labels gives a head
     per_example: ClassVar[bool] = True  # the loss of a row depends on no other row
     per_pixel: ClassVar[bool] = False  # a label is a mask [H, W], and scores are [N, width, H, W]

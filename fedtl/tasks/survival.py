@@ -18,6 +18,7 @@ class TimeToEvent(LearningTask):
     """Labels [N, 2]: the time until the event or until censoring, and 1 for an event, 0 for a censored row."""
 
     needs = "a time above 0 and an event of 0 or 1"
+    exact_labels = True  # float32 has 128 s between two times of today in seconds since 1970
     main = "concordance"
 
     def columns(self, settings: TaskSettings) -> tuple[str, ...]:
@@ -93,11 +94,16 @@ def answer(row):  # the expected time without an event until the last horizon co
 
     def risks(self, scores: Values) -> Values:
         """
-        Return minus the expected time without an event until the last horizon: the area under the survival curve, which is 1 at
-        time 0 and straight between two horizons.
+        Return minus the area under the survival curve until the last horizon. The curve is straight between two horizons, and
+        falls from 1 in an interval that is as long before the first horizon as the one after it. So a shift of all times changes
+        no order of risks; the expected time counts from 0, and would then be the survival at the first horizon alone.
         """
+        return -self._area(scores, 2 * self.horizons[0] - self.horizons[1] if len(self.horizons) > 1 else 0.0)
+
+    def _area(self, scores: Values, start: float) -> Values:
+        """Return the area [N] under the survival curve from ``start``, where it is 1, until the last horizon."""
         curves = np.insert(self.curves(scores), 0, 1.0, axis=1)
-        return -np.asarray(np.trapezoid(curves, [0.0, *self.horizons], axis=1))
+        return np.asarray(np.trapezoid(curves, [start, *self.horizons], axis=1))
 
     def constant_scores(self, y: Tensor, width: int) -> Tensor:
         """Return the logit of (events + 1) / (at risk + 2) in each interval."""
@@ -111,10 +117,10 @@ def answer(row):  # the expected time without an event until the last horizon co
     def answers(self, scores: Tensor, classes: Sequence[str]) -> list[Mapping[str, str | float]]:
         names = [f"survival({end})" for end in self.outputs(classes)]
         curves = survivals(scores.double()).tolist()
-        risks = self.risks(scores.double().numpy()).tolist()
+        times = self._area(scores.double().numpy(), 0.0).tolist()  # expected until the last horizon
         return [
-            {"prediction": -risk, **dict(zip(names, own, strict=True))}
-            for risk, own in zip(risks, curves, strict=True)
+            {"prediction": time, **dict(zip(names, own, strict=True))}
+            for time, own in zip(times, curves, strict=True)
         ]
 
     def synthetic(self, count: int, classes: Sequence[str], generator: torch.Generator) -> Tensor:

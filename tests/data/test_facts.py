@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn import datasets
 from sklearn.metrics import roc_auc_score
 
+from fedtl.data.decisive import decisive_columns
 from fedtl.data.facts import NO_FACTS, row_facts
 from fedtl.data.labels import spelled_alike
 from fedtl.data.settings import DataSettings
@@ -36,7 +38,7 @@ def test_sound_rows_have_nothing_to_tell():
     made, hashes = row_facts(Raw(Part(pixels, Y)), PLAIN, False)
     assert made.brightest == pixels.max()
     assert made.repeated == 0
-    assert len(hashes) == 60
+    assert len(hashes.exact) == 60
 
 
 def test_rows_that_occur_several_times():
@@ -55,12 +57,21 @@ def test_rows_that_occur_several_times():
         (np.arange(60), ("c",), ("c",)),
         (RNG.permutation(60) + 1000, (), ("c",)),
         (np.arange(60) // 2, (), ()),
+        (1e30 * RNG.normal(size=60), (), ()),  # every such float is a whole number
         (np.where(np.arange(60) == 3, np.nan, np.arange(60)), (), ()),
     ],
 )
 def test_columns_that_number_the_rows(values, counting, running):
     made = facts_of(with_column(values))
     assert (made.counting, made.running) == (counting, running)
+
+
+def test_codes_that_target_encoding_replaces_are_no_numbers():
+    values = RNG.normal(100, 20, 60)
+    values[:4] = -999
+    x, coded = with_column(values), PLAIN.model_copy(update={"target_encoded": ["c"]})
+    assert facts_of(x).sentinels == (("c", -999, 4),)
+    assert facts_of(with_column(np.arange(60)), settings=coded) == facts_of(x, settings=coded) == NO_FACTS
 
 
 def test_columns_of_one_value_and_copies_of_columns():
@@ -123,6 +134,55 @@ def test_a_column_that_gives_the_label_away_has_its_auc():
     assert auc == pytest.approx(1 - roc_auc_score(Y, column))
     assert facts_of(with_column(column), hidden=True).decisive == ()
     assert facts_of(with_column(column + 2 * RNG.normal(size=60))).decisive == ()
+
+
+OF_MORE = RNG.permutation(240)
+
+
+@pytest.mark.parametrize("classes", [3, 4, 12])
+@pytest.mark.parametrize("kind", ["code", "finer code", "marker", "noisy marker", "rare classes"])
+def test_a_column_that_gives_away_one_of_several_classes(kind, classes):
+    y = OF_MORE % classes
+    if kind == "rare classes":  # 40 rows of one class, and a single row of another
+        y = np.where(OF_MORE < 40, 0, y)
+        y[7] = classes
+    order = RNG.permutation(classes)  # the code says nothing about the order of classes
+    spread = 0 if "code" in kind else 0.1
+    column = order[np.minimum(y, classes - 1)] + spread * RNG.uniform(-1, 1, 240)
+    if kind == "finer code":
+        column = 2 * column + OF_MORE // classes % 2
+    if kind == "noisy marker":
+        column[OF_MORE == 50] = column[OF_MORE == 51]  # one row of 240 is wrong
+    made = facts_of(np.column_stack([RNG.normal(size=(240, 2)), column]), y)
+    ((name, share),) = made.decisive
+    assert name == "c"
+    assert share == pytest.approx(1 - (kind == "noisy marker") / 240, abs=1e-9)
+    named = np.array([f"class {number}" for number in y])
+    assert facts_of(column[:, None], named).decisive == (("a", share),)
+    assert facts_of(column[:, None], named, hidden=True).decisive == ()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_middle_interval_and_a_missing_value_give_a_class_away(classes):
+    between = RNG.permutation(np.linspace(-1, 1, 240))
+    y = (abs(between) < 0.4).astype(int) + 2 * (classes - 2) * (between > 0.7)
+    assert facts_of(between[:, None], y).decisive == (("a", pytest.approx(1.0)),)
+    kind = RNG.permutation(240) % classes
+    values = np.where(kind == 0, np.nan, kind + RNG.uniform(0, 0.5, 240))
+    assert facts_of(values[:, None], kind).decisive == (("a", pytest.approx(1.0)),)
+    missing = np.where(RNG.random(240) < 0.3, np.nan, RNG.normal(size=240))  # by chance
+    assert facts_of(missing[:, None], kind).decisive == ()
+
+
+def test_honest_columns_give_no_class_away():
+    for load in (datasets.load_iris, datasets.load_wine, datasets.load_breast_cancer):
+        rows = load()
+        assert list(decisive_columns(rows.data, rows.target, rows.feature_names, PLAIN)) == []
+    patient = np.arange(300) // 5  # 60 patients of 5 rows each, whose values are those of the patient
+    for column in RNG.normal(size=(60, 20)).T:
+        assert facts_of(column[patient, None], RNG.integers(0, 3, 60)[patient]).decisive == ()
+    y = np.minimum(np.arange(1000) // 10 % 50, 2)  # 960 of 1000 rows have one class
+    assert facts_of(RNG.normal(size=(1000, 8)), y).decisive == ()
 
 
 def test_columns_of_which_a_sum_is_the_label_are_found():

@@ -61,7 +61,9 @@ def test_images_keep_their_pixels_class_names_and_parts(pictures):
     assert raw.train.y.tolist() == ["healthy", "ill"] * 12
     assert np.array_equal(raw.val.x, PIXELS[:6])
     assert raw.unread == ("the part extra (4 rows) is not read",)
-    small = read_silo(settings(pictures, size=4, channels=1), "scans").train.x
+    resized = read_silo(settings(pictures, size=4, channels=1), "scans")
+    small = resized.train.x
+    assert resized.sizes == {PIXELS.shape[1:3]: 24 + 6}
     wanted = Image.fromarray(PIXELS[3]).resize((4, 4), Image.Resampling.BILINEAR).convert("L")
     assert np.array_equal(small[3], wanted)
 

@@ -330,11 +330,11 @@ def test_what_is_not_read_is_counted(tmp_path):
     (tmp_path / "a" / "test" / "bird").mkdir()
     unread = "; ".join(read(settings(tmp_path), "a").unread)
     for part in (
-        "1 files of train/dog",
+        "1 file of train/dog",
         "cannot be opened",
         "2 files of train/cat",
         "1 .mha, 1 .txt",
-        "1 images of train",
+        "1 image of train",
         "test/bird",
         "more next to",
     ):

@@ -43,7 +43,7 @@ def test_one_table_is_one_silo_in_the_order_of_its_rows(home):
     assert greys(raw.train) == [40, 10, 60, 30]
     assert raw.train.y.tolist() == ["b", "a", "a", "b"]
     (line,) = raw.unread
-    assert line.startswith("2 images are named by no row")
+    assert line.startswith("2 images named by no row")
     assert "4.png" in line
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import zoom
 
+from fedtl.data.image_sizes import sizes_before
 from fedtl.data.npz import rows_of_arrays
 from fedtl.data.preprocess import Inputs, fit_inputs
 from fedtl.data.settings import DataSettings
@@ -59,6 +60,14 @@ def test_every_axis_is_resized():
         )
     larger = Inputs(16, "native", (), kind="volumes").apply(seen[:, 0])
     assert np.allclose(larger[0, 0], zoom(seen[0, 0], 4, order=1, grid_mode=True, mode="nearest"), atol=1e-5)
+
+
+@pytest.mark.parametrize(("sides", "told"), [((4, 5, 6), "4 x 5 x 6"), ((4, 4, 4), None)])
+def test_the_sizes_of_arrays_before_data_size(sides, told):
+    chosen = VOLUMES.model_copy(update={"size": 4})
+    found = sizes_before(read(np.zeros((3, *sides), np.uint8), chosen), chosen)
+    assert found is None if told is None else (str(found), found.changed, found.worst) == (told, 1.0, sides)
+    assert sizes_before(read(np.zeros((3, *sides), np.uint8)), VOLUMES) is None
 
 
 def test_pixels_stay_pixels_when_resized():

@@ -250,13 +250,14 @@ def test_the_code_of_a_network_gives_the_library_s_names(name, shape):
         torch.testing.assert_close(rebuilt.eval()(x), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_series(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("settings", ["name=convnet1d settings.widths=[4,4,4]", "name=gru settings.width=4"])
+def test_series(settings, tmp_path, monkeypatch, capsys):
     (tmp_path / "data").mkdir()
     for silo in "ab":
         y = np.arange(60) % 2
         x = RNG.normal(size=(60, 9, 2)).cumsum(1) + y[:, None, None]
         np.savez(tmp_path / "data" / f"{silo}.npz", train_x=x, train_y=y)
-    sets = ["data.source=npz", "data.sequence={}", "model.name=convnet1d", "model.settings.widths=[4,4,4]"]
+    sets = ["data.source=npz", "data.sequence={}", *(f"model.{one}" for one in settings.split())]
     model, script = exported(tmp_path, tmp_path / "data", *sets)
     x[0, 3, 1] = np.nan
     np.save(tmp_path / "new.npy", x[:5])

@@ -8,6 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fedtl.cli import main
+from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.data_report import data_report
 from fedtl.experiment.data_schema import read_data_schema
@@ -51,6 +52,22 @@ def test_two_silos_with_one_file_and_rows_that_occur_twice(tmp_path):
     assert "a and b: 40 rows" in note
     (note,) = notes(tables(tmp_path, a=rows * 2, b=drawn()))
     assert "a: 40 of 80 rows" in note
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_two_silos_with_rows_that_are_nearly_the_same(tmp_path, private):
+    values = RNG.normal(size=(40, 2))
+    one, other = ([f"{v},{w},{n % 2}" for n, (v, w) in enumerate(values + noise)] for noise in (0, 1e-7))
+    sets = [*PRIVATE, "data.classes=['0','1']"] if private else []
+    experiment = tables(tmp_path, *sets, a=one, b=other)
+    told = [note for note in notes(experiment) if "nearly the same" in note]
+    assert len(told) == (not private)
+    if not private:
+        assert "a and b: " in told[0]
+    with temporary_store() as store:
+        report = data_report(experiment, store)
+    assert 36 <= report.near_common["a, b"] <= 40  # a number may lie where rounding goes up or down
+    assert any("training rows with nearly the same inputs" in line for line in silo_lines(report))
 
 
 @pytest.mark.parametrize("private", [False, True])
@@ -150,7 +167,7 @@ def test_the_command_prints_files_that_are_not_read(tmp_path):
     done = CliRunner().invoke(main.app, ["data", str(tmp_path / "e.toml"), "--json"])
     assert (done.exit_code, done.stderr) == (0, "")
     report = json.loads(done.stdout)
-    assert report["silos"]["a"]["unread"] == ["1 files of a/cat are not read (1 .mha)"]
+    assert report["silos"]["a"]["unread"] == ["1 file of a/cat not read (1 .mha)"]
     assert report["silos"]["b"]["labels"] == {"cat": 8, "dog": 8}
     assert report["silos"]["b"]["inputs"] == "grey images of 8 x 8 px, 0..255"
     assert any("not everything was read" in note for note in report["notes"])
@@ -180,3 +197,55 @@ def test_a_horizon_after_all_times_is_noted(tmp_path):
     (line,) = (line for line in notes(experiment) if "horizon" in line)
     assert "horizon 24" in line
     assert "no silo" in line
+
+
+@pytest.mark.parametrize("more", [[], ["data.stream=true", "data.channels=1"]])
+def test_pictures_of_several_sizes_are_shown_and_a_changed_shape_is_noted(tmp_path, more):
+    """Widths of 16 to 32 px and heights of 16 to 35 px at a; squares at b; at c one size that is nearly square."""
+    sides = {
+        "a": lambda n: (16 + 8 * (n % 3), 16 + n),
+        "b": lambda n: (20 + n, 20 + n),
+        "c": lambda n: (22, 20),
+    }
+    for name, own in sides.items():
+        for kind in ("cat", "dog"):
+            (tmp_path / name / kind).mkdir(parents=True)
+            for number in range(20):
+                pixels = RNG.integers(0, 256, own(number)[::-1], np.uint8)
+                Image.fromarray(pixels).save(tmp_path / name / kind / f"{number}.png")
+    sets = ["data.source=images", f"data.path={tmp_path}", "data.size=16", "model.name=convnet", *more]
+    experiment = load_experiment("digits", sets)
+    (note,) = (line for line in notes(experiment) if "changes the shape" in line)
+    changed = np.mean([max(side) / min(side) > 1.1 for side in map(sides["a"], range(20))])
+    assert f"(a: {changed:.0%} of the images, such as 34 x 16 px)" in note
+    if not more:
+        with temporary_store() as store:
+            shown = {name: silo.inputs for name, silo in data_report(experiment, store).silos.items()}
+        assert shown == {
+            name: f"grey images of 16 x 16 px, 0..255, resized from {those} px"
+            for name, those in {"a": "16 x 16 to 35 x 32", "b": "20 x 20 to 39 x 39", "c": "20 x 22"}.items()
+        }
+
+
+def test_silos_that_are_named_like_parts_of_one_set(tmp_path):
+    (note,) = notes(tables(tmp_path, train=drawn(), Test=drawn()))
+    assert "named like parts of one set (Test, train)" in note
+    assert "data.split_column" in note
+    assert notes(tables(tmp_path, train=drawn(), Test=drawn(), north=drawn())) == []
+
+
+def test_columns_that_together_give_the_label_are_in_the_report(tmp_path):
+    kinds = RNG.permutation(60) % 3
+    rows = [f"{RNG.normal()},{int(kind == 0)},{int(kind == 1)},{'xyz'[kind]}" for kind in kinds]
+    experiment = tables(tmp_path, header="v,good,fair,label", a=rows, b=rows[::2])
+    with temporary_store() as store:
+        report = data_report(experiment, store)
+    assert report.silos["a"].together == ("good", "fair")
+    assert "a: columns that together give the label: good, fair" in list(silo_lines(report))
+
+
+def test_a_weight_of_a_label_that_no_silo_has_is_refused(tmp_path):
+    experiment = tables(tmp_path, "data.class_weights={'7'=2.0}", a=drawn(), b=drawn())
+    with pytest.raises(ConfigError, match="the label '7'; there are 0, 1"):
+        notes(experiment)
+    assert notes(tables(tmp_path, "data.class_weights={'1'=2.0}", a=drawn(), b=drawn())) == []

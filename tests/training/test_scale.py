@@ -1,6 +1,7 @@
 """The unit of a column or of the target never matters: whatever it is multiplied with or shifted by, a model is the same."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,9 @@ from fedtl.data.dataset import pool
 from fedtl.data.prepare import prepare_silo
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Part, Raw
+from fedtl.tasks.cox import Cox
 from fedtl.tasks.regression import REGRESSION
+from fedtl.tasks.survival import Survival
 from fedtl.training.batches import make_batch
 from fedtl.training.evaluate import scores_of
 from fedtl.training.metrics import measure, quick
@@ -80,3 +83,37 @@ def test_a_column_that_varies_by_rounding_alone_is_constant():
     made = prepared(x, Y)
     assert made.inputs.std[1] == 1.0
     assert made.data.train.x[:, 1].abs().max() < 1e-6
+
+
+# Until 6, in eighths, which add up exactly.
+TIMES = np.stack([RNG.integers(8, 48, 60) / 8, RNG.integers(0, 2, 60)], 1)
+ENDS = [1.5, 2.5, 4.5]
+
+
+def survival(task, unit, zero):
+    """The losses of a batch, and the metrics, of a linear model, with all times and horizons in another unit and from another zero."""
+    ends = [unit * (end + zero) for end in ENDS] if task is Survival else []
+    chosen = DataSettings(source="table", task=task.name, event="event", horizons=ends, test=0.5)
+    y = np.stack([unit * (TIMES[:, 0] + zero), TIMES[:, 1]], 1)
+    made = prepare_silo(Raw(Part(X, y), columns=("a", "b", "c")), chosen, "s", 0, (), frozenset())
+    net = torch.nn.Linear(3, chosen.predicted.width(()))
+    with torch.no_grad():
+        net.weight.copy_(
+            torch.tensor([[0.4, -0.8, 0.2], [0.1, 0.5, -0.3], [-0.7, 0.2, 0.6]][: len(net.weight)])
+        )
+        net.bias.zero_()
+    batch = make_batch(pool([made.data]), torch.arange(len(made.data.train)), None, CPU)
+    test = made.evaluation_set.test
+    figures = measure(scores_of(net, test.x, made.data, CPU, "float32"), test.y, chosen.predicted).figures
+    return chosen.predicted.losses(net(batch.x), batch.y), figures
+
+
+@pytest.mark.parametrize("task", [Survival, Cox])
+@settings(max_examples=12, deadline=None)
+@given(st.integers(-20, 20).map(lambda power: 2.0**power), st.integers(0, 2_000_000_000))
+def test_neither_the_unit_nor_the_zero_of_time_changes_survival(task, unit, zero):
+    losses, figures = survival(task, 1.0, 0)
+    other, found = survival(task, unit, zero)
+    assert torch.equal(losses, other)
+    assert len(figures) == len(task.metrics)
+    assert found == pytest.approx(figures, abs=1e-9)
