@@ -38,6 +38,30 @@ def test_sound_rows_have_no_note(tmp_path):
     assert notes(tables(tmp_path, a=drawn(), b=drawn())) == []
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_files_of_training_and_test_rows_that_are_read_as_silos(tmp_path, private):
+    sets = [*PRIVATE, "data.classes=['0','1']"] if private else []
+    (note,) = notes(tables(tmp_path, *sets, train=drawn(), Test=drawn()))
+    assert "Test, train are read as 2 silos" in note
+    assert "data.split_column" in note
+    (note,) = notes(tables(tmp_path, *sets, "data.silos=['north','train']", north=drawn(), train=drawn()))
+    assert note.startswith("train is read as 1 silo ")
+    late = "data.late=['Test']"  # a setting names it, so it is meant
+    assert not notes(tables(tmp_path, *sets, "data.silos=['north','Test']", late, Test=drawn()))
+
+
+def test_folders_of_training_and_test_images_that_are_read_as_silos(tmp_path):
+    for part in ("train", "val"):
+        for label in ("left", "right"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for number in range(6):
+                picture = Image.fromarray(RNG.integers(0, 256, (8, 8)).astype(np.uint8))
+                picture.save(tmp_path / part / label / f"{number}.png")
+    (note,) = notes(load_experiment("digits", ["data.source=images", f"data.path={tmp_path}"]))
+    assert "train, val are read as 2 silos" in note
+    assert "PATH/SILO/train/CLASS" in note
+
+
 def test_labels_that_no_other_silo_has(tmp_path):
     told = notes(tables(tmp_path, a=drawn(labels=["yes", "no"]), b=drawn(labels=["Yes", "No"])))
     assert "'Yes' at b; 'yes' at a" in " ".join(told)
