@@ -13,6 +13,7 @@ from fedtl.data.hidden import hides_labels, uses_missing
 from fedtl.data.labels import different_labels, merge_labels
 from fedtl.data.pixels import is_pixels
 from fedtl.data.preprocess import seen_as_signed
+from fedtl.data.settings import DataSettings
 from fedtl.data.source import Raw, finite_numbers
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
@@ -127,11 +128,22 @@ def read_data_schema(
             _latest(raw) if settings.horizons and not settings.by_record else None,
         )
         _check_same_inputs(names[0], name, silos)
+    _check_weighted_labels(settings, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}
     changed = {name: one for name, one in stored.items() if one != name}
     return DataSchema(
         silos, tuple(common_rows(hashes)), settings.predicted, prepare.left_out(settings), changed
     )
+
+
+def _check_weighted_labels(settings: DataSettings, silos: Mapping[str, SiloSchema]) -> None:
+    """Raise ConfigError for a weight of a label that no silo has. Declared classes were checked before."""
+    classes = merge_labels([silo.classes for silo in silos.values()])
+    weights = settings.class_weights
+    if isinstance(weights, dict) and classes and (unknown := sorted(weights.keys() - set(classes))):
+        raise ConfigError(
+            f"data.class_weights: no silo has the label {unknown[0]!r}; there are {', '.join(classes[:12])}; remove it or correct it"
+        )
 
 
 def looks_like_series(shape: Sequence[int]) -> bool:

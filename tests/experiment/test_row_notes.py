@@ -8,6 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fedtl.cli import main
+from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.data_report import data_report
 from fedtl.experiment.data_schema import read_data_schema
@@ -67,6 +68,13 @@ def test_labels_that_no_other_silo_has(tmp_path):
     assert "'Yes' at b; 'yes' at a" in " ".join(told)
     assert any(note.startswith("no other silo has a label of a, b") for note in told)
     assert notes(tables(tmp_path, a=drawn(labels=["yes", "no"]), b=drawn(labels=["no", "dead"]))) == []
+
+
+def test_a_weight_of_a_label_that_no_silo_has_is_refused(tmp_path):
+    rows = {"a": drawn(), "b": drawn(labels="12")}
+    with pytest.raises(ConfigError, match="no silo has the label '7'; there are 0, 1, 2; "):
+        notes(tables(tmp_path, "data.class_weights={'1'=2.0,'7'=2.0}", **rows))
+    assert notes(tables(tmp_path, "data.class_weights={'0'=2.0,'2'=3.0}", **rows)) == []  # each at one silo
 
 
 def test_two_silos_with_one_file_and_rows_that_occur_twice(tmp_path):
