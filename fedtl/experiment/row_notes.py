@@ -57,7 +57,8 @@ def _of_files(data: DataSettings) -> Iterator[str]:
     if read and data.path and folder.is_dir() and (files := unread_data_files(folder, read)):
         names = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")
         use = CONVERSIONS[files[0].suffix.lower()]
-        yield f"{len(files)} files beside those of the silos are not read ({names}); to read {files[0].suffix}, use {use}"
+        are = "is" if len(files) == 1 else "are"
+        yield f"{counted(len(files), 'file')} beside those of the silos {are} not read ({names}); to read {files[0].suffix}, use {use}"
 
 
 def _of_parts(experiment: Experiment, silos: Sequence[str]) -> Iterator[str]:

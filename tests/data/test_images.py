@@ -330,13 +330,12 @@ def test_what_is_not_read_is_counted(tmp_path):
     (tmp_path / "a" / "test" / "bird").mkdir()
     unread = "; ".join(read(settings(tmp_path), "a").unread)
     for part in (
-        "1 files of train/dog",
+        "1 file of train/dog is not read (",
         "cannot be opened",
-        "2 files of train/cat",
-        "1 .mha, 1 .txt",
-        "1 images of train",
+        "2 files of train/cat are not read (1 .mha, 1 .txt)",
+        "1 image of train is not in a class folder and is not read",
         "test/bird",
-        "more next to",
+        "the folder more next to train, test is not read",
     ):
         assert part in unread
 

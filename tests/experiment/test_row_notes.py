@@ -182,7 +182,7 @@ def test_the_command_prints_files_that_are_not_read(tmp_path):
     done = CliRunner().invoke(main.app, ["data", str(tmp_path / "e.toml"), "--json"])
     assert (done.exit_code, done.stderr) == (0, "")
     report = json.loads(done.stdout)
-    assert report["silos"]["a"]["unread"] == ["1 files of a/cat are not read (1 .mha)"]
+    assert report["silos"]["a"]["unread"] == ["1 file of a/cat is not read (1 .mha)"]
     assert report["silos"]["b"]["labels"] == {"cat": 8, "dog": 8}
     assert report["silos"]["b"]["inputs"] == "grey images of 8 x 8 px, 0..255"
     assert any("not everything was read" in note for note in report["notes"])
