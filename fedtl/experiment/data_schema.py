@@ -19,6 +19,7 @@ from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.few_labels import check_all_unlabelled, no_silo_has_labels
 from fedtl.tasks.base import LearningTask
+from fedtl.tasks.counts import Counts
 from fedtl.tasks.survival import TIME
 
 MIN_SIDE, MAX_ASPECT = 4, 8  # of what is surely an image, in pixels
@@ -43,6 +44,7 @@ class SiloSchema:
     unread: tuple[str, ...] = ()
     pixels: bool | None = None
     eight_bits: bool | None = None
+    mean_count: float | None = None  # of a training row, where counts are predicted and rows may be looked at
     latest: float | None = None
 
 
@@ -125,6 +127,9 @@ def read_data_schema(
             raw.unread,
             seen_as_signed(raw.train.x, settings),
             is_pixels(raw.train.x) and raw.train.x.dtype == np.uint8 and not settings.pixel_range,
+            None
+            if hides_labels(settings, name) or (settings.by_record and not look)
+            else _mean_count(raw, settings),
             _latest(raw) if settings.horizons and not settings.by_record else None,
         )
         _check_same_inputs(names[0], name, silos)
@@ -169,6 +174,14 @@ def _latest(raw: Raw) -> float | None:
     """Return the latest time of a training row with one; None without any."""
     times = finite_numbers(raw.train.y[:, TIME])
     return None if np.isnan(times).all() else float(np.nanmax(times))
+
+
+def _mean_count(raw: Raw, settings: DataSettings) -> float | None:
+    """Return the mean of the training rows' counts; None for another task, and without any."""
+    if not isinstance(settings.predicted, Counts):
+        return None
+    counts = finite_numbers(raw.train.y)
+    return None if np.isnan(counts).all() else float(np.nanmean(counts))
 
 
 def common_rows(hashes: Mapping[str, frozenset[int]]) -> Iterator[tuple[str, str, int]]:
