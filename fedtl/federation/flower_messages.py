@@ -86,13 +86,16 @@ class OpenMessages(Generic[Reply]):
         wait([self._pulls[sent] for sent in over.keys() & self._pulls.keys()], LAST_SECONDS)
         announced = over.keys() & (waiting | self._pulls.keys())
         replies += [reply for sent in announced for reply in self._pull(sent, over[sent])]
-        for reply in replies:
+        while replies:  # none is kept once it is read: its tensors would be in memory twice
+            reply = replies.pop(0)
             sent = reply.metadata.reply_to_message_id
             one = self._open.get(sent)
             # Of a message whose time is over Flower says an error code alone.
             if one is not None and not (reply.has_error() and now >= one.end):
                 self._close(sent)
-                yield self.read(reply, one.silo, self.task)
+                answer = self.read(reply, one.silo, self.task)
+                del reply
+                yield answer
         for sent, one in sorted(over.items(), key=lambda item: item[1].silo):
             if sent in self._open:
                 self._close(sent)

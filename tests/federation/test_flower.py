@@ -1,9 +1,12 @@
 """Tasks and updates as Flower's records, and how the server treats every reply, over a grid without a network."""
 
+import gc
 import json
 import math
 import time
+import weakref
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -419,6 +422,21 @@ def test_a_reply_that_flower_gives_up_before_the_deadline_says_so():
     replies = {reply.silo: reply for reply in over.ask(TASK, ["a", "b"])}
     assert isinstance(replies["b"], Update)
     assert replies["a"].reason == "a: its reply was announced, and not all of its parts came (code 3)"
+
+
+def test_a_message_is_not_kept_once_it_is_read():
+    over, messages = announcing("", deadline=30.0), list[weakref.ref]()
+
+    def pulled(ids):
+        replies = grid.pull_messages(ids)
+        messages.extend(map(weakref.ref, replies))
+        return replies
+
+    grid = over.grid
+    over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
+    for number, _ in enumerate(over.ask(TASK, list("abc")), start=1):
+        gc.collect()
+        assert [message() is None for message in messages] == [True] * number + [False] * (3 - number)
 
 
 def test_an_error_of_a_pull_ends_the_round():
