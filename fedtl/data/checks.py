@@ -22,7 +22,7 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
     a refusal would tell what it holds. The labels of an unlabelled silo are not looked at. Raises DataError.
     """
     if not len(raw.train.y):
-        raise DataError(f"silo {silo} is empty: it has no rows; list it in data.silos_except")
+        raise DataError(f"silo {silo} is empty: it has no rows; remove it from data.silos")
     for name, part in parts_of(raw).items():
         if not len(part.y):
             raise DataError(
@@ -34,7 +34,7 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
     if raw.target is not None:
         if not len(raw.target):
             raise DataError(
-                f"silo {silo} has no rows of the second domain; add some, or list it in data.silos_except"
+                f"silo {silo} has no rows of the second domain; add some, or remove the silo from data.silos"
             )
         _check_inputs(raw.target, raw.train.x, settings, f"silo {silo}: target", missing_values)
     if len(raw.train.y) < MIN_TRAINING_ROWS:

@@ -14,7 +14,7 @@ import numpy as np
 from fedtl.data.decisive import FEW_VALUES, columns_together, decisive_columns
 from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import EXACT, Array, Raw, finite_numbers
+from fedtl.data.source import Array, Raw, finite_numbers
 from fedtl.data.streamed import blocks
 
 KEY = token_bytes(32)  # of the hashes; never written
@@ -104,22 +104,14 @@ def can_tell_rows_apart(x: Array) -> bool:
 
 
 def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: bool) -> RowFacts:
-    x, every = finite_numbers(raw.train.x), raw.columns
-    empty = np.isnan(x).all(0)
-    constant = tuple(
-        name
-        for name, column, none in zip(every, x.T, empty, strict=True)
-        if not none and _is_constant(column)
-    )
-    # In a column of data.target_encoded the numbers are codes of values, of which only whether they are equal means something.
-    numbers = [number for number, name in enumerate(every) if name not in settings.target_encoded]
-    x, names = x[:, numbers], [every[number] for number in numbers]
+    x, names = finite_numbers(raw.train.x), raw.columns
     step = max(1, len(x) // ROWS_LOOKED_AT)
     sample, y = x[::step], raw.train.y[::step]
     varying = [number for number, column in enumerate(x.T) if not _is_constant(column)]
+    some = np.isfinite(x).any(0)
     return replace(
         facts,
-        constant=constant,
+        constant=tuple(name for n, name in enumerate(names) if some[n] and n not in varying),
         counting=tuple(names[n] for n in varying if _counts(x[:, n])),
         running=tuple(names[n] for n in varying if _is_running(x[:, n])),
         copies=tuple(_copies(sample[:, varying], [names[n] for n in varying])),
@@ -140,12 +132,9 @@ def _counts(column: Array) -> bool:
 
 
 def _is_running(column: Array) -> bool:
-    """Return whether the values are whole numbers, and all different. Beyond ``EXACT`` every float is whole."""
-    if len(column) <= FEW_VALUES or len(np.unique(column)) < len(column):
-        return False
-    return bool(
-        (column == np.round(column)).all() and np.abs(column).max() < EXACT
-    )  # False where one is missing
+    """Return whether the values are whole numbers, and all different."""
+    whole = bool((column == np.round(column)).all())  # False where one is missing
+    return whole and len(column) > FEW_VALUES and len(np.unique(column)) == len(column)
 
 
 def _copies(x: Array, names: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -53,13 +53,6 @@ def counted_suffixes(files: Sequence[Path]) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
 
 
-def not_read(count: int, noun: str, of: str, why: str = "") -> str:
-    """Return "1 file of a is not read", or "2 files of a are no pictures and are not read"."""
-    one = count == 1
-    reason = f" {'is' if one else 'are'} {why} and" if why else ""
-    return f"{count} {noun}{'' if one else 's'} of {of}{reason} {'is' if one else 'are'} not read"
-
-
 def unread_data_files(folder: Path, read: tuple[str, ...]) -> list[Path]:
     """Return the files of a folder that can hold rows, but in none of the formats ``read``."""
     files = sorted(entry for entry in folder.iterdir() if entry.is_file() and not is_hidden(entry))

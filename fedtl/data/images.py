@@ -14,7 +14,7 @@ from typing import cast
 import numpy as np
 
 from fedtl.data import manifest, masks
-from fedtl.data.formats import counted_suffixes, is_hidden, not_read
+from fedtl.data.formats import counted_suffixes, is_hidden
 from fedtl.data.image_files import SUFFIXES, Images, is_image, load_images
 from fedtl.data.masks import SPLITS
 from fedtl.data.settings import DataSettings
@@ -172,16 +172,13 @@ def _unread(home: Path, splits: Sequence[str]) -> tuple[str, ...]:
     for parent in [home / split for split in splits] or [home]:
         for label in _folders(parent):
             if others := _other_files(parent / label):
-                unread = not_read(len(others), "file", f"{parent.name}/{label}")
-                lines.append(f"{unread} ({_kinds(others)})")
+                lines.append(f"{len(others)} files of {parent.name}/{label} are not read ({_kinds(others)})")
             elif not any(is_image(path) for path in (parent / label).iterdir()):
                 lines.append(f"{parent.name}/{label} has no file")
         if outside := [path for path in sorted(parent.iterdir()) if is_image(path)]:
-            lines.append(not_read(len(outside), "image", parent.name, "not in a class folder"))
+            lines.append(f"{len(outside)} images of {parent.name} are not in a class folder and are not read")
     if splits and (beside := [folder for folder in _folders(home) if folder not in splits]):
-        folders = "folder" if len(beside) == 1 else "folders"
-        are = "is" if len(beside) == 1 else "are"
-        lines.append(f"the {folders} {', '.join(beside)} next to {', '.join(splits)} {are} not read")
+        lines.append(f"the folders {', '.join(beside)} next to {', '.join(splits)} are not read")
     return tuple(lines)
 
 

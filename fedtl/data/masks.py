@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fedtl.data import pictures
-from fedtl.data.formats import is_hidden, not_read
+from fedtl.data.formats import is_hidden
 from fedtl.data.image_files import load_images
 from fedtl.data.pixels import resized_masks
 from fedtl.data.settings import DataSettings
@@ -97,9 +97,8 @@ def _unread(folder: Path) -> Iterator[str]:
             path for path in (folder / kind).iterdir() if path not in read_files and not is_hidden(path)
         ]
         if others:
-            yield not_read(len(others), "file", f"{folder.name}/{kind}", "of another kind")
-    names = (path.name for path in folder.iterdir() if not is_hidden(path))
-    if beside := sorted(set(names) - {IMAGES, MASKS}):
-        more = ", ..." if len(beside) > 3 else ""
-        are = "is" if len(beside) == 1 else "are"
-        yield f"{', '.join(beside[:3])}{more} next to {folder.name}/{IMAGES} and {MASKS} {are} not read"
+            yield f"{len(others)} files of {folder.name}/{kind} are no pictures and are not read"
+    if beside := [
+        path for path in folder.iterdir() if path.name not in (IMAGES, MASKS) and not is_hidden(path)
+    ]:
+        yield f"{len(beside)} files or folders next to {folder.name}/{IMAGES} and {MASKS} are not read"

@@ -133,22 +133,11 @@ def read_data_schema(
             _latest(raw) if settings.horizons and not settings.by_record else None,
         )
         _check_same_inputs(names[0], name, silos)
-    _check_weighted_labels(settings, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}
     changed = {name: one for name, one in stored.items() if one != name}
     return DataSchema(
         silos, tuple(common_rows(hashes)), settings.predicted, prepare.left_out(settings), changed
     )
-
-
-def _check_weighted_labels(settings: DataSettings, silos: Mapping[str, SiloSchema]) -> None:
-    """Raise ConfigError for a weight of a label that no silo has. Declared classes were checked before."""
-    classes = merge_labels([silo.classes for silo in silos.values()])
-    weights = settings.class_weights
-    if isinstance(weights, dict) and classes and (unknown := sorted(weights.keys() - set(classes))):
-        raise ConfigError(
-            f"data.class_weights: no silo has the label {unknown[0]!r}; there are {', '.join(classes[:12])}; remove it or correct it"
-        )
 
 
 def looks_like_series(shape: Sequence[int]) -> bool:
@@ -170,18 +159,18 @@ def _check_is_picture(raw: Raw, name: str) -> None:
         )
 
 
-def _latest(raw: Raw) -> float | None:
-    """Return the latest time of a training row with one; None without any."""
-    times = finite_numbers(raw.train.y[:, TIME])
-    return None if np.isnan(times).all() else float(np.nanmax(times))
-
-
 def _mean_count(raw: Raw, settings: DataSettings) -> float | None:
     """Return the mean of the training rows' counts; None for another task, and without any."""
     if not isinstance(settings.predicted, Counts):
         return None
     counts = finite_numbers(raw.train.y)
     return None if np.isnan(counts).all() else float(np.nanmean(counts))
+
+
+def _latest(raw: Raw) -> float | None:
+    """Return the latest time of a training row with one; None without any."""
+    times = finite_numbers(raw.train.y[:, TIME])
+    return None if np.isnan(times).all() else float(np.nanmax(times))
 
 
 def common_rows(hashes: Mapping[str, frozenset[int]]) -> Iterator[tuple[str, str, int]]:

