@@ -406,12 +406,12 @@ def announcing(cut_off, deadline, **changes):
 
 def test_a_reply_whose_parts_never_come_holds_no_round_beyond_its_deadline():
     """Two such replies, before that of the only silo that sends all of its own, shortly before the end."""
-    over, begun = announcing("ab", deadline=1.5, later=0.8), time.monotonic()
+    over, begun = announcing("ab", deadline=2.5, later=0.8), time.monotonic()
     plan = FederationConfig("study", 7, 1, ServerStep(), None, 1)
     (only,) = run_rounds(over, plan, ServerState(0, SHARED), {"body.w": Role.BODY})
-    assert time.monotonic() - begun < 4.0
+    assert time.monotonic() - begun < 6.0
     assert torch.equal(only.after.shared["body.w"], torch.ones(2, 2))
-    reason = "no whole reply within 1.5 s; it is asked again next round"
+    reason = "no whole reply within 2.5 s; it is asked again next round"
     assert only.left_out == {name: f"{name}: {reason}" for name in "ab"}
     time.sleep(1.0)
     assert sorted(over.grid.given_up) == [NODES["a"], NODES["b"]]  # nothing of the round goes on in a thread
@@ -436,7 +436,7 @@ def test_a_message_is_not_kept_once_it_is_read():
     over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
     for number, _ in enumerate(over.ask(TASK, list("abc")), start=1):
         gc.collect()
-        assert [message() is None for message in messages] == [True] * number + [False] * (3 - number)
+        assert sum(message() is None for message in messages) == number
 
 
 def test_an_error_of_a_pull_ends_the_round():
