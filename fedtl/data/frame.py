@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from fedtl.data.cells import column_inputs, is_number, numbers, numbers_by_cell, spelled, spelled_by_cell
-from fedtl.data.columns import column_named, columns_of_inputs
+from fedtl.data.columns import Kind, column_named, columns_of_inputs
 from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
@@ -149,11 +149,28 @@ def known_inputs(
             f"{where} has no column {lacking[0]!r}; the model needs {', '.join(names)}, and it has "
             f"{', '.join(map(str, frame.columns[:12]))}"
         )
+    if not settings.by_record:
+        for name in names:
+            if column_named(name, settings).kind == Kind.NUMBER:
+                _check_numbers(frame[name], where)
     own = settings.model_copy(update={"columns": names, "drop": []})
     made, x = frame_inputs(frame, own, where)
     other_use = used_columns(settings) | {*names, *settings.drop}
     unread = [str(column) for column in frame.columns if column not in other_use]
     return x[:, [made.index(name) for name in columns]], unread
+
+
+def _check_numbers(cells: "pd.Series", where: str) -> None:
+    """Raise DataError for text in a column of a model's numbers, whose kind no setting can change any more."""
+    import pandas as pd
+
+    present = cells.dropna()
+    if len(present) and not pd.api.types.is_numeric_dtype(cells):
+        texts = [cell for cell in present if not is_number(cell)] or list(present)
+        raise DataError(
+            f"{where}: {cells.name} holds {spelled(texts[0])!r} in {len(texts)} of {len(present)} rows, but the model's input is a number; "
+            "write plain numbers, and leave a cell empty where none is known"
+        )
 
 
 def as_frame(rows: Sequence[Sequence[object]], names: Sequence[str], by_cell: bool) -> "pd.DataFrame":

@@ -21,6 +21,7 @@ from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.few_labels import check_all_unlabelled, no_silo_has_labels
 from fedtl.tasks.base import LearningTask
+from fedtl.tasks.counts import Counts
 from fedtl.tasks.survival import TIME
 
 MIN_SIDE, MAX_ASPECT = 4, 8  # of what is surely an image, in pixels
@@ -47,6 +48,7 @@ class SiloSchema:
     unread: tuple[str, ...] = ()
     pixels: bool | None = None
     eight_bits: bool | None = None
+    mean_count: float | None = None  # of a training row, where counts are predicted and rows may be looked at
     latest: float | None = None
     sizes: ImageSizes | None = None
 
@@ -132,6 +134,9 @@ def read_data_schema(
             raw.unread,
             seen_as_signed(raw.train.x, settings),
             is_pixels(raw.train.x) and raw.train.x.dtype == np.uint8 and not settings.pixel_range,
+            None
+            if hides_labels(settings, name) or (settings.by_record and not look)
+            else _mean_count(raw, settings),
             _latest(raw) if settings.horizons and not settings.by_record else None,
             sizes_before(raw, settings) if look or not settings.by_record else None,
         )
@@ -177,6 +182,14 @@ def _check_is_picture(raw: Raw, name: str) -> None:
             f"silo {name}: inputs of shape {steps} x {channels} look like series of measurements, not like grey images; set "
             f"data.sequence = {{}} to read them as {steps} steps with {channels} channels, or save images as [N, H, W, 1]"
         )
+
+
+def _mean_count(raw: Raw, settings: DataSettings) -> float | None:
+    """Return the mean of the training rows' counts; None for another task, and without any."""
+    if not isinstance(settings.predicted, Counts):
+        return None
+    counts = finite_numbers(raw.train.y)
+    return None if np.isnan(counts).all() else float(np.nanmean(counts))
 
 
 def _latest(raw: Raw) -> float | None:

@@ -40,10 +40,12 @@ DTYPES = frozenset(
 MAX_TASK_BYTES = 1 << 34
 TRAIN, ASK_VERDICT = "train", "query"  # Flower's types of a message
 CONNECT_SECONDS = 1.0  # between two questions which silos are connected
-SHORTEST_POLL, LONGEST_POLL = 0.2, 1.0  # seconds between two questions for replies
+SHORTEST_POLL, LONGEST_POLL = 0.2, 1.0  # seconds between two looks for replies
+SILO_POLL = 0.02  # at least so many for each silo, since each is a request to the SuperLink
 # Flower's own error codes. The texts that a peer sends with them are not repeated.
 FLOWER_ERRORS = {
     2: "its app failed (code 2)",
+    3: "its reply was announced, and not all of its parts came (code 3)",
     5: "disconnected during the round (code 5)",
     7: "has not approved this bundle (code 7)",
     8: "its app stopped responding (code 8)",
@@ -250,7 +252,7 @@ class FlowerFederation:
         while messages.waiting:
             yield from messages.receive()
             if messages.waiting:
-                time.sleep(pace.pause)
+                time.sleep(max(pace.pause, SILO_POLL * len(messages.waiting)))
 
     def questions(self, question: Task) -> "VerdictQuestions":
         """The question whether joining helped, to be sent to silos one by one."""

@@ -1,16 +1,29 @@
-"""Messages that were sent to silos over Flower's grid and have no reply yet, each with an end of its own."""
+"""
+Messages that were sent to silos over Flower's grid and have no reply yet, each with an end of its own.
+
+A silo announces its reply before the reply's parts are there, and Flower's ``pull_messages`` waits for the parts of every announced
+reply, one after the other. Where a silo dies while it sends, or its reply is cut off, they never come. So each reply is asked for
+alone, in a thread of its own.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Generic, TypeVar
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedtl.federation.flower_pulls import give_up_after
 from fedtl.messages import Refusal, Task
 
 Reply = TypeVar("Reply")
+PATIENCE = 0.25  # seconds for one pull, before the next one begins beside it
+LAST_SECONDS = (
+    2.0  # after its end, for a reply whose pull began before it; the pull itself looks once a second
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class OpenMessages(Generic[Reply]):
     read: Callable[[Message, str, Task], Reply]
     late: str = ""
     _open: dict[str, _Open] = field(default_factory=dict)
+    _pulls: dict[str, Future[list[Message]]] = field(default_factory=dict)  # those that are not over
 
     @property
     def waiting(self) -> frozenset[str]:
@@ -64,19 +78,59 @@ class OpenMessages(Generic[Reply]):
         """Yield what has come, and then a refusal for each silo whose time is over."""
         if not self._open:
             return
-        replies = self.grid.pull_messages(list(self._open))
+        give_up_after(max(one.end for one in self._open.values()) - time.monotonic())
+        waiting = set(self._pulls)
+        replies = [reply for sent, one in list(self._open.items()) for reply in self._pull(sent, one)]
         now = time.monotonic()
-        for reply in replies:
+        over = {sent: one for sent, one in self._open.items() if now >= one.end}
+        wait([self._pulls[sent] for sent in over.keys() & self._pulls.keys()], LAST_SECONDS)
+        announced = over.keys() & (waiting | self._pulls.keys())
+        replies += [reply for sent in announced for reply in self._pull(sent, over[sent])]
+        while replies:  # none is kept once it is read: its tensors would be in memory twice
+            reply = replies.pop(0)
             sent = reply.metadata.reply_to_message_id
             one = self._open.get(sent)
             # Of a message whose time is over Flower says an error code alone.
             if one is not None and not (reply.has_error() and now >= one.end):
-                del self._open[sent]
-                yield self.read(reply, one.silo, self.task)
-        over = {sent: one for sent, one in self._open.items() if now >= one.end}
+                self._close(sent)
+                answer = self.read(reply, one.silo, self.task)
+                del reply
+                yield answer
         for sent, one in sorted(over.items(), key=lambda item: item[1].silo):
-            del self._open[sent]
-            yield self._refusal(one.silo, f"no reply within {one.seconds:g} s{self.late}")
+            if sent in self._open:
+                self._close(sent)
+                missing = "no whole reply" if sent in announced else "no reply"
+                yield self._refusal(one.silo, f"{missing} within {one.seconds:g} s{self.late}")
+
+    def _pull(self, sent: str, one: _Open) -> list[Message]:
+        """
+        Return the reply to a message, if it is here. Its pull goes on in a thread where it takes longer than ``PATIENCE``; no new one
+        begins after the message's end. Raises what the pull raised.
+        """
+        if sent not in self._pulls and time.monotonic() < one.end:
+            self._pulls[sent] = _in_thread(lambda: list(self.grid.pull_messages([sent])))
+            wait([self._pulls[sent]], PATIENCE)
+        if sent not in self._pulls or not self._pulls[sent].done():
+            return []
+        return self._pulls.pop(sent).result()
+
+    def _close(self, sent: str) -> None:
+        del self._open[sent]
+        self._pulls.pop(sent, None)
 
     def _refusal(self, silo: str, reason: str) -> Refusal:
         return Refusal(silo, self.task.round, f"{silo}: {reason}")
+
+
+def _in_thread(pull: Callable[[], list[Message]]) -> Future[list[Message]]:
+    """Start a thread that does not keep this process from ending, and return where its result will be."""
+    future = Future[list[Message]]()
+
+    def run() -> None:
+        try:
+            future.set_result(pull())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future

@@ -1,4 +1,4 @@
-"""How soon Flower asks again for a part of a message that is still on its way. Needs no torch, since idle processes of a site use it."""
+"""How soon and for how long Flower asks again for a part of a message that is still on its way. Needs no torch, since idle processes of a site use it."""
 
 from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, pull_objects
 
@@ -11,3 +11,11 @@ def ask_again_soon() -> None:
     waits = {"initial_backoff": FIRST_WAIT, "backoff_cap": LONGEST_WAIT, "max_tries_per_object": TRIES}
     for function in (pull_objects, pull_and_inflate_object_from_tree):
         function.__kwdefaults__ = {**(function.__kwdefaults__ or {}), **waits}
+
+
+def give_up_after(seconds: float) -> None:
+    """
+    Have a pull that begins from now on give up a message whose parts are not all there after so many seconds. Flower alone waits until
+    its push session ends, three minutes after the message was announced.
+    """
+    pull_objects.__kwdefaults__ = {**(pull_objects.__kwdefaults__ or {}), "max_time": seconds}

@@ -51,6 +51,19 @@ def test_silos_with_the_same_distribution_are_not_told_apart_and_others_are():
     assert (alone["c"].rows, pairs["a", "c"].rows) == (180, 120)
 
 
+def test_silos_of_equal_shares_are_not_below_chance():
+    """Four groups of values, as many rows of each at both silos; or the same rows at both, but for a rounding."""
+    rng = np.random.default_rng(5)
+    groups = [np.column_stack([np.arange(80) % 20, rng.normal(size=80)]) for _ in "ab"]
+    shares = [Sample(x, np.arange(80) + 80 * at) for at, x in enumerate(groups)]
+    copies = [Sample(groups[0] + 1e-5 * at, np.arange(80) + 80 * at) for at in range(2)]
+    for a, b in (shares, copies):
+        found = separations({"a": a, "b": b}, 0)[1]["a", "b"]
+        low, high = interval(found.auc, 40, 40)
+        assert high < 0.5  # as an interval of any classifier
+        assert found.ci95 == (low, 0.5)
+
+
 def test_copies_of_rows_do_not_show_their_silo():
     """A forest that saw a copy would name its silo: in separate folds, the rows of these silos would be told apart."""
     rng = np.random.default_rng(2)

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from fedtl.data.csv_files import Dialect, check_csv
+from fedtl.data.frame import known_inputs
 from fedtl.data.image_files import load_images
 from fedtl.data.prepare import read_silo
 from fedtl.data.settings import DataSettings
@@ -64,6 +65,22 @@ def test_a_number_with_other_signs_is_neither_a_category_nor_missing(tmp_path, w
 @pytest.mark.parametrize("cell", ["A12", "12:30", "0x1f", "high", "1/2", "1.2.3"])
 def test_other_texts_are_no_numbers(tmp_path, cell):
     assert "plain numbers" not in refusal(lambda: table(tmp_path, of_cells([cell] * 8)), "holds text")
+
+
+@pytest.mark.parametrize("cell", ["two", "<0.5", "1,5"])
+def test_text_in_a_number_of_a_trained_model_can_be_no_category(cell):
+    """No setting of the data can change the inputs that the model has."""
+    pandas = pytest.importorskip("pandas")
+    rows = pandas.DataFrame({"z": [1.0, cell], "x": [2.0, 3.0]})
+    told = refusal(
+        lambda: known_inputs(rows, DataSettings(source="table"), ["x", "z"], "new.csv"),
+        "the model's input is a number",
+    )
+    assert f"new.csv: z holds {cell!r} in 1 of 2 rows" in told
+    assert "data." not in told
+    as_words = DataSettings(source="table", categories={"z": ["1", cell]})
+    x, _ = known_inputs(rows, as_words, ["x", f"z={cell}"], "new.csv")
+    assert x.tolist() == [[2.0, 0.0], [3.0, 1.0]]
 
 
 @pytest.mark.parametrize("first", [2**53 + 1, 2**60 + 1, -(2**62) - 1])

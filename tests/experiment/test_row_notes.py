@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from fedtl.cli import main
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_report import data_report
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.row_notes import row_notes
@@ -178,6 +180,25 @@ def test_columns_without_a_use_of_a_silo_with_accents_in_its_name(tmp_path):
     with temporary_store() as store:
         silos = data_report(experiment, store).silos
     assert {name: silo.ignored for name, silo in silos.items()} == {"a": ("w",), "Zurich_West": ("w",)}
+
+
+def test_counts_that_are_large_for_the_learning_rate_are_noted(tmp_path):
+    rows = {name: [f"{v},{v % 7},{mean}" for v in range(40)] for name, mean in (("a", 2), ("b", 300))}
+
+    def told(*sets, task="counts"):
+        experiment = tables(tmp_path, f"data.task={task}", *sets, **rows)
+        lines = data_notes(experiment, method_of(experiment.method), read_data_schema(experiment))
+        return [line for line in lines if "mean count" in line]
+
+    (note,) = told()
+    assert note.startswith("the mean count is large for train.lr = 0.05 (b: 300), ")
+    assert "set train.lr = 0.0003, with more rounds" in note
+    assert not told("train.lr=0.0003")
+    assert told("train.lr=0.003")
+    assert not told("train.lr=0.003", "train.momentum=0.0")
+    assert not told("train.optimizer=adam")
+    assert not told(task="regression")
+    assert not told(*PRIVATE)
 
 
 def test_a_horizon_after_all_times_is_noted(tmp_path):

@@ -1,9 +1,12 @@
 """Tasks and updates as Flower's records, and how the server treats every reply, over a grid without a network."""
 
+import gc
 import json
 import math
 import time
+import weakref
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.app.error import Error
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
     ObjectUnavailableError,
     inflate_object_from_contents,
     pull_objects,
@@ -354,6 +358,92 @@ def test_a_part_of_a_message_that_is_late_is_asked_for_again_soon():
 
     assert pull_objects(["a"], pull) == {"a": b"x"}
     assert time.monotonic() - begun < 0.8  # Flower alone waits 1 s, then 2
+
+
+@dataclass
+class AnnouncingGrid(Grid):
+    """
+    The part of Flower's HttpGrid that waits. The reply of a silo in ``cut_off`` is announced and its parts never come; ``later`` is
+    when, in seconds after the message, the others reply.
+    """
+
+    cut_off: frozenset = frozenset()
+    later: float = 0.0
+    push_session: float = 9.0  # seconds until the SuperLink forgets what was announced; Flower's has 180
+    given_up: list = field(default_factory=list)
+
+    def pull_messages(self, ids):
+        ready = []
+        for message in self.pushed:
+            if message.object_id in ids and message.metadata.dst_node_id in self.cut_off:
+                try:
+                    pull_objects(["part"], self.missing(time.monotonic() + self.push_session))
+                except ObjectPullError:
+                    self.given_up.append(message.metadata.dst_node_id)
+                    ready.append(Message(Error(code=3), reply_to=message))
+            elif time.time() >= message.metadata.created_at + self.later:
+                ready += super().pull_messages({message.object_id} & set(ids))
+        return ready
+
+    @staticmethod
+    def missing(end):
+        def pull(name):
+            if time.monotonic() >= end:
+                raise ObjectPullError(name, "the object could not be found.")
+            raise ObjectUnavailableError(name)
+
+        return pull
+
+
+def announcing(cut_off, deadline, **changes):
+    acts = {name: moving(name, 1.0) for name in NODES}
+    over, grid = federation(acts, deadline=deadline)
+    over.grid = AnnouncingGrid(
+        grid.acts, grid.online, cut_off=frozenset(NODES[name] for name in cut_off), **changes
+    )
+    return over
+
+
+def test_a_reply_whose_parts_never_come_holds_no_round_beyond_its_deadline():
+    """Two such replies, before that of the only silo that sends all of its own, shortly before the end."""
+    over, begun = announcing("ab", deadline=2.5, later=0.8), time.monotonic()
+    plan = FederationConfig("study", 7, 1, ServerStep(), None, 1)
+    (only,) = run_rounds(over, plan, ServerState(0, SHARED), {"body.w": Role.BODY})
+    assert time.monotonic() - begun < 6.0
+    assert torch.equal(only.after.shared["body.w"], torch.ones(2, 2))
+    reason = "no whole reply within 2.5 s; it is asked again next round"
+    assert only.left_out == {name: f"{name}: {reason}" for name in "ab"}
+    time.sleep(1.0)
+    assert sorted(over.grid.given_up) == [NODES["a"], NODES["b"]]  # nothing of the round goes on in a thread
+
+
+def test_a_reply_that_flower_gives_up_before_the_deadline_says_so():
+    over = announcing("a", deadline=30.0, push_session=0.2)
+    replies = {reply.silo: reply for reply in over.ask(TASK, ["a", "b"])}
+    assert isinstance(replies["b"], Update)
+    assert replies["a"].reason == "a: its reply was announced, and not all of its parts came (code 3)"
+
+
+def test_a_message_is_not_kept_once_it_is_read():
+    over, messages = announcing("", deadline=30.0), list[weakref.ref]()
+
+    def pulled(ids):
+        replies = grid.pull_messages(ids)
+        messages.extend(map(weakref.ref, replies))
+        return replies
+
+    grid = over.grid
+    over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
+    for number, _ in enumerate(over.ask(TASK, list("abc")), start=1):
+        gc.collect()
+        assert sum(message() is None for message in messages) == number
+
+
+def test_an_error_of_a_pull_ends_the_round():
+    over = announcing("", deadline=30.0)
+    over.grid.pull_messages = lambda ids: [][0]
+    with pytest.raises(IndexError):
+        list(over.ask(TASK, ["a"]))
 
 
 def test_tensors_beyond_the_limit_are_refused_before_they_are_copied():
