@@ -183,3 +183,32 @@ def test_the_newest_file_is_that_of_the_latest_date(reference, tmp_path, monkeyp
     monkeypatch.setattr(reference.measured, "BENCH", tmp_path)
     assert reference.measured.newest("").name == "a-2-cores-2026-02-01.json"
     assert reference.measured.newest("-small").name == "c-2-cores-2026-03-01-small.json"
+
+
+def test_the_page_of_speed_judges_each_target_by_todays_bound(reference, tmp_path, monkeypatch):
+    """The file says that its own, weaker bar was met: what counts is the bound of today, and how loaded the machine was."""
+    from reference import measured, measured_bars
+
+    def figures(*seconds):
+        return {"seconds": seconds, "in_turn": True, "ratio_to_floor": 1.0}
+
+    loads = {
+        name: {
+            "contenders": {
+                "floor": figures(1.0),
+                "floor, as many at once as workers": figures(beside),
+                "fedtl, 2 workers": figures(0.67),
+            }
+        }
+        for name, beside in (("mlp", 1.0), ("resnet18", 1.3))
+    }
+    machine = {"cpu": "a CPU", "cores": 2, "versions": {}, "commit": "0123456789", "changed": True}
+    old = {"load": "mlp", "claim": "fedtl, 2 workers takes at most 1.5 x floor", "met": True}
+    content = {"date": "2026-01-01", "machine": machine, "loads": loads, "bars": [old]}
+    (tmp_path / "some-2-cores-2026-01-01.json").write_text(json.dumps(content))
+    monkeypatch.setattr(measured, "BENCH", tmp_path)
+    text = measured_bars.speed_bars()
+    assert "| tiny MLP | fedtl, 2 workers takes at most 0.6 x floor | 0.67 (a) | **not reached** |" in text
+    assert "| 0.67 (a) | **not concluded**: floors side by side took 1.30 times as long as one" in text
+    assert "| fedtl --help takes at most 0.4 s |  | not measured" in text
+    assert "commit 01234567 with changes" in text
