@@ -12,7 +12,8 @@ def schema(file: FileKind = "experiment") -> None:
     """
     Print the JSON Schema of a file that fedtl reads or writes. Editors check and complete TOML files with it: write it to a file.
 
-    FILE is one of experiment (the default), silo, server, result, comparison, plan, data, audit, onboard, transferability.
+    FILE is one of experiment (the default), silo, server, result, history, comparison, plan, data, audit, onboard, transferability.
+    That of history is the schema of each line of history.jsonl.
 
     Example: fedtl schema experiment
     """
@@ -35,11 +36,12 @@ def file_schemas() -> dict[str, Callable[[], dict[str, Any]]]:
     from fedtl.results.data_report import DataReport
     from fedtl.results.onboard import OnboardResult
     from fedtl.results.plan import ExperimentPlan
-    from fedtl.results.run import RunResult
+    from fedtl.results.run import HistoryLine, RunResult
     from fedtl.results.transferability import Transferability
 
     results = {
         "result": RunResult,
+        "history": HistoryLine,
         "comparison": Comparison,
         "plan": ExperimentPlan,
         "data": DataReport,
