@@ -28,6 +28,7 @@ def file_schemas() -> dict[str, Callable[[], dict[str, Any]]]:
     from functools import partial
 
     from fedtl._util.record_schema import record_schema
+    from fedtl.deployment.about import SERVER, site_about
     from fedtl.deployment.coordinator.settings import ServerSettings
     from fedtl.deployment.site.settings import HomeSettings
     from fedtl.experiment.config.json_schema import experiment_schema, settings_schema
@@ -51,7 +52,7 @@ def file_schemas() -> dict[str, Callable[[], dict[str, Any]]]:
     }
     return {
         "experiment": experiment_schema,
-        "silo": partial(settings_schema, HomeSettings, "silo.toml of a site", {}),
-        "server": partial(settings_schema, ServerSettings, "server.toml of a coordinator", {}),
+        "silo": partial(settings_schema, HomeSettings, "silo.toml of a site", site_about()),
+        "server": partial(settings_schema, ServerSettings, "server.toml of a coordinator", SERVER),
         **{name: partial(record_schema, kind) for name, kind in results.items()},
     }

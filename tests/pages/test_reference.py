@@ -14,6 +14,7 @@ from fedtl import errors
 from fedtl.cli.main import app
 from fedtl.cli.schema import file_schemas
 from fedtl.data.registry import DATA
+from fedtl.deployment.about import SERVER, site_about
 from fedtl.experiment.config.about import ABOUT
 from fedtl.experiment.config.annotate import keys
 from fedtl.methods.heads.choose import HEADS
@@ -59,6 +60,32 @@ def test_every_setting_is_listed_with_what_it_does(page):
         assert about in re.sub(r"[\W_]", "", text[row.start() :]).lower(), key
     assert "| `lr` | number above 0 | `0.05` |" in re.sub(r"<a.*?</a>", "", text)
     assert "| `epsilon` | number above 0 to 100 | required |" in re.sub(r"<a.*?</a>", "", text)
+
+
+def test_every_setting_of_a_site_and_of_a_coordinator_has_its_text(page):
+    """In the JSON Schema too; and no text is of a key that does not exist."""
+    rows = re.findall(r"^\| `(\w+)` \|(.*)", page["site-settings"], re.M)
+    for file, about in (("silo", site_about()), ("server", SERVER)):
+        schema = file_schemas()[file]()
+        keys = dict(setting_keys(schema, "", schema.get("$defs", {})))
+        assert {path for path, key in keys.items() if not key.get("description")} == set()
+        assert {path: keys[path]["description"] for path in about if path in keys} == {
+            path: text for path, text in about.items() if path != "data.slices"
+        }
+        for path in keys:
+            text = re.sub(r"\W", "", about[path])
+            of_key = [row for name, row in rows if name == path.rpartition(".")[2]]
+            assert any(re.sub(r"\W", "", row).endswith(text) for row in of_key), path
+
+
+def setting_keys(table, path, tables):
+    """Yield the path and the schema of each key that is a value."""
+    for name, key in table["properties"].items():
+        inner = tables.get(key.get("$ref", "").rpartition("/")[2], {})
+        if "properties" in inner:
+            yield from setting_keys(inner, f"{path}{name}.", tables)
+        else:
+            yield f"{path}{name}", key
 
 
 def test_every_entry_of_a_table_has_its_section(page):
