@@ -143,6 +143,35 @@ def test_every_method_has_its_line_in_the_page_that_helps_to_choose():
     assert [name for name in METHODS if f"`{name}`" not in text] == []
 
 
+def test_a_method_says_when_to_add_it(page):
+    def of(name):
+        section = re.search(rf"^## `{name}`\n(.*?)(?=^## |\Z)", page["methods"], re.M | re.S)[1]
+        return re.search(r"^\| when to add it \| (.+) \|$", section, re.M)[1]
+
+    assert {name for name in METHODS if not of(name)} == set()
+    assert of("ifca") == "there are two or three groups of silos"
+    assert of("fedbn") == "silos differ by scanner, sensor or population"
+    assert of("local") == "always, as a yardstick"
+    assert of("probe").startswith("always, as a yardstick; one message")
+
+
+def test_a_method_has_the_formulas_of_its_terms(page):
+    def of(name):
+        return re.search(rf"^## `{name}`\n(.*?)(?=^## |\Z)", page["methods"], re.M | re.S)[1]
+
+    formulas = {
+        "fedavg": "sum_k n_k w_k / sum_k n_k",
+        "fedprox": "mu/2 ||w - w_to||^2",
+        "moon": "mu log(1 + e^((s(z, z_previous) - s(z, z_received)) / t))",
+        "fedproto": "strength / D ||f - m_y||^2",
+        "scaffold": "c - c_i, added to each gradient",
+    }
+    assert [name for name, text in formulas.items() if text not in of(name).replace("\\", "")] == []
+    assert "A term that" not in of("fedavg") + of(
+        "mmd"
+    )  # the loss of the task, and what the entry says itself
+
+
 def test_no_comment_for_a_generated_text_is_left(page):
     assert not [name for name, text in page.items() if "<!--" in text]
 
