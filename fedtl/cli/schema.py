@@ -12,7 +12,8 @@ def schema(file: FileKind = "experiment") -> None:
     """
     Print the JSON Schema of a file that fedtl reads or writes. Editors check and complete TOML files with it: write it to a file.
 
-    FILE is one of experiment (the default), silo, server, result, comparison, plan, data, audit, onboard, transferability.
+    FILE is one of experiment (the default), silo, server, result, history, comparison, plan, data, audit, onboard, transferability.
+    That of history is the schema of each line of history.jsonl.
 
     Example: fedtl schema experiment
     """
@@ -27,6 +28,7 @@ def file_schemas() -> dict[str, Callable[[], dict[str, Any]]]:
     from functools import partial
 
     from fedtl._util.record_schema import record_schema
+    from fedtl.deployment.about import SERVER, site_about
     from fedtl.deployment.coordinator.settings import ServerSettings
     from fedtl.deployment.site.settings import HomeSettings
     from fedtl.experiment.config.json_schema import experiment_schema, settings_schema
@@ -35,11 +37,12 @@ def file_schemas() -> dict[str, Callable[[], dict[str, Any]]]:
     from fedtl.results.data_report import DataReport
     from fedtl.results.onboard import OnboardResult
     from fedtl.results.plan import ExperimentPlan
-    from fedtl.results.run import RunResult
+    from fedtl.results.run import HistoryLine, RunResult
     from fedtl.results.transferability import Transferability
 
     results = {
         "result": RunResult,
+        "history": HistoryLine,
         "comparison": Comparison,
         "plan": ExperimentPlan,
         "data": DataReport,
@@ -49,7 +52,7 @@ def file_schemas() -> dict[str, Callable[[], dict[str, Any]]]:
     }
     return {
         "experiment": experiment_schema,
-        "silo": partial(settings_schema, HomeSettings, "silo.toml of a site", {}),
-        "server": partial(settings_schema, ServerSettings, "server.toml of a coordinator", {}),
+        "silo": partial(settings_schema, HomeSettings, "silo.toml of a site", site_about()),
+        "server": partial(settings_schema, ServerSettings, "server.toml of a coordinator", SERVER),
         **{name: partial(record_schema, kind) for name, kind in results.items()},
     }

@@ -78,8 +78,8 @@ class ShowProgress(Protocol):
 @contextmanager
 def progress_bar(title: str, silent: bool, pause: float = SECONDS_A_LINE) -> Iterator[ShowProgress]:
     """
-    Show a progress bar on a terminal, and elsewhere a line with the time left, at most one in ``pause`` seconds. Yields the
-    function that updates it.
+    Show a progress bar on a terminal, and elsewhere lines, at most one in ``pause`` seconds; both with the time left, as soon as it
+    can be estimated. Yields the function that updates them.
     """
     with Progress(
         SpinnerColumn(),
@@ -87,24 +87,26 @@ def progress_bar(title: str, silent: bool, pause: float = SECONDS_A_LINE) -> Ite
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
         console=err_console,
         disable=silent or not err_console.is_terminal,
         transient=True,
     ) as bar:
-        task, clock = bar.add_task(title, total=None), Clock(time.monotonic())
+        task, clock = bar.add_task(title, total=None, left=""), Clock(time.monotonic())
         last, current = clock.started, ""
 
         def show(done: int, total: int, detail: str = "") -> None:
             nonlocal last, current, clock
             now, text = time.monotonic(), f"{title}: {detail}" if detail else title
-            bar.update(task, completed=done, total=total, description=text)
             if detail != current:
                 current, clock = detail, Clock(now)
-            left = clock.left(done, total, now)
+            seconds = clock.left(done, total, now)
+            left = f"about {duration(seconds)} left" if seconds else ""
+            bar.update(task, completed=done, total=total, description=text, left=left)
             if bar.disable and not silent and done and now - last >= pause:
                 last = now
-                time_left = f", about {duration(left)} left" if left else ""
-                say(f"{text}: {done} of {total} ({duration(now - clock.started)}{time_left})")
+                times = ", ".join(filter(None, (duration(now - clock.started), left)))
+                say(f"{text}: {done} of {total} ({times})")
 
         yield show
 

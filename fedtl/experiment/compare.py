@@ -1,7 +1,7 @@
 """
 Train several methods with several seeds on the same silos, and compare them at every silo.
 
-Runs are independent: each has its own run folder, and one process does it from start to end. On a Ray cluster the runs are
+Runs are independent: each has its own run folder, and one process does it from start to end, the longest first. On a Ray cluster the runs are
 done one after another, each on the whole cluster. Where settings are tried (``compare.tune``), all trials come first; each
 has a folder of its own too, so an interrupted comparison repeats nothing.
 """
@@ -16,7 +16,7 @@ from fedtl._util.records import to_plain
 from fedtl.errors import ConfigError
 from fedtl.experiment.columns import Column, Kind, Repeat, comparison_columns, repeats, run_folders
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.epochs import epochs_at_silo, unequal_epochs
+from fedtl.experiment.epochs import effort, epochs_at_silo, unequal_epochs
 from fedtl.experiment.few_labels import no_silo_has_labels
 from fedtl.experiment.jobs import Job, Watch, Workshop, do_constant, do_run, do_trial, worker_pool
 from fedtl.experiment.leave_one_out import (
@@ -63,11 +63,15 @@ EXACT = (
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a comparison does: its columns, the runs of each, and under which of these settings are tried."""
+    """
+    What a comparison does: its columns, the runs of each, and under which of these settings are tried. ``studies``: of the
+    columns that are trained.
+    """
 
     columns: Sequence[Column]
     runs: Sequence[Repeat]
     trial_runs: Sequence[Repeat]
+    studies: Mapping[str, Study]
 
     def steps(self, rounds: int, silos: int, left_out: int = 0) -> int:
         """
@@ -90,6 +94,11 @@ class _Plan:
             for column in self.columns
         }
         return {label: factor * count for label, (factor, count) in counts.items() if count is not None}
+
+    def effort(self, column: Column, settings: Experiment) -> float:
+        """Return about how long a job with these settings takes beside the others; 0 where nothing is trained."""
+        label = LOCAL if column.kind is Kind.ENSEMBLE else column.label
+        return 0.0 if column.kind is Kind.CONSTANT else effort(settings, len(self.studies[label].training))
 
     def settings(self, column: Column, run: Repeat, tunings: Tunings) -> Experiment:
         """Return the experiment of a run, with the values that were chosen for it."""
@@ -128,9 +137,10 @@ def compare(
             raise ConfigError(
                 "no silo has labels, so there is nothing to compare; run one method, and onboard silos with few labels from each run"
             )
-        plan = _Plan(columns, runs, _trial_runs(experiment, studies[0]))
+        trained = dict(zip((one.label for one in columns if one.kind is Kind.TRAINED), studies, strict=True))
+        plan = _Plan(columns, runs, _trial_runs(experiment, studies[0]), trained)
         left_out = _checked_left_out(experiment, plan, studies[0].training, rows)
-        steps = plan.steps(experiment.rounds, _finished_models(columns, studies), len(left_out))
+        steps = plan.steps(experiment.rounds, _finished_models(columns, trained), len(left_out))
         workshop = Workshop(folder.path, device, rows, pool, watch, steps)
         tunings = _tune(plan, workshop)
         _do_runs(plan, workshop, tunings)
@@ -153,10 +163,9 @@ def compare(
     return comparison
 
 
-def _finished_models(columns: Sequence[Column], studies: Sequence[Study]) -> int:
-    """Return how many models one run of each column finishes. ``studies``: of the columns that are trained, in order."""
-    trained = [column.label for column in columns if column.kind is Kind.TRAINED]
-    served = dict(zip(trained, (len(served_silos(study)) for study in studies), strict=True))
+def _finished_models(columns: Sequence[Column], studies: Mapping[str, Study]) -> int:
+    """Return how many models one run of each column finishes. ``studies``: of the columns that are trained."""
+    served = {label: len(served_silos(study)) for label, study in studies.items()}
     ensembles = sum(column.kind is Kind.ENSEMBLE for column in columns)
     return sum(served.values()) + ensembles * served.get(LOCAL, 0)
 
@@ -184,10 +193,11 @@ def _tune(plan: _Plan, workshop: Workshop) -> Tunings:
     }
     workshop.do(
         [
-            Job(do_trial, column.trial(number, run), path, column.at(run))
+            Job(do_trial, settings, path, column.at(run), plan.effort(column, settings))
             for run in plan.trial_runs
             for column in tried
             for number, path in enumerate(paths[column.label, run])
+            for settings in [column.trial(number, run)]
         ]
     )
     return {
@@ -214,7 +224,7 @@ def _do_runs(plan: _Plan, workshop: Workshop, tunings: Tunings) -> None:
             work = do_constant if column.kind is Kind.CONSTANT else do_run
             if column.kind is Kind.ENSEMBLE:
                 settings, path = second_member(settings, [one.seed for one in plan.runs]), path / MEMBER
-            jobs.append(Job(work, settings, path, column.at(run)))
+            jobs.append(Job(work, settings, path, column.at(run), plan.effort(column, settings)))
     workshop.do(jobs)
     local = next((column for column in plan.columns if column.label == LOCAL), None)
     for column in (column for column in plan.columns if column.kind is Kind.ENSEMBLE):

@@ -1,4 +1,7 @@
-"""How many epochs each method of a comparison trains at one silo: with equal epochs, like is compared with like."""
+"""
+How many epochs each method of a comparison trains at one silo: with equal epochs, like is compared with like. And about how long a run
+takes, so that the longest begin first.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,6 +9,8 @@ from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.methods.base import Finish, Method
 from fedtl.methods.tune import Tune
+
+PRIVATE_STEP = 2.0  # about how many times as long as another step a private one takes
 
 
 def epochs_at_silo(experiment: Experiment) -> int | None:
@@ -26,6 +31,21 @@ def epochs_at_silo(experiment: Experiment) -> int | None:
     if not _mixes_own(method):
         return together
     return together + experiment.rounds * epochs + _epochs((method.tune,))
+
+
+def effort(experiment: Experiment, silos: int) -> float:
+    """
+    Return about how long a run takes, in epochs over the rows of one silo: it orders runs of one comparison and says no more.
+    ``silos``: how many train. Pretraining is not counted.
+    """
+    asked, privacy = experiment.silos_per_round, experiment.privacy
+    drawn = silos if asked == "all" or method_of(experiment.method).pool else min(silos, asked)
+    epochs: float | None = epochs_at_silo(experiment)
+    if epochs is None:
+        steps, rate = (privacy.steps, privacy.sample_rate) if privacy else (None, None)
+        a_round = steps * rate if steps and rate else experiment.train.epochs
+        epochs = experiment.rounds * a_round
+    return epochs * drawn * (PRIVATE_STEP if privacy else 1)
 
 
 def _epochs(steps: Iterable[Finish | None]) -> int:

@@ -59,13 +59,18 @@ def job_folder(experiment: Experiment, path: Path) -> RunFolder:
 class Job:
     """
     Work for one process, in the folder ``path``. ``base``: the experiment that weights are pretrained with where it asks
-    for that: the same for all trials of its settings, so that all start alike.
+    for that: the same for all trials of its settings, so that all start alike. ``effort``: about how long it takes, beside other jobs.
     """
 
     work: Work
     experiment: Experiment
     path: Path
     base: Experiment
+    effort: float = 0.0
+
+    def effort_left(self) -> float:
+        """Return the effort of the rounds that the folder does not have yet."""
+        return self.effort * max(0.0, 1 - _finished_rounds(self.path) / self.experiment.rounds)
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,12 @@ class Workshop:
     paths: list[Path] = field(default_factory=list)
 
     def do(self, jobs: Sequence[Job]) -> None:
-        """Do the jobs, and return when all are done. Raises what they raise."""
+        """
+        Do the jobs, and return when all are done: the longest first, so that no process is left with a long one when the others have
+        ended. No job needs another one of these. Raises what they raise.
+        """
         self.paths.extend(job.path for job in jobs)
+        jobs = sorted(jobs, key=Job.effort_left, reverse=True)  # equal ones stay in their order
         with ignore_sigint():  # the pool starts processes when work is submitted
             started = {
                 self.pool.submit(_do, job, self.folder / "pretrained", self.device, self.rows): job.path
@@ -124,10 +133,13 @@ def _follow(started: Mapping[Future[None], Path], report: Callable[[], None]) ->
 
 def _finished_steps(path: Path) -> int:
     """Return how many rounds a job has done, and how many silos have finished their model, or trainings are done."""
-    history = path / "history.jsonl"
-    rounds = history.read_bytes().count(b"\n") if history.exists() else 0
     finished = (*path.glob("silos/*/validation.json"), *path.glob(f"{TRAININGS}/*.json"))
-    return rounds + len(finished)
+    return _finished_rounds(path) + len(finished)
+
+
+def _finished_rounds(path: Path) -> int:
+    history = path / "history.jsonl"
+    return history.read_bytes().count(b"\n") if history.exists() else 0
 
 
 def _start_worker(threads: int, numbers: "SimpleQueue[int]") -> None:

@@ -35,8 +35,9 @@ def fedala(mask_epochs: Count = 1, mask_lr: Weight = 1.0, layers: tuple[str, ...
     """
     Zhang et al., 2023 (FedALA): a round begins with a mixture of the received model and the silo's own, learned entry by entry.
 
-    The mask of the tensors whose names begin with one of ``layers`` is trained for ``mask_epochs``, with the model through
-    it, by plain steps of ``mask_lr``; then the mixture is trained as in FedAvg.
+    The mixture is own + m (received - own) with a mask m of entries in 0..1, for the tensors whose names begin with one of ``layers``; the
+    others are as received. m is trained for ``mask_epochs``, with the model through it, by plain steps of ``mask_lr``; then the mixture
+    is trained as in FedAvg.
     """
 
     def ones(model: State, roles: Mapping[str, Role]) -> State:

@@ -25,9 +25,10 @@ def ifca(clusters: Annotated[int, Ge(2), Le(16)] = 2, at_random: Fraction = 0.1)
     """
     Ghosh et al., 2020 (IFCA): k shared models; each silo trains and uses the one with the lowest loss on its rows.
 
-    A round averages each model over the silos that picked it (their option of model averaging); the k models and all
-    silos' changes cross, k times the bytes of FedAvg, and the pick with them. ``at_random``: the share of the rounds, the
-    first ones, in which a silo keeps a model that is drawn for it; without them one model often wins all silos.
+    Silo i picks argmin_j loss_i(w_j), with the mean loss over its training rows. A round averages each model over the silos that picked
+    it (their option of model averaging); the k models and all silos' changes cross, k times the bytes of FedAvg, and the pick with them.
+    ``at_random``: the share of the rounds, the first ones, in which a silo keeps a model that is drawn for it; without them one model
+    often wins all silos.
     """
     names = (MODEL, *(f"model_{number}" for number in range(2, clusters + 1)))
 

@@ -31,7 +31,12 @@ def pooled() -> Method:
 
 
 def fedavg() -> Method:
-    """McMahan et al., 2017: everything is shared and averaged."""
+    """
+    McMahan et al., 2017: everything is shared and averaged.
+
+    After a round w becomes sum_k n_k w_k / sum_k n_k over its silos k, with n_k the weight that silo k states: its training rows,
+    or 1 where their number does not leave.
+    """
     return Method()
 
 

@@ -44,5 +44,7 @@ def shot(epochs: Count = 10, diversity: Weight = 1.0) -> Method:
     """
     Liang et al., 2020 (SHOT): silos with labels train a shared model; each silo without fits the body to its rows by
     information maximisation after the last round, with the shared head.
+
+    The loss is that of the term ``infomax`` with weight 1 and ``diversity``.
     """
     return replace(silobn(), finish=(FitBody((InformationMaximisation(1.0, diversity),), epochs),))

@@ -12,7 +12,7 @@ once and kept between rounds; its first round is not counted. The floor keeps fr
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -26,31 +26,19 @@ import floor
 import loads
 import machine
 import private_step
+from bench_tables import report
+from crowding import crowding
 from measure import HERE, Block, BlockFailed, Contender, Times, run_block, side_by_side
 from numpy_linear import NumpyLinear
-from rich.console import Console
-from rich.table import Table
+from startup import measure_startup
 from with_fedtl import Fedtl, unstackable
 
 from fedtl.training.threads import set_threads
 
 SILOS, STEPS = "silos", "steps"
+OTHER_PARTS = (STEPS, bars.START, SILOS)
 TURNS = 3
 MOST_SILOS = 100  # that other frameworks are measured with
-NOTES = (
-    "A round: each silo evaluates the received model on its validation rows and trains one epoch; then the plain mean.",
-    "All contenders except Flower, pfl and NVIDIA FLARE take rounds in turn; a ratio of two of them is the median over the turns.",
-    "Flower and pfl each run as one block, in the middle, without their first round, with a round of the floor between rounds.",
-    "Their ratio to the floor is measured within the block; their ratio to fedtl is computed from both ratios to the floor.",
-    "floor, as many at once as workers: each does a whole round; its ratio to the floor shows how much the cores share.",
-    "floor: a plain PyTorch loop, channels_last. Flower, pfl and NVIDIA FLARE as documented use the usual memory format.",
-    "Flower, best case: channels_last, and evaluation inside the train message, so one message a round, not two.",
-    "pfl as documented: one process. Best case: channels_last and as many processes as fedtl's workers.",
-    "NVIDIA FLARE: its simulator as documented, with as many threads as workers; the floor is measured before and after it.",
-    "FL4Health is not measured: its releases need Python 3.10 or older.",
-    "pfl shares only parameters; BatchNorm statistics stay in its one model, which is a little less work than for the others.",
-    "mib: anonymous and shared resident memory of the parent (RssAnon + RssShmem), which holds all silos' rows.",
-)
 
 
 def say(text: str) -> None:
@@ -134,7 +122,7 @@ def measure_load(given: argparse.Namespace, name: str) -> dict[str, Any]:
         "contenders": {who: _figures(its) for who, its in times.items()},
         "skipped": skipped | failed | ({bars.STACKED: reason} if (reason := unstackable(load)) else {}),
         "startup_seconds": max(startups),
-        "bars": bars.verdicts(name, times, given.workers),
+        "bars": _plain(bars.verdicts(name, times, given.workers)),
     }
 
 
@@ -171,19 +159,54 @@ def _crowd_row(silos: int, who: str, turns: Sequence[Times]) -> dict[str, Any]:
     }
 
 
-def measure_step(given: argparse.Namespace, load: private_step.StepLoad) -> dict[str, Any]:
-    """Measure the time of a private step."""
+def measure_steps(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Measure the time of each private step."""
+    found, before = {}, crowding(given.workers, given.quick)
+    for name, load in private_step.STEP_LOADS.items():
+        say(name)
+        found[name] = measure_step(given, load, before)
+        before = found[name]["beside_after"]
+    return found
+
+
+def measure_step(given: argparse.Namespace, load: private_step.StepLoad, before: float) -> dict[str, Any]:
+    """Measure the time of a private step. ``before``: what ``crowding`` returned before it."""
     small = replace(load, rows=8) if given.quick else load
     made = private_step.contenders(small)
     repeats = given.repeats if given.quick else 3 * given.repeats  # a turn is short
-    times, _ = side_by_side(made, [], repeats, private_step.PLAIN, lambda text: None)
+    times, _ = side_by_side(made, [], repeats, bars.PLAIN, lambda text: None)
     return {
         "about": f"{small.steps} steps of {small.rows} rows, including noise and clipping",
         "load": asdict(small),
         "contenders": {who: _figures(its) for who, its in times.items()},
         "skipped": {},
-        "bars": bars.steps(load.name, load.bound, times, private_step.FAST, private_step.PLAIN),
+        **_judged_outside(load.name, times, given, before),
     }
+
+
+def measure_start(given: argparse.Namespace) -> dict[str, Any]:
+    """Measure how long commands take to start."""
+    before = crowding(given.workers, given.quick)
+    times = measure_startup(given.repeats)
+    return {
+        "about": "seconds of new processes; x floor: of fedtl --help",
+        "contenders": {who: _figures(its) for who, its in times.items()},
+        "skipped": {},
+        **_judged_outside(bars.START, times, given, before),
+    }
+
+
+def _judged_outside(
+    load: str, times: Mapping[str, Times], given: argparse.Namespace, before: float
+) -> dict[str, Any]:
+    """Return the verdicts of a part without floors of its own, and how loaded the machine was before and after it."""
+    after = crowding(given.workers, given.quick)
+    judged = bars.verdicts(load, times, given.workers, max(before, after))
+    return {"beside_before": before, "beside_after": after, "bars": _plain(judged)}
+
+
+def _plain(verdicts: Sequence[bars.Verdict]) -> list[dict[str, Any]]:
+    return [asdict(verdict) for verdict in verdicts]
 
 
 def _figures(times: Times) -> dict[str, Any]:
@@ -199,68 +222,11 @@ def _figures(times: Times) -> dict[str, Any]:
     }
 
 
-def table(result: dict[str, Any]) -> Table:
-    """The table of ratios and bars."""
-    shown = Table(title=f"{result['machine']['cpu']}, {result['machine']['cores']} cores, {result['date']}")
-    shown.add_column("load")
-    shown.add_column("who")
-    for column in ("s per round", "min - max", "x floor"):
-        shown.add_column(column, justify="right")
-    shown.add_column("bar")
-    for name, its in result["loads"].items():
-        for who, figures in its["contenders"].items():
-            spread = f"{figures['min']:.3f} - {figures['max']:.3f}"
-            judged = "\n".join(
-                _judged(bar) for bar in result["bars"] if (bar["load"], bar["who"]) == (name, who)
-            )
-            shown.add_row(
-                name, who, f"{figures['median']:.3f}", spread, f"{figures['ratio_to_floor']:.2f}", judged
-            )
-        for who, reason in its["skipped"].items():
-            shown.add_row(name, who, "-", "-", "-", f"skipped: {reason}")
-        shown.add_section()
-    for bar in result["bars"]:
-        if bar["load"] == "all":
-            shown.add_row("", bar["who"], "", "", "", _judged(bar))
-    return shown
-
-
-def _judged(bar: dict[str, Any]) -> str:
-    claim = bar["claim"].removeprefix(f"{bar['who']} ")
-    return f"{claim}: {bar['value']:.2f}, {'met' if bar['met'] else 'NOT MET'}"
-
-
-def silo_table(rows: list[dict[str, Any]]) -> Table:
-    shown = Table(title="tiny MLP, 45 training rows per silo, a complete run with checkpoints")
-    for column in (
-        "silos",
-        "who",
-        "rounds per second",
-        "ms per silo and round",
-        "MiB of the parent in rounds",
-        "peak MiB",
-    ):
-        shown.add_column(column, justify="right")
-    for row in rows:
-        figures = (
-            (row["failed"], "", "", "")
-            if "failed" in row
-            else (
-                f"{row['rounds_per_second']:.2f}",
-                f"{row['ms_per_silo_and_round']:.2f}",
-                f"{row['mib_in_rounds']:.1f}",
-                f"{row['mib_peak']:.1f}",
-            )
-        )
-        shown.add_row(str(row["silos"]), row["who"], *figures)
-    return shown
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = ",".join([*loads.LOADS, STEPS, SILOS])
+    parts = ",".join([*loads.LOADS, *OTHER_PARTS])
     parser.add_argument("--only", default=parts, help=f"parts to measure, with commas between them: {parts}")
     parser.add_argument("--repeats", type=int, help="number of rounds of each contender; default: 9")
     parser.add_argument(
@@ -278,7 +244,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="JSON")
     given = parser.parse_args()
     given.only = given.only.split(",")
-    if unknown := set(given.only) - {*loads.LOADS, STEPS, SILOS}:
+    if unknown := set(given.only) - {*loads.LOADS, *OTHER_PARTS}:
         parser.error(f"--only {sorted(unknown)[0]}: unknown part; the parts are {parts}")
     given.repeats = given.repeats or (2 if given.quick else 9)
     if min(given.repeats, given.workers - 1) < 1:
@@ -294,35 +260,36 @@ def main() -> None:
         "date": f"{now:%Y-%m-%d}",
         "machine": machine.description(_elsewhere(given)),
         "settings": {"repeats": given.repeats, "workers": given.workers, "quick": given.quick},
-        "notes": NOTES,
+        "notes": bars.NOTES,
         "loads": {},
         "silos": [],
+        "bars": [],
     }
-    for name in given.only:
-        if name == "resnet18" and not find_spec("torchvision"):
-            say("resnet18: skipped, torchvision is not installed: pip install 'fedtl[vision]'")
-        elif name not in (SILOS, STEPS):
-            result["loads"][name] = measure_load(given, name)
-    for name, load in private_step.STEP_LOADS.items() if STEPS in given.only else ():
-        say(name)
-        result["loads"][name] = measure_step(given, load)
-    if SILOS in given.only:
-        result["silos"] = measure_silos(given)
-    result["bars"] = [bar for its in result["loads"].values() for bar in its.pop("bars")]
-    if startups := [its["startup_seconds"] for its in result["loads"].values() if "startup_seconds" in its]:
-        result["bars"].append(bars.startup(startups))
-    result["bars"] += bars.crowd(result["silos"])
+    measure_parts(given, result)
+    result["bars"] = [bar for its in result["loads"].values() for bar in its.pop("bars")] + result["bars"]
     path = given.out or HERE / f"{machine.slug()}-{now:%Y-%m-%d}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     report(result)
     say(f"wrote {path}")
 
 
-def report(result: dict[str, Any]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table(result))
-    if result["silos"]:
-        console.print(silo_table(result["silos"]))
+def measure_parts(given: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Measure what ``--only`` names, into the result."""
+    for name in given.only:
+        if name == "resnet18" and not find_spec("torchvision"):
+            say("resnet18: skipped, torchvision is not installed: pip install 'fedtl[vision]'")
+        elif name not in OTHER_PARTS:
+            result["loads"][name] = measure_load(given, name)
+    if STEPS in given.only:
+        result["loads"] |= measure_steps(given)
+    if bars.START in given.only:
+        say(bars.START)
+        result["loads"][bars.START] = measure_start(given)
+    if SILOS in given.only:
+        before = crowding(given.workers, given.quick)
+        result["silos"] = measure_silos(given)
+        beside = max(before, crowding(given.workers, given.quick))
+        result |= {"silos_beside": beside, "bars": _plain(bars.crowd(result["silos"], beside))}
 
 
 if __name__ == "__main__":

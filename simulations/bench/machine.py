@@ -11,12 +11,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Self
 
+HERE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "torchvision", "numpy", "flwr", "ray")
 
 
 def description(elsewhere: Mapping[str, str] | None = None) -> dict[str, object]:
-    """Describe this machine. ``elsewhere``: packages with interpreters of their own, by the package."""
+    """
+    Describe this machine and the code that is measured. ``elsewhere``: packages with interpreters of their own, by the package.
+    """
     return {
+        **code(),
         "cpu": cpu(),
         "cores": cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -28,6 +32,24 @@ def description(elsewhere: Mapping[str, str] | None = None) -> dict[str, object]
             **{package: _version_there(package, python) for package, python in (elsewhere or {}).items()},
         },
     }
+
+
+def code(folder: Path = HERE) -> dict[str, object]:
+    """
+    Return the commit of the clone that a folder is in, and whether its files were changed since, results of earlier measurements
+    aside. Both are None where there is no git, or no clone.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--", ":/", ":(exclude,top)*.json")
+    return {"commit": commit, "changed": None if changes is None else bool(changes)}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def cpu() -> str:

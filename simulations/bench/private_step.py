@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from bars import FAST, HOOKS, PLAIN
 from loads import CLASSES
 from torch import Tensor, nn
 
@@ -16,7 +17,6 @@ from fedtl.privacy.dp_sgd import Mechanism, NoisySum
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.per_sample.clipping import GradientMethod, by_bookkeeping, by_hooks, choose_gradient_method
 
-PLAIN, FAST, HOOKS = "plain step", "private step, book-keeping", "private step, Opacus' hooks"
 RESNET = "resnet18 for small images"
 
 
@@ -33,7 +33,6 @@ class StepLoad:
     rows: int
     steps: int
     rows_a_unit: int = 1
-    bound: float = 1.6
 
     @property
     def units(self) -> Tensor | None:
@@ -43,7 +42,7 @@ class StepLoad:
 STEP_LOADS = {
     load.name: load
     for load in (
-        StepLoad("step of the convnet, 28 px, 32 rows", "convnet", (3, 28, 28), 32, 30, bound=1.45),
+        StepLoad("step of the convnet, 28 px, 32 rows", "convnet", (3, 28, 28), 32, 30),
         StepLoad(
             "step of the convnet, 8 patients of 4 rows",
             "convnet",
@@ -51,12 +50,9 @@ STEP_LOADS = {
             32,
             30,
             rows_a_unit=4,
-            bound=2.0,
         ),
-        StepLoad(
-            "step of the convnet with GroupNorm, 32 rows", "convnet_gn", (3, 28, 28), 32, 30, bound=1.45
-        ),
-        StepLoad("step of ResNet-18, 32 px, 16 rows", RESNET, (3, 32, 32), 16, 1, bound=1.75),
+        StepLoad("step of the convnet with GroupNorm, 32 rows", "convnet_gn", (3, 28, 28), 32, 30),
+        StepLoad("step of ResNet-18, 32 px, 16 rows", RESNET, (3, 32, 32), 16, 1),
     )
 }
 

@@ -14,7 +14,7 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.about import ABOUT
 from fedtl.experiment.config.load import parse_experiment
 from fedtl.results.metrics import Measured, WorstSilo
-from fedtl.results.run import Mix, RunResult, SiloResult
+from fedtl.results.run import HistoryLine, Mix, RunResult, SiloResult
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = file_schemas()
@@ -100,6 +100,21 @@ def test_a_result_as_it_is_written_is_accepted():
     assert [error.json_path for error in check.iter_errors(plain)] == ["$.silos.a.accuracy"]
     del plain["silos"]["a"]["train"], plain["silos"]["a"]["accuracy"]
     assert ["train" in error.message for error in check.iter_errors(plain)] == [True]
+
+
+def test_the_lines_of_a_history_are_accepted():
+    """Of a round in which a silo was left out, of one with all keys, and no line with a misspelt key or without its bytes."""
+    full = HistoryLine(2, 1, {"a": {}}, {}, 1, 1, 2, {"a": 3.0}, {"a": 0.5}, 0.25)
+    few = HistoryLine(1, 0.5, {"a": {"loss": 1.0}}, {"b": "declined"}, 10, 20)
+    check = Draft202012Validator(SCHEMAS["history"]())
+    lines = [json.loads(json.dumps(to_plain(line))) for line in (few, full)]
+    for line in lines:
+        check.validate(line)
+    assert (
+        check.schema["properties"].keys() == {field.name for field in fields(HistoryLine)} == lines[1].keys()
+    )
+    lines[0]["byte_down"] = lines[0].pop("bytes_down")
+    assert len(list(check.iter_errors(lines[0]))) == 2
 
 
 def test_the_comparisons_key_of_an_interval_may_be_null():

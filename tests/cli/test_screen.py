@@ -1,10 +1,12 @@
-"""What is said of a training's progress where there is no terminal."""
+"""What is said of a training's progress, on a terminal and where there is none."""
 
+import io
 import os
 import signal
 import sys
 
 import pytest
+from rich.console import Console
 
 from fedtl.cli import main, screen
 from fedtl.cli.screen import Clock, duration, progress_bar
@@ -35,6 +37,29 @@ def test_a_line_a_round_with_the_time_left(lines):
         "fedavg: round: 4 of 4 (2 min)",
         "fedavg: round: each silo finishes its model: 1 of 3 (0 s)",
     ]
+
+
+def test_a_terminal_shows_the_time_left_too(lines, monkeypatch):
+    """Of rounds and of a comparison's steps alike, and anew where another part begins."""
+    said, now = lines
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None, emoji=False)
+    monkeypatch.setattr(screen, "err_console", console)
+    with progress_bar("compare: round", silent=False, pause=0) as show:
+        for done, wanted in ((0, ""), (1, "about 90 s left"), (2, "about 60 s left"), (4, "")):
+            show(done, 4)
+            assert wanted in shown(console)
+            assert ("left" in shown(console)) == bool(wanted)
+            now[0] += 30
+        show(1, 3, "each silo finishes its model")
+        assert "each silo finishes its model" in shown(console)
+    assert said == []
+
+
+def shown(console):
+    """What the terminal shows now of the bar."""
+    console.file.truncate(0)
+    console._live_stack[0].refresh()
+    return console.file.getvalue()
 
 
 def test_lines_keep_their_pause_and_a_silent_bar_says_nothing(lines):

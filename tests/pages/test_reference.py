@@ -14,6 +14,7 @@ from fedtl import errors
 from fedtl.cli.main import app
 from fedtl.cli.schema import file_schemas
 from fedtl.data.registry import DATA
+from fedtl.deployment.about import SERVER, site_about
 from fedtl.experiment.config.about import ABOUT
 from fedtl.experiment.config.annotate import keys
 from fedtl.methods.heads.choose import HEADS
@@ -59,6 +60,32 @@ def test_every_setting_is_listed_with_what_it_does(page):
         assert about in re.sub(r"[\W_]", "", text[row.start() :]).lower(), key
     assert "| `lr` | number above 0 | `0.05` |" in re.sub(r"<a.*?</a>", "", text)
     assert "| `epsilon` | number above 0 to 100 | required |" in re.sub(r"<a.*?</a>", "", text)
+
+
+def test_every_setting_of_a_site_and_of_a_coordinator_has_its_text(page):
+    """In the JSON Schema too; and no text is of a key that does not exist."""
+    rows = re.findall(r"^\| `(\w+)` \|(.*)", page["site-settings"], re.M)
+    for file, about in (("silo", site_about()), ("server", SERVER)):
+        schema = file_schemas()[file]()
+        keys = dict(setting_keys(schema, "", schema.get("$defs", {})))
+        assert {path for path, key in keys.items() if not key.get("description")} == set()
+        assert {path: keys[path]["description"] for path in about if path in keys} == {
+            path: text for path, text in about.items() if path != "data.slices"
+        }
+        for path in keys:
+            text = re.sub(r"\W", "", about[path])
+            of_key = [row for name, row in rows if name == path.rpartition(".")[2]]
+            assert any(re.sub(r"\W", "", row).endswith(text) for row in of_key), path
+
+
+def setting_keys(table, path, tables):
+    """Yield the path and the schema of each key that is a value."""
+    for name, key in table["properties"].items():
+        inner = tables.get(key.get("$ref", "").rpartition("/")[2], {})
+        if "properties" in inner:
+            yield from setting_keys(inner, f"{path}{name}.", tables)
+        else:
+            yield f"{path}{name}", key
 
 
 def test_every_entry_of_a_table_has_its_section(page):
@@ -114,6 +141,35 @@ def test_every_error_public_name_and_file_is_listed(page):
 def test_every_method_has_its_line_in_the_page_that_helps_to_choose():
     text = (ROOT / "docs" / "howto" / "choose-a-method.md").read_text()
     assert [name for name in METHODS if f"`{name}`" not in text] == []
+
+
+def test_a_method_says_when_to_add_it(page):
+    def of(name):
+        section = re.search(rf"^## `{name}`\n(.*?)(?=^## |\Z)", page["methods"], re.M | re.S)[1]
+        return re.search(r"^\| when to add it \| (.+) \|$", section, re.M)[1]
+
+    assert {name for name in METHODS if not of(name)} == set()
+    assert of("ifca") == "there are two or three groups of silos"
+    assert of("fedbn") == "silos differ by scanner, sensor or population"
+    assert of("local") == "always, as a yardstick"
+    assert of("probe").startswith("always, as a yardstick; one message")
+
+
+def test_a_method_has_the_formulas_of_its_terms(page):
+    def of(name):
+        return re.search(rf"^## `{name}`\n(.*?)(?=^## |\Z)", page["methods"], re.M | re.S)[1]
+
+    formulas = {
+        "fedavg": "sum_k n_k w_k / sum_k n_k",
+        "fedprox": "mu/2 ||w - w_to||^2",
+        "moon": "mu log(1 + e^((s(z, z_previous) - s(z, z_received)) / t))",
+        "fedproto": "strength / D ||f - m_y||^2",
+        "scaffold": "c - c_i, added to each gradient",
+    }
+    assert [name for name, text in formulas.items() if text not in of(name).replace("\\", "")] == []
+    assert "A term that" not in of("fedavg") + of(
+        "mmd"
+    )  # the loss of the task, and what the entry says itself
 
 
 def test_no_comment_for_a_generated_text_is_left(page):
@@ -183,3 +239,32 @@ def test_the_newest_file_is_that_of_the_latest_date(reference, tmp_path, monkeyp
     monkeypatch.setattr(reference.measured, "BENCH", tmp_path)
     assert reference.measured.newest("").name == "a-2-cores-2026-02-01.json"
     assert reference.measured.newest("-small").name == "c-2-cores-2026-03-01-small.json"
+
+
+def test_the_page_of_speed_judges_each_target_by_todays_bound(reference, tmp_path, monkeypatch):
+    """The file says that its own, weaker bar was met: what counts is the bound of today, and how loaded the machine was."""
+    from reference import measured, measured_bars
+
+    def figures(*seconds):
+        return {"seconds": seconds, "in_turn": True, "ratio_to_floor": 1.0}
+
+    loads = {
+        name: {
+            "contenders": {
+                "floor": figures(1.0),
+                "floor, as many at once as workers": figures(beside),
+                "fedtl, 2 workers": figures(0.67),
+            }
+        }
+        for name, beside in (("mlp", 1.0), ("resnet18", 1.3))
+    }
+    machine = {"cpu": "a CPU", "cores": 2, "versions": {}, "commit": "0123456789", "changed": True}
+    old = {"load": "mlp", "claim": "fedtl, 2 workers takes at most 1.5 x floor", "met": True}
+    content = {"date": "2026-01-01", "machine": machine, "loads": loads, "bars": [old]}
+    (tmp_path / "some-2-cores-2026-01-01.json").write_text(json.dumps(content))
+    monkeypatch.setattr(measured, "BENCH", tmp_path)
+    text = measured_bars.speed_bars()
+    assert "| tiny MLP | fedtl, 2 workers takes at most 0.6 x floor | 0.67 (a) | **not reached** |" in text
+    assert "| 0.67 (a) | **not concluded**: floors side by side took 1.30 times as long as one" in text
+    assert "| fedtl --help takes at most 0.4 s |  | not measured" in text
+    assert "commit 01234567 with changes" in text

@@ -20,13 +20,15 @@ def parts(monkeypatch):
     """The benchmark's own modules, which are scripts beside each other and no package."""
     monkeypatch.syspath_prepend(str(BENCH))
     import bars
+    import bench_tables
     import floor
     import loads
+    import machine
     import measure
     import private_step
     import with_fedtl
 
-    modules = (bars, floor, loads, measure, private_step, with_fedtl)
+    modules = (bars, bench_tables, floor, loads, machine, measure, private_step, with_fedtl)
     yield {module.__name__: module for module in modules}
     for path in BENCH.glob("*.py"):
         sys.modules.pop(path.stem, None)
@@ -80,11 +82,55 @@ def test_bars_are_judged_for_the_contenders_that_ran(parts):
         bars.fedtl(2): times([0.5], [1.0], True),
     }
     verdicts = bars.verdicts("convnet", taken, workers=2)
-    assert [(its["who"], round(its["value"], 2), its["met"]) for its in verdicts] == [
+    assert [(its.who, round(its.value, 2), its.met) for its in verdicts] == [
         ("fedtl, 1 worker", 1.1, False),
         ("fedtl, 1 worker", 2.2, True),
     ]
-    assert "at most 1.05 x floor" in verdicts[0]["claim"]
+    assert "at most 1.05 x floor" in verdicts[0].claim
+
+
+@pytest.mark.parametrize(("beside", "met"), [(1.25, True), (1.26, None)])
+def test_nothing_is_concluded_on_a_loaded_machine(parts, beside, met):
+    """Neither where a contender says it, nor where it was measured before and after; a bar that is missed is no exception."""
+    bars, tables, times = parts["bars"], parts["bench_tables"], parts["measure"].Times
+    both = {bars.FLOOR: times([1.0], [1.0], True), bars.fedtl(1): times([1.0], [1.0], True)}
+    crowded = {**both, bars.CEILING: times([beside], [1.0], True)}
+    missed = {**crowded, bars.fedtl(1): times([2.0], [1.0], True)}
+    start = {bars.HELP: times([0.3], [0.3], True)}
+    (fast,), (slow,) = bars.verdicts("mlp", crowded, 2), bars.verdicts("mlp", missed, 2)
+    (helped,) = bars.verdicts(bars.START, start, 2, beside)
+    assert [fast.met, slow.met, helped.met] == [met, met and False, met]
+    said = tables._judged(vars(slow))
+    assert ("NOT MET" in said) == (met is not None)
+    assert ("not concluded: floors side by side took 1.26 times as long as one" in said) == (met is None)
+
+
+def test_the_bars_are_those_that_were_asked_for(parts):
+    bars = parts["bars"]
+    claims = {(bar.load, bar.claim) for bar in bars.bars(2)}
+    assert {
+        ("mlp", "fedtl, 1 worker takes at most 1.05 x floor"),
+        ("mlp", "fedtl, 2 workers takes at most 0.6 x floor"),
+        ("resnet18", "fedtl, 2 workers takes at most 0.58 x floor"),
+        *((load, "pfl, best case takes at least 1 x fedtl, 2 workers") for load in ("mlp", "resnet18")),
+        ("start", "fedtl run digits, to the first round takes at most 2.5 s"),
+        ("start", "fedtl --help takes at most 0.4 s"),
+    } <= claims
+    assert bars.STEPS.keys() == parts["private_step"].STEP_LOADS.keys()
+
+
+def test_a_file_says_which_code_was_measured(parts, tmp_path):
+    machine = parts["machine"]
+    assert machine.code(tmp_path) == {"commit": None, "changed": None}
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "code.py").write_text("1\n")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    (tmp_path / "result.json").write_text("{}\n")
+    assert machine.code(tmp_path) == {"commit": commit.strip(), "changed": False}
+    (tmp_path / "new.py").write_text("2\n")
+    assert machine.code(tmp_path)["changed"] is True
 
 
 def test_a_block_that_fails_is_named_and_does_not_end_the_run(parts):
@@ -117,11 +163,11 @@ def test_many_silos_are_judged_by_time_and_memory_per_silo(parts):
     slower, larger = parts["bars"].crowd(
         [row(1000, 2.4, 300.0), failed, row(10, 2.0, 200.0), row(100, 9.0, 0.0)]
     )
-    assert (slower["value"], slower["met"]) == (1.2, False)
-    assert larger["value"] == pytest.approx(100 * 1024 / 990)
-    assert larger["met"] is False
-    assert "at most 76.0" in larger["claim"]
-    assert [its["met"] for its in parts["bars"].crowd([row(10, 2.0, 200.0), row(1000, 2.1, 270.0)])] == [
+    assert (slower.value, slower.met) == (1.2, False)
+    assert larger.value == pytest.approx(100 * 1024 / 990)
+    assert larger.met is False
+    assert "at most 76.0" in larger.claim
+    assert [its.met for its in parts["bars"].crowd([row(10, 2.0, 200.0), row(1000, 2.1, 270.0)])] == [
         True
     ] * 2
 
@@ -138,7 +184,7 @@ def test_private_steps_have_a_fast_way(parts):
 @pytest.mark.nightly
 def test_quick_runs_end_to_end(tmp_path):
     out = tmp_path / "result.json"
-    command = [sys.executable, str(BENCH / "bench.py"), "--quick", "--only", "mlp,silos", "--no-flower"]
+    command = [sys.executable, str(BENCH / "bench.py"), "--quick", "--only", "mlp,start,silos", "--no-flower"]
     done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "skipped: no --pfl-python given" in re.sub(r"\s+", " ", done.stdout)
@@ -161,7 +207,8 @@ def test_quick_runs_end_to_end(tmp_path):
     }
     assert all(len(its["seconds"]) == 2 and its["median"] > 0 for its in load["contenders"].values())
     assert load["skipped"].keys() == {"Flower", "pfl", "NVIDIA FLARE"}
-    assert {bar["load"] for bar in result["bars"]} == {"mlp", "all"}
+    assert {bar["load"] for bar in result["bars"]} == {"mlp", "start"}
+    assert result["machine"].keys() >= {"commit", "changed"}
     assert [(row["silos"], row["who"]) for row in result["silos"]] == [
         (4, "fedtl, 1 worker"),
         (4, "fedtl, 2 workers"),

@@ -7,7 +7,18 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from reference import api, commands, entries, files, measured, measured_transfer, odds, results, settings
+from reference import (
+    api,
+    commands,
+    entries,
+    files,
+    measured,
+    measured_bars,
+    measured_transfer,
+    odds,
+    results,
+    settings,
+)
 
 MARK = re.compile(r"<!-- generated: ([\w-]+) -->")
 GENERATED: dict[str, Callable[[], str]] = {
@@ -31,7 +42,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "odds": odds.odds,
     "speed": measured.speed,
     "speed-small": measured.speed_small,
-    "private-step": measured.private_step,
+    "speed-bars": measured_bars.speed_bars,
+    "private-step": measured_bars.private_step,
     "private-cost": measured.private_cost,
     **{f"transfer-{family}": measured_transfer.transfer(family) for family in measured_transfer.FAMILIES},
 }

@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from fedtl.data.registry import DATA
@@ -10,7 +11,7 @@ from fedtl.experiment.config.resolve import about, describe
 from fedtl.methods.base import Method
 from fedtl.methods.heads.choose import HEADS
 from fedtl.methods.label_free import without_labels
-from fedtl.methods.losses import OnWeights, PerBatch, Term
+from fedtl.methods.losses import OnWeights, PerBatch, TaskLoss, Term
 from fedtl.methods.measures import cka, clusters, hscore, logme
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.private import private_problems
@@ -23,6 +24,7 @@ from fedtl.training.augment import CHANGES
 from reference.markdown import blocks, code, escaped, prose, table
 from reference.results import measured
 
+CHOICE = Path(__file__).parents[2] / "howto" / "choose-a-method.md"
 MEASURES = (cka.linear_cka, logme.logme, hscore.h_score, clusters.cluster_agreement)
 
 
@@ -51,12 +53,33 @@ def _formula(name: str, make: Callable[..., Method]) -> str:
     return "" if text in (inspect.getdoc(make) or "") else f"\n\n{blocks(text)}"
 
 
+def _terms(name: str, method: Method) -> str:
+    """Return what the docstrings of a method's loss terms say, but of the task's loss and of a term that has the method's name."""
+    kinds = dict.fromkeys(type(term) for term in method.every_term)
+    own = TERMS.get(name)
+    told = [_text(kind) for kind in kinds if kind not in (TaskLoss, own)]
+    return "".join(f"\n\n**A term that is minimised with the task's loss.** {text}" for text in told)
+
+
+def when_to_add(name: str) -> str:
+    """Return the situations in which the page on the choice of a method names this one, and the yardsticks as such."""
+    rows, _, yardsticks = CHOICE.read_text().partition("\n`local`")
+    cells = [line.strip("| ").split(" | ") for line in rows.splitlines() if line.startswith("| ")]
+    found = [
+        situation for situation, methods in (one for one in cells if len(one) == 2) if code(name) in methods
+    ]
+    if code(name) in f"`local`{yardsticks.partition(':')[0]}":
+        found.insert(0, "always, as a yardstick")
+    return "; ".join(found)
+
+
 def _method(name: str, make: Callable[..., Method]) -> str:
     method = make()
     return _section(
         name,
-        _text(make) + _formula(name, make),
+        _text(make) + _formula(name, make) + _terms(name, method),
         (
+            ("when to add it", when_to_add(name)),
             ("settings", _settings(make)),
             ("leaves a silo in each round", _leaves(method)),
             ("stays at the silo", _stays(method)),

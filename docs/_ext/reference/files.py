@@ -10,6 +10,7 @@ from reference.settings import values
 
 WHERE = {
     "result": "`result.json` of a run",
+    "history": "`history.jsonl` of a run: each line",
     "comparison": "`comparison.json` of a comparison",
     "plan": "what `fedtl show --json` prints",
     "data": "`data.json`, and what `fedtl data EXP --json` prints",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reference.markdown import escaped, table
+from reference.markdown import table
 
 SIMULATIONS = Path(__file__).parents[3] / "simulations"
 BENCH, PRIVATE = SIMULATIONS / "bench", SIMULATIONS / "private"
@@ -20,12 +20,7 @@ ON_CPU = re.compile(
 # Columns of each table: the load of the file, and what it is called.
 LOADS = {"mlp": "tiny MLP", "convnet": "convnet", "resnet18": "ResNet-18"}
 SMALL_LOADS = {"mlp": "tiny MLP", "linear": "linear, 1,000 silos", "school": "linear, as School"}
-STEPS = {
-    "step of the convnet, 28 px, 32 rows": "the convnet (32 rows)",
-    "step of ResNet-18, 32 px, 16 rows": "ResNet-18 (16 rows of 32 px)",
-}
-FLOOR, FEDTL = "floor", "fedtl, 1 worker"
-FAST, HOOKS = "private step, book-keeping", "private step, Opacus' hooks"
+FLOOR = "floor"
 CALLED = {
     "numpy": "a loop in numpy",
     "fedtl, stacked": "fedtl, stacks of 64, 1 core",
@@ -59,36 +54,21 @@ def speed_small() -> str:
     return _rounds(SMALL_LOADS, only=SMALL_ROWS)
 
 
-def private_step() -> str:
-    """Return how long a private step takes against a plain one, as a sentence."""
-    path = newest("-steps")
-    loads = _read(path)["loads"]
-
-    def times(who: str) -> str:
-        found = (f"{_ratio(loads[load]['contenders'][who])} times on {name}" for load, name in STEPS.items())
-        return " and ".join(found)
-
-    return (
-        f"Measured on {_about(path)}: a private step takes, against a plain one, {times(FAST)}, noise included; with the hooks of Opacus "
-        f"{times(HOOKS)} (`simulations/bench/bench.py --only steps`)."
-    )
-
-
 def private_cost() -> str:
     """Return the accuracy of each row of simulations/private, as released: before a silo tunes its model at home."""
-    tables = {name: _read(PRIVATE / f"{name}.json")["table"] for name in SETS}
+    tables = {name: read(PRIVATE / f"{name}.json")["table"] for name in SETS}
     names = list(dict.fromkeys(row for one in tables.values() for row in one))
     rows = [[ROWS.get(name, name), *(_cell(one.get(name, {})) for one in tables.values())] for name in names]
     return table(["accuracy (%); private rows: epsilon 1 / 3 / 8", *SETS], rows)
 
 
 def _rounds(columns: Mapping[str, str], without: Iterable[str] = (), only: Iterable[str] = ()) -> str:
-    """Return a table with each cell from the newest file that has it, a letter for each file where there are several, and the bars not reached."""
+    """Return a table with each cell from the newest file that has it, and a letter for each file where there are several."""
     found = {load: _by_contender(load) for load in columns}
     names = dict.fromkeys(who for cells in found.values() for who in cells)
     who = [name for name in names if name not in (FLOOR, *without) and (not only or name in only)]
     used = [cells[name] for name in who for cells in found.values() if name in cells]
-    paths = sorted({path for path, _ in used}, key=_date, reverse=True)
+    paths = sorted({path for path, _ in used}, key=date_of, reverse=True)
     letters = {path: f" ({chr(ord('a') + at)})" if len(paths) > 1 else "" for at, path in enumerate(paths)}
 
     def cell(load: str, name: str) -> str:
@@ -96,51 +76,52 @@ def _rounds(columns: Mapping[str, str], without: Iterable[str] = (), only: Itera
         return f"{ratio}{letters[path]}" if path else ""
 
     rows = [[CALLED.get(name, name), *(cell(load, name) for load in columns)] for name in who]
-    sources = "; ".join(f"{letters[path].lstrip()} {_about(path)}".lstrip() for path in paths)
-    return f"{table(['times the floor', *columns.values()], rows)}\n\nMeasured on {sources}.{_missed(columns, found)}"
+    sources = "; ".join(f"{letters[path].lstrip()} {about(path)}".lstrip() for path in paths)
+    return f"{table(['times the floor', *columns.values()], rows)}\n\nMeasured on {sources}."
 
 
 def _by_contender(load: str) -> dict[str, tuple[Path, str]]:
     """Return for each contender of a load the newest file that has it, and its ratio to the floor there."""
-    files = [path for path in BENCH.glob("*.json") if ON_CPU.search(path.name)]
     found: dict[str, tuple[Path, str]] = {}
-    for path in sorted(files, key=_date, reverse=True):
-        loads = _read(path).get("loads")
+    for path in on_cpu():
+        loads = read(path).get("loads")
         contenders = loads.get(load, {}).get("contenders", {}) if isinstance(loads, dict) else {}
         for name, its in contenders.items():
-            if ratio := _ratio(its):
+            if ratio := ratio_of(its):
                 found.setdefault(name, (path, ratio))
     return found
 
 
-def _missed(columns: Mapping[str, str], found: Mapping[str, Mapping[str, tuple[Path, str]]]) -> str:
-    """Return the bars that were not reached, by the newest file in which fedtl was measured on each load."""
-    said = ""
-    for load, cells in found.items():
-        path, _ = cells[FEDTL]
-        missed = [bar for bar in _read(path)["bars"] if not bar["met"] and bar["load"] == load]
-        for bar in missed:
-            said += f" Not reached: {escaped(bar['claim'])} on {columns[load]} ({bar['value']:.2f})."
-    return said
+def on_cpu() -> list[Path]:
+    """Return the files of simulations/bench/bench.py, newest first."""
+    files = [path for path in BENCH.glob("*.json") if ON_CPU.search(path.name)]
+    return sorted(files, key=date_of, reverse=True)
 
 
-def _date(path: Path) -> tuple[str, str]:
-    return DATED.findall(path.name)[-1], path.name
+def date_of(path: Path) -> tuple[str, int, str]:
+    """Return what sorts files by their date; of one day, one that is named by the part that it measured counts as newer."""
+    return DATED.findall(path.name)[-1], len(path.name), path.name
 
 
-def _ratio(contender: Mapping[str, Any]) -> str:
+def ratio_of(contender: Mapping[str, Any]) -> str:
     return f"{contender['ratio_to_floor']:.2f}" if "ratio_to_floor" in contender else ""
 
 
-def _about(path: Path) -> str:
-    content = _read(path)
+def about(path: Path) -> str:
+    """Return when and on what a file was measured."""
+    content = read(path)
     its, versions = content["machine"], content["machine"]["versions"]
     others = (
         f"{name} {version}"
         for name, version in versions.items()
         if version and name in ("torch", "flwr", "pfl")
     )
-    return f"{content['date']}, {its['cpu']}, {its['cores']} cores, {', '.join(others)} (`simulations/bench/{path.name}`)"
+    commit = (
+        f", commit {its['commit'][:8]}{' with changes' if its['changed'] else ''}"
+        if its.get("commit")
+        else ""
+    )
+    return f"{content['date']}, {its['cpu']}, {its['cores']} cores, {', '.join(others)}{commit} (`simulations/bench/{path.name}`)"
 
 
 def _cell(cells: Mapping[str, Mapping[str, Any]]) -> str:
@@ -151,5 +132,6 @@ def _cell(cells: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _read(path: Path) -> Any:
+def read(path: Path) -> Any:
+    """Return the content of a file of results."""
     return json.loads(path.read_text())

@@ -6,11 +6,11 @@ from inspect import getdoc
 from typing import Any
 
 from fedtl.cli.schema import file_schemas
-from fedtl.data.settings import AGREED, RowSettings
+from fedtl.data.settings import AGREED, SliceSettings
 from fedtl.deployment.coordinator.settings import ServerSettings
 from fedtl.deployment.site.settings import BudgetSettings, HomeSettings, PolicySettings, SiteDataSettings
 from fedtl.experiment.config.about import ABOUT
-from reference.markdown import anchor, blocks, code, escaped, prose, table
+from reference.markdown import anchor, blocks, code, escaped, table
 
 Schema = Mapping[str, Any]
 NAMES = {
@@ -153,6 +153,7 @@ def silo() -> str:
     kinds = {
         "": HomeSettings,
         "data": SiteDataSettings,
+        "data.slices": SliceSettings,
         "policy": PolicySettings,
         "policy.privacy": BudgetSettings,
     }
@@ -173,18 +174,11 @@ def _plain_table(schema: Schema, path: str, kind: type) -> str:
             code(name),
             values(key, tables),
             default(key, name in found.get("required", [])),
-            _as_in_experiment(kind, name),
+            escaped(key.get("description", "")),
         ]
         for name, key in found["properties"].items()
         if not is_table(key, tables)
     ]
     text = blocks(getdoc(kind) or "")
     heading = f"### [{path}]" if path else "### At the top of the file"
-    return f"{heading}\n\n{text}\n\n" + table(["key", "values", "default", "as in an experiment"], rows)
-
-
-def _as_in_experiment(kind: type, name: str) -> str:
-    about = (
-        ABOUT.get(f"data.{name}") if kind is SiteDataSettings and name in RowSettings.model_fields else None
-    )
-    return prose(about) if about else ""
+    return f"{heading}\n\n{text}\n\n" + table(["key", "values", "default", "what it does"], rows)

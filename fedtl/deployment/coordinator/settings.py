@@ -1,4 +1,6 @@
-"""``server.toml``: where the coordinator listens, and how long it waits for a round."""
+"""
+``server.toml``: where the coordinator listens, and how long it waits for a round. What each key does stands in ``fedtl.deployment.about``.
+"""
 
 from pathlib import Path
 
@@ -24,12 +26,7 @@ on_stopped = []                # command that runs when a study stops, such as [
 
 
 class ServerSettings(Settings):
-    """
-    ``deadline``: seconds for a round. ``grace``: seconds that a round waits for the sites of the round before it to
-    reconnect. ``tries``: attempts at a round that gets too few valid replies. ``ask_again``: seconds until sites are asked again that do not
-    train at this hour, or have not said whether joining helped; for ``verdict_days`` the latter. ``on_stopped``: the words of a command that runs when a
-    study stops, with FEDTL_STUDY and FEDTL_REASON in its environment; none where it is empty.
-    """
+    """The whole file."""
 
     host: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")
     listen: str = Field("127.0.0.1:8443", pattern=r"^[0-9A-Za-z.\[\]:-]+:[0-9]{1,5}$")

@@ -1,4 +1,7 @@
-"""``silo.toml``: what an institution has, and what it allows to leave. Everything that is not listed is denied."""
+"""
+``silo.toml``: what an institution has, and what it allows to leave. Everything that is not listed is denied. What each key does stands
+in ``fedtl.deployment.about``.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,14 +29,7 @@ RENAMED_KEYS = {
 
 class SiteDataSettings(RowSettings):
     """
-    ``[data]``: where the rows are.
-
-    ``name``: of the dataset. The lifetime budget belongs to this name; "" means the name that this folder used first
-    (see ``Home.dataset``). ``silo``: the silo's name in the source; "" means the site's name. ``split_seed``: fixes which
-    rows are used for training, and must not change. ``val`` and ``test``: the shares of rows that are held out.
-    ``classes``: every label that can occur, for a local head; the plan lists the labels of a shared head. ``bounds``: the
-    limits of each column, for ``scale = "dp"``. Where ``classes`` or ``bounds`` is not set, the approved plan's holds.
-    ``unlabelled``: the labels of training and validation rows are not used, whatever the plan says; test labels only judge.
+    ``[data]``: where the rows are. A key that an experiment's ``[data]`` has too means the same here.
     """
 
     name: str = Field("", pattern=rf"{NAME}|^$")
@@ -55,11 +51,6 @@ class SiteDataSettings(RowSettings):
 class BudgetSettings(Settings):
     """
     ``[policy.privacy]``: every update is sent with noise. Without this table the site refuses private plans.
-
-    ``epsilon``: the maximum of one study. ``lifetime_epsilon`` and ``lifetime_delta``: the maximum over all studies that
-    ever use these rows. ``unit``: what is protected: "record", or the name of a column, and then all rows that agree in
-    it together. ``sample_rate``: the probability of each unit in a step. ``steps``: in a round. ``rounds``: the maximum
-    of one study. Where one of the last three is not set, the approved plan's value holds.
     """
 
     epsilon: float = Field(gt=0, le=100, allow_inf_nan=False)
@@ -76,9 +67,7 @@ class BudgetSettings(Settings):
 
 class PolicySettings(Settings):
     """
-    ``[policy]``: what may leave, and in which studies. ``max_update_norm``: Euclidean, over all tensors of an update.
-    ``share_row_count``: whether the number of training rows may leave, as the weight of the update. ``wire``: in which forms
-    the weights may be sent. ``verdict``: whether joining helped may leave after the last round, as one of four words.
+    ``[policy]``: what may leave, and in which studies. What is not listed is refused.
     """
 
     roles: list[Literal["body", "head", "aux", "norm", "stats", "adapter", "extra", "summary"]] = []
@@ -114,11 +103,7 @@ class PolicySettings(Settings):
 
 class HomeSettings(Settings):
     """
-    The whole file. Paths are relative to its folder. ``weights`` and ``public``: the files of initial weights and of public inputs that
-    a plan names by their hashes. ``model_folder``: with the config.json, the tokenizer.json and, without ``weights``, the
-    model.safetensors of a model of text, whose hashes are in the plan. ``heartbeat``: seconds between two heartbeats. The server treats a site as disconnected, and accepts
-    its key again, after two missed heartbeats. Flower accepts 10 to 1800. ``hours``: of the day in which the site trains, such as
-    "20:00-06:00", by this machine's clock; "" means always.
+    The whole file. Paths are relative to its folder.
     """
 
     name: str = Field(pattern=NAME)
