@@ -72,8 +72,8 @@ class Costs:
         yield f"{self.silo}, which has them", [silos[self.silo] for silos in self.by_method.values()]
 
 
-def table(costs: Costs, named: Mapping[str, int], runs: int) -> list[str]:
-    """Return the lines of the table. ``named``: by what the labels are, in how many of the runs the result names that silo alone."""
+def table(costs: Costs, named: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
+    """Return the lines of the table. ``named``: the silos that the result of each run names, "with" and "without" wrong labels."""
     lines = ["| cost in points of accuracy | " + " | ".join(costs.by_method) + " |"]
     lines.append("|---" * (len(costs.by_method) + 1) + "|")
     for title, values in costs.rows():
@@ -81,12 +81,14 @@ def table(costs: Costs, named: Mapping[str, int], runs: int) -> list[str]:
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     verdicts = [_verdict(costs.mean_of_others(name)) for name in costs.by_method]
     lines.append(f"| at most {100 * BAR:g} point for the others? | " + " | ".join(verdicts) + " |")
-    lines.append("")
-    lines += [
-        f"With {labels}, the result of {count} of {runs} runs names {costs.silo} and no other silo."
-        for labels, count in named.items()
+    alone = sum(names == [costs.silo] for names in named["with"])
+    some = sum(bool(names) for names in named["without"])
+    return [
+        *lines,
+        "",
+        f"With wrong labels, {alone} of {len(named['with'])} results of {results.DEFAULT} name {costs.silo} and no other silo; without, "
+        f"{some} of {len(named['without'])} name a silo.",
     ]
-    return lines
 
 
 def _ends(ends: tuple[float, ...] | None) -> str:
@@ -118,15 +120,13 @@ def figure(costs: Costs) -> str:
     return to_svg(drawing, "wrong-labels")
 
 
-def names_only(folder: Path, method: str, seeds: Sequence[int], silo: str) -> int:
-    """Return in how many runs the result names this silo, and no other, for labels in doubt."""
-    count = 0
-    for seed in seeds:
-        notes = json.loads((folder / "runs" / f"{method}-seed{seed}" / "result.json").read_text())["notes"]
-        said = [note for note in notes if note.startswith(IN_DOUBT)]
-        named = said[0].removeprefix(IN_DOUBT).split(" (")[0].split(",") if said else []
-        count += [one.split()[0] for one in named] == [silo]
-    return count
+def named(folder: Path, method: str, seed: int) -> list[str]:
+    """Return the silos that the result of a run names for labels in doubt."""
+    notes = json.loads((folder / "runs" / f"{method}-seed{seed}" / "result.json").read_text())["notes"]
+    said = [note for note in notes if note.startswith(IN_DOUBT)]
+    return (
+        [one.split()[0] for one in said[0].removeprefix(IN_DOUBT).split(" (")[0].split(",")] if said else []
+    )
 
 
 def main() -> None:
@@ -146,21 +146,22 @@ def main() -> None:
         }
         (silo,) = load_experiment(str(HERE.parent / f"{NAME}.toml")).data.wrong_labels
         costs, seeds = Costs.of(found["without"], found["with"], silo), found["with"].seeds
-        titles = {"with": f"wrong labels at {silo}", "without": "right labels everywhere"}
-        named = {titles[name]: names_only(folder / name, results.DEFAULT, seeds, silo) for name in origins}
+        names = {name: [named(folder / name, results.DEFAULT, seed) for seed in seeds] for name in origins}
         results.write(NAME, folder / "with", origins["with"])
-        write(costs, named, list(origins.values()), len(seeds))
+        write(costs, names, list(origins.values()))
 
 
-def write(costs: Costs, named: Mapping[str, int], origins: Sequence["results.Origin"], seeds: int) -> None:
+def write(
+    costs: Costs, named: Mapping[str, Sequence[Sequence[str]]], origins: Sequence["results.Origin"]
+) -> None:
     """Write the page of the differences, its numbers and its figure."""
-    lines = table(costs, named, seeds)
+    lines = table(costs, named)
     ran = [
         f"- `{one.command}` at commit {one.commit}, on {one.machine}: {one.seconds} s ({one.cpu_seconds} s of CPU time)."
         for one in origins
     ]
     about = (
-        f"Accuracy on the same test rows with right labels minus that with wrong ones, in points; mean of {seeds} seeds with its 95 % "
+        f"Accuracy on the same test rows with right labels minus that with wrong ones, in points; mean of {len(named['with'])} seeds with its 95 % "
         "interval. Below 0: better with wrong labels."
     )
     page = HERE / "wrong-labels-cost.md"
@@ -183,7 +184,7 @@ def write(costs: Costs, named: Mapping[str, int], origins: Sequence["results.Ori
         "commits": [one.commit for one in origins],
         "silo": costs.silo,
         "costs": costs.by_method,
-        "runs that name it and no other": dict(named),
+        "silos named": dict(named),
     }
     page.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
     print("\n".join(lines))

@@ -34,13 +34,15 @@ def test_costs_are_paired_by_seed_and_leave_out_the_silo_itself():
     expected = (a + b) / 2
     assert costs.mean_of_others("fedavg") == pytest.approx(expected)
     half = t.ppf(0.975, 2) * expected.std(ddof=1) / 3**0.5
-    text = "\n".join(wrong_labels.table(costs, {"right labels": 1}, 3))
+    text = "\n".join(
+        wrong_labels.table(costs, {"with": [["bad"], ["bad", "a"], []], "without": [["a"], [], []]})
+    )
     low, high = 100 * (expected.mean() - half), 100 * (expected.mean() + half)
     assert f"| mean of the other 2 silos | {100 * expected.mean():+.1f} [{low:+.1f}, {high:+.1f}] |" in text
     assert "| bad, which has them | +30.0 " in text
     assert "| at most 1 point for the others? | not shown |" in text
     assert "constant" not in text
-    assert "With right labels, the result of 1 of 3 runs" in text
+    assert "1 of 3 results of fedtl name bad and no other silo; without, 1 of 3 name a silo." in text
     assert "bad, which has them" in wrong_labels.figure(costs)
 
 
@@ -51,8 +53,8 @@ def test_a_bar_is_met_by_the_whole_interval_only():
     assert wrong_labels._verdict([0.02, 0.0, -0.03]) == "not shown"
 
 
-@pytest.mark.parametrize(("shares", "alone"), [({"bad": 0.4}, 1), ({"bad": 0.4, "a": 0.4}, 0), ({}, 0)])
-def test_a_result_that_names_further_silos_does_not_count(shares, alone, tmp_path):
+@pytest.mark.parametrize("shares", [{"bad": 0.4}, {"a": 0.3, "bad": 0.4}, {}])
+def test_the_silos_that_a_result_names_are_read(shares, tmp_path):
     outcomes = {
         name: SimpleNamespace(doubts=SimpleNamespace(share=shares.get(name, 0.0)))
         for name in ("a", "b", "c", "d", "e", "bad")
@@ -60,4 +62,4 @@ def test_a_result_that_names_further_silos_does_not_count(shares, alone, tmp_pat
     run = tmp_path / "runs" / "fedtl-seed0"
     run.mkdir(parents=True)
     (run / "result.json").write_text(json.dumps({"notes": ["another", *doubt_notes(outcomes)]}))
-    assert wrong_labels.names_only(tmp_path, "fedtl", [0], "bad") == alone
+    assert wrong_labels.named(tmp_path, "fedtl", 0) == list(shares)
