@@ -147,7 +147,7 @@ def _main_grid(comparison: Comparison) -> Grid:
             )
             for method, by_silo in methods.items()
         )
-        rows.append([Cell(name), *figures, *(benefit_cells(metric, verdict) if verdict else blank)])
+        rows.append([Cell(name), *figures, *(benefit_cells(comparison, name) if verdict else blank)])
     means = (_mean_of_silos(metric, comparison.mean[method].get(metric), len(silos)) for method in methods)
     worst = (_worst_silo(metric, comparison.worst[method], len(silos)) for method in methods)
     rows += [row("mean", *means) + blank, row("worst silo", *worst) + blank]
