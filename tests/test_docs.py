@@ -66,7 +66,7 @@ def commands():
     """Each ``fedtl`` command line of the code blocks, without what follows two or more spaces."""
     for page in PAGES:
         for language, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```$", page.read_text(), re.M | re.S):
-            for line in [] if language else block.splitlines():
+            for line in block.splitlines() if language in ("", "sh") else []:
                 if re.match(r"fedtl \S", line) and "|" not in line:  # a row of a table has more spaces
                     yield re.sub(r" (&|> \S+)$", "", re.split(r"\s{2,}", line.partition("#")[0].strip())[0])
 

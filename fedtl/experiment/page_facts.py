@@ -67,7 +67,13 @@ def comparison_facts(
     first = next(iter(folders.get(LOCAL, ()) or next(iter(folders.values())))).result()
     rows = {name: RowCounts(silo.train, silo.val, silo.test) for name, silo in first.silos.items()}
     recall = _recall(folders, experiment, comparison) if _has_answers(experiment) else {}
-    return ComparisonFacts(_origin("compare"), rows, sent, recall)
+    return ComparisonFacts(_origin("compare"), rows, sent, recall, _one_run(folders, [*best, LOCAL]))
+
+
+def _one_run(folders: Mapping[str, Sequence[RunFolder]], labels: Sequence[str]) -> str:
+    """Return the folder of the first run of the first of these columns that was trained; "" where none was."""
+    runs = (folders[label][0].path for label in labels if folders.get(label))
+    return next(("/".join(path.parts[-2:]) for path in runs), "")
 
 
 def _origin(command: str) -> Origin:

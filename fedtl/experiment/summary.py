@@ -23,6 +23,7 @@ from fedtl.experiment.side_results import (
 from fedtl.experiment.verdicts import gains_of, overall
 from fedtl.experiment.wire_costs import further_forms, wire_costs
 from fedtl.models.folder_files import shown_name
+from fedtl.report.bounds import bounded_gain
 from fedtl.results.comparison import Benefit, Comparison, Estimate, Gain, LabelFreeChoice, Overall, Verdict
 from fedtl.results.metrics import WorstSilo
 from fedtl.tasks.metrics import better
@@ -148,10 +149,11 @@ def _losses(gains: Gains, metric: str) -> list[str]:
     """Return a warning for each method and silo where joining is shown to be worse than training alone."""
     return [
         f"{label} is worse than local at {silo} by {-gain.mean:.3f} in {metric} "
-        f"(95 % interval {-gain.ci95[1]:.3f} to {-gain.ci95[0]:.3f})"
+        f"(95 % interval {-high:.3f} to {-low:.3f})"
         for label, by_silo in gains.items()
         for silo, gain in by_silo.items()
         if gain.ci95 and gain.verdict is Verdict.LOSES
+        for low, high in [bounded_gain(metric, gain.ci95)]
     ]
 
 

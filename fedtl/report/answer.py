@@ -5,11 +5,13 @@ takes what was not shown for its opposite.
 
 from collections.abc import Sequence
 
-from fedtl.report.figures import all_silos, counted, difference_unit, format_gain, format_size
+from fedtl.report.bounds import bounded_gain, could_be_seen, gains_shown, largest_difference, passes_limits
+from fedtl.report.figures import TITLES, all_silos, counted, difference_unit, format_gain, format_size
 from fedtl.results.comparison import Comparison, Overall, Verdict
 
 ENSEMBLE = "local ensemble"  # the label of two local models, averaged
 MAX_NAMED_SILOS = 6  # the answer names the silos of a verdict only up to this number
+BLIND = "no gain could have been seen in 4 of 5 repetitions with so few rows and seeds"
 OTHERS = {  # verdicts other than "gains", for one silo and for several
     Verdict.AS_GOOD: ("is as good as alone", "are as good as alone"),
     Verdict.LOSES: ("loses", "lose"),
@@ -51,18 +53,34 @@ def answer(comparison: Comparison) -> str:
 
 
 def detectable_gains(comparison: Comparison) -> str:
-    """Which true gains the test rows of the unclear silos would have shown, in 80 % of repetitions."""
-    unclear = [own for own in comparison.benefit.values() if own.verdict is Verdict.UNCLEAR]
-    sizes = sorted(own.detectable for own in unclear if own.detectable is not None)
-    if not sizes:
-        return ""
-    low, high = (format_size(comparison.metric, size) for size in (sizes[0], sizes[-1]))
-    span = low if low == high else f"{low} to {high}"
+    """Which true gains the test rows of the unclear silos would have shown, in 80 % of repetitions; where none, it says so."""
+    unclear = {name: own for name, own in comparison.benefit.items() if own.verdict is Verdict.UNCLEAR}
+    known = {name: own.detectable for name, own in unclear.items() if own.detectable is not None}
+    seen = sorted(size for name, size in known.items() if could_be_seen(comparison, name))
+    blind = len(known) - len(seen)
     which = "that silo" if len(unclear) == 1 else "those silos, each by itself,"
-    return (
-        f"unclear: the test rows of {which} would show a true gain of {span} {difference_unit(comparison.metric)} in 4 of 5 "
-        "repetitions"
-    )
+    parts = []
+    if seen:
+        low, high = (format_size(comparison.metric, size) for size in (seen[0], seen[-1]))
+        span = low if low == high else f"{low} to {high}"
+        unit = difference_unit(comparison.metric)
+        parts = [f"the test rows of {which} would show a true gain of {span} {unit} in 4 of 5 repetitions"]
+    if blind:
+        where = f"at {blind} of {len(unclear)}" if seen else f"at {which.removesuffix(',')}"
+        parts.append(f"{where}, {BLIND}")
+    return f"unclear: {'; '.join(parts)}" if parts else ""
+
+
+def limits_note(comparison: Comparison) -> list[str]:
+    """What an interval means that ends where the metric does; nothing where no interval of a gain would go further."""
+    metric = comparison.metric
+    if not passes_limits(metric, gains_shown(comparison)):
+        return []
+    largest = format_gain(metric, largest_difference(metric))
+    return [
+        f"an interval of a gain that ends at {largest.replace('+', '±', 1)} was computed to go further, but no "
+        f"difference in {TITLES[metric].removesuffix(' (%)')} can: there are too few rows and seeds"
+    ]
 
 
 def margin_text(comparison: Comparison) -> str:
@@ -82,7 +100,7 @@ def _mean(metric: str, joining: Overall) -> str:
     text = f"Over these {joining.silos} silos, the mean gain over training alone is {format_gain(metric, gain.mean)}"
     if gain.ci95 is None:
         return f"{text}, without an interval: there are too few test rows."
-    low, high = (format_gain(metric, end).split(" ")[0] for end in gain.ci95)
+    low, high = (format_gain(metric, end).split(" ")[0] for end in bounded_gain(metric, gain.ci95))
     return f"{text} (95 % interval {low} to {high}): {MEAN[gain.verdict]}."
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from fedtl.report.bounds import bounded_gain
 from fedtl.report.html import Cell, Grid
 from fedtl.report.verdict_tables import verdict_cell
 from fedtl.results.comparison import Verdict
@@ -57,6 +58,6 @@ def _gain(own: ClassRecall) -> Cell:
     text = f"{100 * own.alone:.0f} → {100 * own.best:.0f} of {own.rows}"
     if own.gain is None or own.gain.ci95 is None:
         return Cell(text)
-    low, high = own.gain.ci95
+    low, high = bounded_gain("accuracy", own.gain.ci95)  # a share of rows, as accuracy is
     css_class = verdict_cell(own.gain.verdict).css_class if own.gain.verdict in SHOWN else ""
     return Cell(f"{text}, {100 * own.gain.mean:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]", css_class)

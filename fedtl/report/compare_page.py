@@ -21,7 +21,7 @@ from fedtl.report.figures import (
 from fedtl.report.helper_tables import helper_grid, helper_note
 from fedtl.report.html import Cell, Grid, Plot, plot, render, row
 from fedtl.report.label_free_tables import HOW, label_free_grid
-from fedtl.report.page_notes import STATISTICS, comparison_guarantee, origin_note
+from fedtl.report.page_notes import STATISTICS, comparison_guarantee, one_run_note, origin_note
 from fedtl.report.page_tables import (
     bytes_grid,
     file_grid,
@@ -112,6 +112,7 @@ def _notes(comparison: Comparison, facts: ComparisonFacts | None) -> list[str]:
         *([helper_note(comparison.who_helps, len(seeds))] if comparison.who_helps else []),
         f"Each method has its own worst silo. All runs together took {comparison.seconds:.1f} s.",
         comparison_guarantee(comparison.privacy, comparison.folds),
+        *([one_run_note(facts.one_run, comparison.privacy is not None)] if facts and facts.one_run else []),
         *([origin_note(facts.origin)] if facts else []),
     ]
 
@@ -147,7 +148,7 @@ def _main_grid(comparison: Comparison) -> Grid:
             )
             for method, by_silo in methods.items()
         )
-        rows.append([Cell(name), *figures, *(benefit_cells(metric, verdict) if verdict else blank)])
+        rows.append([Cell(name), *figures, *(benefit_cells(comparison, name) if verdict else blank)])
     means = (_mean_of_silos(metric, comparison.mean[method].get(metric), len(silos)) for method in methods)
     worst = (_worst_silo(metric, comparison.worst[method], len(silos)) for method in methods)
     rows += [row("mean", *means) + blank, row("worst silo", *worst) + blank]

@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from fedtl.report.answer import detectable_gains, margin_text, verdict_counts
+from fedtl.report.answer import detectable_gains, limits_note, margin_text, verdict_counts
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
@@ -156,7 +156,7 @@ def _verdict_lines(comparison: Comparison) -> list[str]:
         return []
     line = f"joining: corrected for {counted(len(comparison.benefit), 'silo')}; as good: within {margin_text(comparison)} of local"
     power = detectable_gains(comparison)
-    return [f"{line}; {power}" if power else line]
+    return [f"{line}; {power}" if power else line, *limits_note(comparison)]
 
 
 def refitted_table(comparison: Comparison) -> Table:

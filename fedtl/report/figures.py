@@ -8,6 +8,7 @@ exceed its largest possible value.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fedtl.report.bounds import bounded, bounded_gain
 from fedtl.results.comparison import Averages, Comparison, Estimate, Interval
 from fedtl.results.metrics import Measured
 from fedtl.results.run import RunResult
@@ -61,7 +62,7 @@ def format_with_interval(metric: str, figure: Estimate | None) -> str:
         return "-"
     text = format_value(metric, figure.mean)
     if bounds := figure.ci95:
-        low, high = (_number(scale(metric) * bound, _digits(metric) - 1) for bound in bounds)
+        low, high = (_number(scale(metric) * bound, _digits(metric) - 1) for bound in bounded(metric, bounds))
         text += f" {low}…{high}"
     return text
 
@@ -70,15 +71,16 @@ def format_short_difference(metric: str, gain: float, bounds: Interval | None) -
     """A signed difference for a narrow column: the ends have one digit less but keep their signs ("-9…-0" is below zero)."""
     text = _signed(metric, gain)
     if bounds:
-        text += f" {'…'.join(f'{scale(metric) * bound:+.{_digits(metric) - 1}f}' for bound in bounds)}"
+        ends = bounded_gain(metric, bounds)
+        text += f" {'…'.join(f'{scale(metric) * end:+.{_digits(metric) - 1}f}' for end in ends)}"
     return text
 
 
 def format_difference(metric: str, gain: float, bounds: Interval | None) -> str:
-    """A signed difference with its interval."""
+    """A signed difference with its interval, as far as it can be."""
     text = _signed(metric, gain)
     if bounds:
-        text += f" [{', '.join(_signed(metric, bound) for bound in bounds)}]"
+        text += f" [{', '.join(_signed(metric, end) for end in bounded_gain(metric, bounds))}]"
     return text
 
 

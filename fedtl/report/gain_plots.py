@@ -7,6 +7,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Polygon
 
+from fedtl.report.bounds import bounded_gain
 from fedtl.report.figures import TITLES, scale
 from fedtl.report.plots import INK, draw_legend, label_axes, label_rows, new_figure, to_svg
 from fedtl.results.comparison import Comparison, Gain, Interval, Verdict
@@ -75,7 +76,7 @@ def _gain(
     mean, bounds, verdict = gain
     colour, marker = VERDICTS[verdict]
     if bounds:
-        span = np.array(bounds) * scale(metric)
+        span = np.array(bounded_gain(metric, bounds)) * scale(metric)
         axes.plot(span, [at, at], color=colour, lw=2.2 if large else 0.9, solid_capstyle="round")
     (point,) = axes.plot(mean * scale(metric), at, marker, color=colour, ms=7 if large else 3)
     return point
@@ -83,7 +84,7 @@ def _gain(
 
 def _diamond(axes: Axes, metric: str, at: float, gain: Gain, half: float) -> None:
     """Draw a mean as a diamond from one end of its interval to the other, as in a meta-analysis."""
-    low, high = np.array(gain.ci95 or (gain.mean, gain.mean)) * scale(metric)
+    low, high = np.array(bounded_gain(metric, gain.ci95 or (gain.mean, gain.mean))) * scale(metric)
     middle = gain.mean * scale(metric)
     colour, _ = VERDICTS[gain.verdict]
     corners = [(low, at), (middle, at - half), (high, at), (middle, at + half)]

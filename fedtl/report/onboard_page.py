@@ -4,6 +4,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedtl.report import onboard_plots
+from fedtl.report.bounds import bounded
 from fedtl.report.figures import counted, format_difference, format_value
 from fedtl.report.html import Grid, Section, plot, render, row
 from fedtl.report.onboard_figures import METRIC, answer, chosen_note, notes, ordered, warnings
@@ -89,7 +90,7 @@ def _with_interval(score: HeadScore | None) -> str:
 
 
 def _ends(interval: Interval | None) -> str:
-    return f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
+    return f" [{', '.join(f'{100 * end:.1f}' for end in bounded(METRIC, interval))}]" if interval else ""
 
 
 def _difference(difference: Difference | None) -> str:

@@ -2,7 +2,8 @@
 
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from fedtl.report.onboard_figures import HEAD_NAMES
+from fedtl.report.bounds import bounded
+from fedtl.report.onboard_figures import HEAD_NAMES, METRIC
 from fedtl.report.plots import INK, MARKERS, PALETTE, draw_legend, label_axes, new_figure, to_svg
 from fedtl.results.onboard import OnboardResult
 
@@ -23,7 +24,7 @@ def shot_curves(result: OnboardResult) -> str:
         )
         for shots, score in parts:
             if score.ci95:
-                axes.plot([shots] * 2, [100 * end for end in score.ci95], color=colour, lw=1)
+                axes.plot([shots] * 2, [100 * end for end in bounded(METRIC, score.ci95)], color=colour, lw=1)
         keys[HEAD_NAMES[key]] = line
     axes.set_xscale("log")
     counts = [part.shots for part in result.shots]

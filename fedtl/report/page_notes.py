@@ -24,6 +24,19 @@ def origin_note(origin: Origin) -> str:
     return f"To repeat it, run in this folder: {origin.repeat}. This page was made with {versions}."
 
 
+def one_run_note(folder: str, private: bool) -> str:
+    """State how the page of one run of a comparison is made, and what it shows that the page of the comparison does not."""
+    if private:
+        option, shown = "", "the epsilon of each silo by round"
+    else:
+        option = " --features"
+        shown = (
+            "confusions and calibration where one class is predicted, the features of test rows in two dimensions, and how far each "
+            "silo's normalisation statistics are from the mean"
+        )
+    return f"Of one run, its own page shows {shown}. To make it, run in this folder: fedtl report {folder}{option}"
+
+
 def run_guarantee(privacy: PrivacyReport | None) -> str:
     """State the privacy guarantee of one run; the numbers of each silo are in result.json."""
     if privacy is None:

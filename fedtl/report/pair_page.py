@@ -97,7 +97,8 @@ def differing_settings(names: Sequence[str], settings: Sequence[Mapping[str, Any
     rows = [
         row(key, *(str(one[key]) if key in one else "not set" for one in (first, second))) for key in keys
     ]
-    return Grid("Settings that differ" if rows else "All settings are the same", ["setting", *names], rows)
+    caption = "Settings that differ" if rows else "All settings are the same"
+    return Grid(caption, ["setting", *names], rows, words=True)  # a path breaks where it is too long
 
 
 def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

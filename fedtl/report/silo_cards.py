@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from fedtl.report.bounds import LOCAL
 from fedtl.report.figures import TITLES, all_silos, format_difference, format_value, format_with_interval
 from fedtl.report.html import Card
 from fedtl.results.comparison import Comparison
@@ -9,7 +10,6 @@ from fedtl.results.page_facts import ComparisonFacts, RunFacts
 from fedtl.results.run import RunResult, SiloResult
 
 MAX_CARDS = 24  # with more silos, the tables are easier to read
-LOCAL = "local"
 ROWS = "rows"
 
 

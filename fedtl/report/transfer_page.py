@@ -1,5 +1,6 @@
 """The HTML page of ``fedtl transferability``, from its transferability.json and experiment.toml. Computes no figure."""
 
+import math
 from collections.abc import Sequence
 
 from fedtl.report import transfer_plots
@@ -133,15 +134,18 @@ def _measures_grid(result: Transferability) -> Grid:
     rows = [
         row(
             f"{number}: {name or 'body'}",
-            *(_measure(one) for one in (stage.cka, stage.cka_new, stage.logme, stage.h_score)),
+            *(_measure(one, 0.0, 1.0) for one in (stage.cka, stage.cka_new)),
+            _measure(stage.logme),
+            _measure(stage.h_score, 0.0),
         )
         for number, (name, stage) in enumerate(zip(result.stages, result.measures, strict=True), 1)
     ]
     return Grid("Stage by stage, on each silo's own training rows", head, rows)
 
 
-def _measure(value: Spread | None) -> str:
+def _measure(value: Spread | None, low: float = -math.inf, high: float = math.inf) -> str:
+    """Return the mean and its interval, of which only the part between ``low`` and ``high`` can be."""
     if value is None:
         return "-"
-    ends = f" [{value.ci95[0]:.2f}, {value.ci95[1]:.2f}]" if value.ci95 else ""
+    ends = f" [{max(value.ci95[0], low):.2f}, {min(value.ci95[1], high):.2f}]" if value.ci95 else ""
     return f"{value.mean:.2f}{ends}"

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from fedtl.report.bounds import largest_difference
 from fedtl.report.figures import difference_unit, scale
 from fedtl.report.plots import INK, MARKERS, PALETTE, draw_legend, label_axes, new_figure, to_svg
 from fedtl.results.transferability import Begin, Spread, Transferability
@@ -22,7 +24,8 @@ def transfer_curves(result: Transferability) -> str:
     keys: dict[str, Artist] = {}
     for at, begin in enumerate(CURVES):
         values = [(0, new)] + [(point.stages, point.gain) for point in result.points if point.begin is begin]
-        if line := _curve(axes, values, at, scale(result.metric)):
+        largest = largest_difference(result.metric)
+        if line := _curve(axes, values, at, scale(result.metric), (-largest, largest)):
             keys[begin] = line
     axes.axhline(0, color=INK, lw=1)
     if result.cut.stages:
@@ -41,7 +44,7 @@ def similarity_curves(result: Transferability) -> str:
     keys: dict[str, Artist] = {}
     for at, (name, title) in enumerate(SIMILAR.items()):
         values = [(number, getattr(stage, name)) for number, stage in enumerate(result.measures, 1)]
-        if line := _curve(axes, values, at, 1.0):
+        if line := _curve(axes, values, at, 1.0, (0.0, 1.0)):
             keys[title] = line
     axes.set_ylim(0, 1.02)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -50,15 +53,22 @@ def similarity_curves(result: Transferability) -> str:
     return to_svg(figure, "similarity")
 
 
-def _curve(axes: Axes, values: Sequence[tuple[int, Spread | None]], at: int, factor: float) -> Artist | None:
-    """Draw the means that there are, with their intervals, and return the line."""
+def _curve(
+    axes: Axes,
+    values: Sequence[tuple[int, Spread | None]],
+    at: int,
+    factor: float,
+    limits: tuple[float, float],
+) -> Artist | None:
+    """Draw the means that there are, with their intervals as far as they lie between the ``limits``, and return the line."""
     points = [(x + (at - 1.5) * SHIFT, one) for x, one in values if one is not None]
     if not points:
         return None
     colour = PALETTE[at]
     for x, one in points:
         if one.ci95:
-            axes.plot([x, x], [end * factor for end in one.ci95], color=colour, lw=1.2, alpha=0.7)
+            ends = np.clip(one.ci95, *limits) * factor
+            axes.plot([x, x], ends, color=colour, lw=1.2, alpha=0.7)
     (line,) = axes.plot(
         [x for x, _ in points],
         [one.mean * factor for _, one in points],

@@ -1,6 +1,7 @@
 """Tables and notes of a comparison's page on verdicts: each method over all silos, and how verdicts are made."""
 
-from fedtl.report.answer import detectable_gains, margin_text, verdict_counts
+from fedtl.report.answer import BLIND, detectable_gains, limits_note, margin_text, verdict_counts
+from fedtl.report.bounds import could_be_seen
 from fedtl.report.figures import (
     TITLES,
     counted,
@@ -10,18 +11,26 @@ from fedtl.report.figures import (
     format_size,
 )
 from fedtl.report.html import Cell, Grid
-from fedtl.results.comparison import Benefit, Comparison, Overall, Verdict
+from fedtl.results.comparison import Comparison, Overall, Verdict
 
 CHOSEN = "chosen by the silos"
 
 
-def benefit_cells(metric: str, benefit: Benefit) -> list[Cell]:
+def benefit_cells(comparison: Comparison, silo: str) -> list[Cell]:
     """The best method of a silo, its gain, the verdict, and which gain would have been seen."""
+    metric, benefit = comparison.metric, comparison.benefit[silo]
     gain = format_short_difference(metric, benefit.over_local, benefit.ci95)
     times = benefit.chosen.get(benefit.best)
     best = f"{benefit.best} ({times} of {sum(benefit.chosen.values())})" if times else benefit.best
-    seen = "-" if benefit.detectable is None else format_size(metric, benefit.detectable)
-    return [Cell(best), Cell(gain), verdict_cell(benefit.verdict), Cell(seen)]
+    return [Cell(best), Cell(gain), verdict_cell(benefit.verdict), Cell(_seen(comparison, silo))]
+
+
+def _seen(comparison: Comparison, silo: str) -> str:
+    own = comparison.benefit[silo]
+    if own.detectable is not None and could_be_seen(comparison, silo):
+        return format_size(comparison.metric, own.detectable)
+    seen_all_the_same = own.verdict is Verdict.GAINS  # against the odds
+    return "-" if own.detectable is None or seen_all_the_same else "no gain"
 
 
 def verdict_cell(verdict: Verdict) -> Cell:
@@ -87,8 +96,9 @@ def verdict_notes(comparison: Comparison) -> list[str]:
         f"as good: the difference is shown to be within {margin_text(comparison)} of zero (compare.margin; two one-sided tests, "
         "Schuirmann, 1987), on whichever side. gains: shown to be above zero; loses: below; unclear: none of these.",
         "Could be seen: the smallest true gain that an uncorrected interval would show to be above zero in 80 % of repetitions, "
-        f"from the spread of the differences, {difference_unit(comparison.metric)}."
-        + (f" Here, {power}." if power else ""),
+        f"from the spread of the differences, {difference_unit(comparison.metric)}; no gain: that would be more than training alone "
+        f"leaves to gain, so {BLIND}." + (f" Here, {power}." if power else ""),
+        *(f"{note[0].upper()}{note[1:]}." for note in limits_note(comparison)),
         "Over all silos: the mean gives each silo the same weight, and its interval is about these silos, not about others. Silos "
         "better (above zero) and not worse (zero or above) count mean differences, noise included: the share of the first is "
         "the incentivised participation rate of Bao et al. (2023). A loss is excluded where the interval lies at zero or "

@@ -78,13 +78,14 @@ class ComparisonFacts:
     """
     Of a comparison. ``rows``: by silo, in the first run of training alone. ``sent``: by method that a silo
     chooses and by role, the bytes that leave a silo in each round. ``recall``: by silo
-    and class, where one class is chosen.
+    and class, where one class is chosen. ``one_run``: the folder of one of its runs, relative to that of the comparison.
     """
 
     origin: Origin
     rows: Mapping[str, RowCounts]
     sent: Mapping[str, Mapping[str, int]]
     recall: Mapping[str, Mapping[str, ClassRecall]] = field(default_factory=dict)
+    one_run: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Every tutorial runs from start to end, and prints what its page shows."""
 
+import re
 from difflib import SequenceMatcher
 
 import pytest
@@ -22,6 +23,21 @@ LIKE = {"private": 0.9}  # its noise is of the operating system, so a line may s
 
 def test_every_tutorial_is_run():
     assert {path.stem for path in TUTORIALS.glob("*.md")} - {"index"} == MARKS.keys()
+
+
+def test_the_index_names_the_tutorials_that_only_a_nightly_run_runs():
+    prose = (TUTORIALS / "index.md").read_text().split("```")[0]
+    assert {name for name in MARKS if f"`{name}`" in prose} == {
+        name for name, mark in MARKS.items() if mark.name == "nightly"
+    }
+
+
+def test_the_rows_that_a_tutorial_names_are_in_its_table():
+    page = (TUTORIALS / "new-site.md").read_text()
+    table, prose = page[page.index("```text") :].split("```")[1:3]
+    named = re.findall(r"\*(own model[^*]*|the head[^*]*|chosen|alone)\*", " ".join(prose.split()))
+    assert len(named) == 2
+    assert [name for name in named if f"│ {name} " not in table] == []
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=mark) for name, mark in MARKS.items()])

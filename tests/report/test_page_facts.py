@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -58,7 +57,6 @@ from tests.report.test_report import (
 RNG = np.random.default_rng(0)
 ORIGIN = Origin("fedtl run experiment.toml --out repeated", {"fedtl": "0.1.0"})
 CLASSES = ("ill", "well", "unknown")
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def answers(silos):
@@ -290,48 +288,6 @@ def test_only_settings_that_differ_are_listed():
         ["data.path", "x", "y"],
         ["data.test", "0.2", "not set"],
     ]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no chromium")
-def test_in_a_browser_nothing_overflows_at_three_widths_and_the_console_is_silent(tmp_path):
-    """One page with each page in frames of three widths; its script measures them."""
-    pages = {"run": a_run_page(), "comparison": a_comparison_page(), "rehearsal": a_rehearsal_page()}
-    frames = [(name, width) for name in pages for width in (390, 800, 1100)]
-    (tmp_path / "all.html").write_text(
-        f"<!doctype html><body><script>const pages = {json.dumps(pages).replace('</', '<' + chr(92) + '/')};"
-        f"const frames = {json.dumps(frames)};"
-        """
-        Promise.all(frames.map(([name, width]) => new Promise(done => {
-          const frame = document.createElement("iframe"); frame.width = width; frame.height = 900;
-          frame.onload = () => {
-            const page = frame.contentDocument; page.querySelectorAll("details").forEach(one => one.open = true);
-            const wide = [...page.querySelectorAll(".scroll")].filter(one => one.scrollWidth > one.clientWidth + 1);
-            done([name, width, page.documentElement.scrollWidth - page.documentElement.clientWidth, wide.map(one => one.innerText.split("\\n")[0])]);
-          };
-          frame.srcdoc = pages[name]; document.body.append(frame);
-        }))).then(found => { const out = document.createElement("pre"); out.id = "found"; out.textContent = JSON.stringify(found);
-          document.body.replaceChildren(out); });
-        </script></body>"""
-    )
-    command = [
-        BROWSER,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--virtual-time-budget=8000",
-    ]
-    done = subprocess.run(
-        [*command, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "all.html").as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert "CONSOLE" not in done.stderr
-    found = json.loads(re.search(r'<pre id="found">(.*?)</pre>', done.stdout)[1].replace("&amp;", "&"))
-    assert len(found) == len(frames)
-    for name, width, beyond, wide in found:
-        assert beyond <= 0, (name, width)
-        assert width == 390 or not wide, (name, width, wide)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from fedtl.experiment.uncertainty import measure
 from fedtl.experiment.verdicts import gain_of
 from fedtl.messages import Task
 from fedtl.models.state import State
+from fedtl.report.bounds import bounded_gain
 from fedtl.results.comparison import Gain
 from fedtl.tasks.base import LearningTask
 from fedtl.tasks.row_metrics import NO_ROWS, Answers
@@ -34,7 +35,7 @@ class Joining:
     gain: Gain
 
     def __str__(self) -> str:
-        low, high = self.gain.ci95 or (float("nan"), float("nan"))
+        low, high = bounded_gain(self.metric, self.gain.ci95 or (float("nan"), float("nan")))
         sure = (
             f"95 % interval {low:+.3f} to {high:+.3f}"
             if self.gain.ci95
