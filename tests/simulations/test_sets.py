@@ -1,6 +1,8 @@
 """FLamby's heart-disease split as published, and the tables of results against what they are computed from."""
 
 import sys
+import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
 
+from fedtl.experiment.config.schema import Experiment
 from fedtl.results.comparison import Gain, Overall, Verdict
 from tests.results.test_files import COMPARISON
 
@@ -21,6 +24,28 @@ import make
 TRAIN = {"cleveland": 199, "hungarian": 172, "switzerland": 30, "va": 85}  # Ogier du Terrail et al., 2022
 TEST = {"cleveland": 104, "hungarian": 89, "switzerland": 16, "va": 45}
 POOLED = 0.795  # the accuracy of FLamby's pooled model on the pooled test rows, +- .002
+TRANSFER = Path(__file__).parents[2] / "simulations" / "transfer"
+# What an experiment must have to be quoted in docs/transfer.md under its family, by how its name begins.
+MEASURES: dict[str, Callable[[Experiment], object]] = {
+    "adapters": lambda one: one.model.adapters and (one.model.weights or one.model.pretrain_on),
+    "born-again": lambda one: one.method.tune.generations,
+    "distil": lambda one: one.data.public,
+    "interpolation": lambda one: "interpolated" in one.method.choose.candidates,
+    "public-start": lambda one: one.model.pretrain_on and not one.model.adapters and not one.model.freeze,
+    "selfsup": lambda one: one.data.label_fraction != 1.0,
+    "unlabelled": lambda one: one.data.unlabelled,
+    "wire": lambda one: one.compare.wire,
+    "wrong-labels": lambda one: one.data.wrong_labels,
+}
+
+
+@pytest.mark.parametrize("begin", MEASURES)
+def test_an_experiment_has_what_its_name_says(begin):
+    files = sorted(TRANSFER.glob(f"{begin}*.toml"))
+    assert files
+    for file in files:
+        experiment = Experiment.model_validate(tomllib.loads(file.read_text()))
+        assert MEASURES[begin](experiment), file.name
 
 
 def test_flambys_split_has_the_published_sizes_and_pooled_accuracy(shared_data, tmp_path):
