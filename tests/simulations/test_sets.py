@@ -1,5 +1,6 @@
 """FLamby's heart-disease split as published, and the tables of results against what they are computed from."""
 
+import json
 import sys
 import tomllib
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
 
 from fedtl.experiment.config.schema import Experiment
-from fedtl.results.comparison import Gain, Overall, Verdict
+from fedtl.results.comparison import Estimate, Gain, Overall, Verdict
 from tests.results.test_files import COMPARISON
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "simulations"))
@@ -68,6 +69,47 @@ def test_a_table_has_every_method_and_silo():
     text = "\n".join(lines)
     for part in ("| mnist | 90.0", "mean of 1 silos | 90.0", "local | +3.0 [+1.0", "| 1 of 1 |"):
         assert part in text, text
+
+
+def test_a_mean_over_fewer_silos_says_so():
+    value, both = Estimate(0.9, (0.8, 0.95), (0.85, 0.95)), {"faint", "mnist"}
+    methods = {
+        "local": {"mnist": {"accuracy": value}, "faint": {}},
+        "silobn": {name: {"accuracy": value} for name in both},
+    }
+    mean = {name: {"accuracy": Estimate(0.9, None, (0.85, 0.95), len(one))} for name, one in methods.items()}
+    mean["local"] = {"accuracy": Estimate(0.9, None, (0.85, 0.95), 1)}
+    one = replace(COMPARISON, methods=methods, mean=mean)
+    (line,) = [line for line in make.table(one) if line.startswith("| mean of 2 silos |")]
+    local, silobn = line.split(" | ")[1:]
+    assert local.endswith(" (1 of 2)")
+    assert "of 2)" not in silobn
+    assert make.fewer_silos(one) == {"local": " (1 of 2)", "silobn": ""}
+
+
+def test_the_overviews_are_those_of_the_committed_numbers_and_list_every_page():
+    assert (make.HERE / "README.md").read_text() == make.overview()
+    text = (TRANSFER / "README.md").read_text()
+    assert text == make.transfer_overview()
+    assert [
+        page.name
+        for page in TRANSFER.glob("*.md")
+        if page.name != "README.md" and f"({page.name})" not in text
+    ] == []
+
+
+def test_committed_pages_say_which_means_are_over_fewer_silos():
+    for page in sorted([*TRANSFER.glob("*.md"), *TRANSFER.with_name("results").glob("**/*.md")]):
+        numbers = page.with_suffix(".json")
+        means = [line for line in page.read_text().splitlines() if line.startswith("| mean of ")]
+        found = json.loads(numbers.read_text()).get("mean") if numbers.exists() and means else None
+        for (name, one), cell in zip(
+            (found or {}).items(), means[0].split(" | ")[1:] if found else (), strict=True
+        ):
+            silos = int(means[0].split()[3])
+            note = "" if one["silos"] == silos else f"({one['silos']} of {silos})"
+            assert ("(" in cell) == bool(note), (page.name, name)
+            assert note in cell, (page.name, name)
 
 
 @pytest.mark.parametrize("by_rows", [False, True])
