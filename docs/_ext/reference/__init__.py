@@ -33,6 +33,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "speed-small": measured.speed_small,
     "private-step": measured.private_step,
     "private-cost": measured.private_cost,
+    "private-at-home": measured.private_at_home,
     **{f"transfer-{family}": measured_transfer.transfer(family) for family in measured_transfer.FAMILIES},
 }
 
