@@ -7,7 +7,7 @@ import pytest
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.few_labels import joined_notes, label_notes
-from fedtl.methods.registry import ADAPTATION, METHODS, TERMS
+from fedtl.methods.registry import ADAPTATION, METHODS, SOURCE_FREE, TERMS
 from tests.experiment.runs import do, same, small, tensors
 
 THREE = 'data.silos=["plain", "inverted", "faint"]'
@@ -29,6 +29,15 @@ def test_a_loss_within_a_silo_needs_a_silo_with_and_without_labels(name):
     with_term(name, "method.name=pooled", UNLABELLED)  # all rows are in one place
     with pytest.raises(ConfigError, match="second domain"):
         with_term(name, "method.name=silobn", "data.label_fraction={plain=1.0}")
+
+
+@pytest.mark.parametrize("name", SOURCE_FREE)
+def test_a_loss_on_rows_without_labels_needs_a_method_that_trains_where_they_are(name):
+    with pytest.raises(ConfigError, match=f"^{name} trains on rows .* such as silobn"):
+        with_term(name, "method.name=local", UNLABELLED)
+    with_term(name, "method.name=local", "data.label_fraction=0.5")
+    for method in ("silobn", "pooled"):
+        with_term(name, f"method.name={method}", UNLABELLED)
 
 
 @pytest.mark.slow

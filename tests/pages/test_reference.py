@@ -183,3 +183,14 @@ def test_the_newest_file_is_that_of_the_latest_date(reference, tmp_path, monkeyp
     monkeypatch.setattr(reference.measured, "BENCH", tmp_path)
     assert reference.measured.newest("").name == "a-2-cores-2026-02-01.json"
     assert reference.measured.newest("-small").name == "c-2-cores-2026-03-01-small.json"
+
+
+def test_what_private_silos_use_at_home_is_that_of_the_committed_runs(reference):
+    text = reference.filled("<!-- generated: private-at-home -->")
+    runs = json.loads((ROOT / "simulations" / "private" / "digits-at-home.json").read_text())["runs"]
+    assert len(runs) == sum(
+        bool(re.search(r"\d", cell)) for line in text.splitlines()[2:] for cell in line.split("|")[2:]
+    )
+    for run in runs:
+        assert f"{100 * run['received']:.1f}, {100 * run['accuracy']:.1f}" in text
+    assert "| DP-AdaBN |  | 22.0, 95.0 |  |" in text

@@ -26,10 +26,16 @@ def target_contradictions(experiment: Experiment) -> Iterator[str]:
         return
     names = {make: name for name, make in TERMS.own.items()}
     for term in method.losses:
+        name = names.get(type(term), type(term).__name__)
         if term.needs_target and not term.source_free:  # it needs both kinds of rows in one batch
             yield (
-                f"{names.get(type(term), type(term).__name__)} compares rows with and without labels of one silo, and with "
-                f"data.unlabelled no silo has both; use {', '.join(BETWEEN_SILOS)}, or remove it"
+                f"{name} compares rows with and without labels of one silo, and with data.unlabelled no silo has both; use "
+                f"{', '.join(BETWEEN_SILOS)}, or remove it"
+            )
+        elif term.needs_target and not method.shared and not term.summaries():
+            yield (
+                f"{name} trains on rows without labels, and method {experiment.method.name!r} trains no silo of data.unlabelled; use a method "
+                "that shares a model, such as silobn, or remove it"
             )
 
 
