@@ -33,7 +33,7 @@ def test_a_loss_within_a_silo_needs_a_silo_with_and_without_labels(name):
 
 @pytest.mark.parametrize("name", SOURCE_FREE)
 def test_a_loss_on_rows_without_labels_needs_a_method_that_trains_where_they_are(name):
-    with pytest.raises(ConfigError, match=f"^{name} trains on rows .* such as silobn"):
+    with pytest.raises(ConfigError, match=f"^{name} trains on rows"):
         with_term(name, "method.name=local", UNLABELLED)
     with_term(name, "method.name=local", "data.label_fraction=0.5")
     for method in ("silobn", "pooled"):
