@@ -1,6 +1,7 @@
 """The base class of all settings."""
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,3 +17,12 @@ class Settings(BaseModel):
     """A frozen pydantic model. A key that is not a field, or a value of another type, is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def infinite_as_text(value: Any) -> Any:
+    """Return a value with "inf" in place of each infinite number, also in lists and tables, as a ``Strength`` is written."""
+    if isinstance(value, dict):
+        return {key: infinite_as_text(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [infinite_as_text(one) for one in value]
+    return "inf" if isinstance(value, float) and value == math.inf else value

@@ -22,10 +22,10 @@ from fedtl.audit.transcript import last_hash
 from fedtl.audit.verdict import check_result, describe_violation, failed
 from fedtl.audit.workload import FULL, Effort, JobResults, Progress, run_workload
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.checks import may_lack_labels
 from fedtl.experiment.config.known_tasks import check_every_task
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.target_checks import may_lack_labels
 from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.run_folder import RunFolder

@@ -17,7 +17,7 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.columns import Column, Kind, Repeat, comparison_columns, repeats, run_folders
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.epochs import effort, epochs_at_silo, unequal_epochs
-from fedtl.experiment.few_labels import no_silo_has_labels
+from fedtl.experiment.few_labels import joined_notes, no_silo_has_labels
 from fedtl.experiment.jobs import Job, Watch, Workshop, do_constant, do_run, do_trial, worker_pool
 from fedtl.experiment.leave_one_out import (
     asked_column,
@@ -148,7 +148,7 @@ def compare(
     epochs, seconds = plan.epochs(tunings), time.perf_counter() - clock
     comparison = summarize_runs(experiment, run_folders(experiment, folder))
     previous = folder.comparison().seconds if folder.has("comparison.json") else 0.0
-    notes = dict.fromkeys(note for study in studies for note in study.notes)
+    notes = joined_notes(note for study in studies for note in study.notes)
     comparison = replace(
         comparison,
         warnings=(*comparison.warnings, *notes, *unequal_epochs(epochs, LOCAL), *edge_warnings(tunings)),

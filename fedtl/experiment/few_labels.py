@@ -1,6 +1,6 @@
 """Silos whose labels are not used (``data.unlabelled``): what a method does there, and where that cannot work."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from fedtl.data.deal import BY_LABEL
 from fedtl.data.prepare import declared_classes
@@ -11,6 +11,8 @@ from fedtl.methods.base import HEAD, Method, trains_on_all_rows
 from fedtl.methods.label_free import made_with_labels, trains_body_alone, without_labels
 from fedtl.methods.registry import METHODS
 from fedtl.models.roles import Role
+
+THERE = "their test labels only judge; there, "  # what follows is of one method
 
 
 def no_silo_has_labels(experiment: Experiment, training: Collection[str]) -> bool:
@@ -61,22 +63,20 @@ def label_notes(experiment: Experiment, method: Method, silos: Sequence[str]) ->
     """Yield a note for the silos whose labels are not used. ``silos``: those that train or hold unlabelled rows."""
     data = experiment.data
     if unlabelled := [name for name in silos if name in data.unlabelled]:
-        left_out = f"method {experiment.method.name} gives them no model: it trains on each silo's own labels"
-        if no_silo_has_labels(experiment, silos) and trains_body_alone(method):
-            what = f"{experiment.method.name} trains their body, which has no head yet: fedtl onboard makes one from few labels"
-        elif made_with_labels(method):
-            what = left_out
-        else:
-            what = f"{experiment.method.name} {without_labels(method)}"
         yield (
             f"labels of training and validation rows are not used at {', '.join(unlabelled)} (data.unlabelled); "
-            f"their test labels only judge; there, {what}"
+            f"{THERE}{_done_there(experiment, method, silos)}"
         )
         if data.deal is not None and data.deal.by in BY_LABEL:
             yield (
                 f'data.deal.by = "{data.deal.by}" deals rows by their labels, those of data.unlabelled too: which rows each silo has '
                 'depends on them; "size" and "iid" look at no label'
             )
+    elif data.missing_labels != "inputs" and any(step.at == "unlabelled" for step in method.steps):
+        yield (
+            f"{experiment.method.name} fits the model after the last round at silos without labels alone, and data.unlabelled names none "
+            "that takes part: this has no effect; list a silo there, or use another method"
+        )
     between = [type(term).__name__ for term in method.losses if term.needs_target and term.summaries()]
     if data.target_domain and between:
         yield (
@@ -87,6 +87,26 @@ def label_notes(experiment: Experiment, method: Method, silos: Sequence[str]) ->
         yield f"only a share of the labels of training and validation rows is used (data.label_fraction = {_shares(data.label_fraction)})"
     if data.missing_labels == "inputs":
         yield 'rows without a label are inputs without labels (data.missing_labels = "inputs"); rows with one are divided into parts first'
+
+
+def _done_there(experiment: Experiment, method: Method, silos: Sequence[str]) -> str:
+    """Return what a method does at silos without labels."""
+    name = experiment.method.name
+    if no_silo_has_labels(experiment, silos) and trains_body_alone(method):
+        return f"{name} trains their body, which has no head yet: fedtl onboard makes one from few labels"
+    if made_with_labels(method):
+        return f"method {name} gives them no model: it trains on each silo's own labels"
+    return f"{name} {without_labels(method)}"
+
+
+def joined_notes(notes: Iterable[str]) -> Iterator[str]:
+    """Yield each note once; those that differ only in what a method does at silos without labels as one note."""
+    by_method: dict[str, list[str]] = {}
+    for note in dict.fromkeys(notes):
+        first, _, what = note.partition(THERE)
+        by_method.setdefault(first, []).append(what)
+    for first, done in by_method.items():
+        yield f"{first}{THERE}{'; '.join(done)}" if any(done) else first
 
 
 def _shares(fraction: float | dict[str, float]) -> str:

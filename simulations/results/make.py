@@ -28,12 +28,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from fedtl._util.records import from_plain, to_plain
-from fedtl.report.figures import TITLES, format_difference, format_with_interval
+from fedtl.report.figures import TITLES, format_difference, format_with_interval, silo_count_note
 from fedtl.report.plots import method_dots
 from fedtl.results.comparison import Comparison, Estimate, Overall
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "bench"))
+sys.path += [str(HERE), str(HERE.parent / "bench")]
+import bars  # noqa: E402
 import machine  # noqa: E402
 
 MAX_SILOS = 12  # that a table names
@@ -118,18 +119,30 @@ def table(comparison: Comparison) -> Iterator[str]:
     for silo in silos if len(silos) <= MAX_SILOS else ():
         cells = [comparison.methods[name].get(silo, {}).get(metric) for name in methods]
         yield f"| {silo} | " + " | ".join(format_with_interval(metric, cell) for cell in cells) + " |"
-    means = [comparison.mean[name].get(metric) for name in methods]
-    yield (
-        f"| mean of {len(silos)} silos | "
-        + " | ".join(format_with_interval(metric, one) for one in means)
-        + " |"
-    )
+    fewer = fewer_silos(comparison)
+    means = [
+        format_with_interval(metric, comparison.mean[name].get(metric)) + fewer[name] for name in methods
+    ]
+    yield f"| mean of {len(silos)} silos | " + " | ".join(means) + " |"
     for title, line in ROWS.items():
         found = [
             line(metric, comparison.overall[name]) if name in comparison.overall else "" for name in methods
         ]
         yield f"| {title} | " + " | ".join(found) + " |"
     yield from without_labels(comparison)
+
+
+def fewer_silos(comparison: Comparison) -> dict[str, str]:
+    """
+    Return by method the note behind a figure over silos: " (5 of 6)" where the method has a value at five of six, as training alone
+    has none at a silo without labels; otherwise "".
+    """
+    silos = {silo for by_silo in comparison.methods.values() for silo in by_silo}
+    means = {name: by_metric.get(comparison.metric) for name, by_metric in comparison.mean.items()}
+    return {
+        name: silo_count_note(one.silos if (one := means.get(name)) else None, len(silos))
+        for name in comparison.methods
+    }
 
 
 def without_labels(comparison: Comparison) -> Iterator[str]:
@@ -237,9 +250,12 @@ def write(name: str, folder: Path, origin: Origin) -> None:
     else:
         title, values = "accuracy of all silos' test rows as one set", (folder, comparison, accuracy, True)
     further = {title: mean_by_method(*values)} if comparison.metric in ("accuracy", "rmse") else {}
-    lines = list(table(comparison))
+    lines, fewer = list(table(comparison)), fewer_silos(comparison)
     for title, by_method in further.items():
-        cells = [f"{by_method[method]:.4f}" if method in by_method else "" for method in comparison.methods]
+        cells = [
+            f"{by_method[method]:.4f}{fewer[method]}" if method in by_method else ""
+            for method in comparison.methods
+        ]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     beside = HERE.parent / name if "/" in name else HERE / name
     beside.parent.mkdir(exist_ok=True)
@@ -313,7 +329,7 @@ def overview() -> str:
             *counts,
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *ten_seeds(), "", *fixed_heads(), ""])
+    return "\n".join([*lines, "", *ten_seeds(), "", *bars.section(), "", *fixed_heads(), ""])
 
 
 TEN_SEEDS_TABLE = (
@@ -398,25 +414,58 @@ TRANSFER = (
 )
 
 
+MEMBER = "minus as a member, interval over silos"
+OTHER_MEASURES = (
+    "## Other measures",
+    "",
+    "| experiment | question | what came of it |",
+    "|---" * 3 + "|",
+)
+
+
 def transfer_overview() -> str:
-    """Return a page with one line for each comparison of the folder transfer."""
-    lines = list(TRANSFER)
+    """Return a page with one line for each measured experiment of the folder transfer."""
+    lines, others = list(TRANSFER), list(OTHER_MEASURES)
     for file in sorted((HERE.parent / "transfer").glob("*.json")):
         found = json.loads(file.read_text())
+        what = [f"[{file.stem}]({file.stem}.md)", _question(file.with_suffix(".toml"))]
         if "overall" not in found:
+            others.append("| " + " | ".join([*what, _said(file.with_suffix(".md"))]) + " |")
             continue
         gains = [
             f"{name} {format_difference(found['metric'], one.mean.mean, one.mean.ci95)}"
             for name, one in from_plain_overall(found["overall"]).items()
         ]
-        what = [f"[{file.stem}]({file.stem}.md)", _question(file.with_suffix(".toml"))]
         cells = [*what, str(len(found["seeds"])), TITLES[found["metric"]]]
         lines.append("| " + " | ".join([*cells, "; ".join(gains)]) + " |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *others, ""])
+
+
+def _said(page: Path) -> str:
+    """
+    Return what a page of another measure says in its one line that begins so: the stages to share, how far each way to a
+    model of a new silo lies below the silo as a member, or what wrong labels cost.
+    """
+    lines = page.read_text().splitlines()
+    if advice := next((line for line in lines if line.startswith("Share ")), None):
+        return advice
+    begins = ("| cost in points", "| mean of the other ")
+    what = "Points of accuracy that they cost, mean of the other silos"
+    if not any(line.startswith(begins[0]) for line in lines):
+        begins, what = ("| accuracy", f"| {MEMBER} "), f"Accuracy with 20 labels a class {MEMBER}"
+    titles, row = (next(line for line in lines if line.startswith(begin)) for begin in begins)
+    cells = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in (titles, row)]
+    found = [f"{name} {value}" for name, value in zip(cells[0][1:], cells[1][1:], strict=True) if value]
+    older = next(
+        (f" {line}" for line in lines if line.startswith("The last two columns were measured before")), ""
+    )
+    return f"{what}: {'; '.join(found)}.{older}"
 
 
 def _question(experiment: Path) -> str:
-    """Return the first sentence of the comment at the top of an experiment."""
+    """Return the first sentence of the comment at the top of an experiment; of a page of two experiments, its title."""
+    if not experiment.is_file():
+        return experiment.with_suffix(".md").read_text().splitlines()[0].removeprefix("# ")
     comment = takewhile(lambda line: line.startswith("#"), experiment.read_text().splitlines())
     text = " ".join(line.removeprefix("#").strip() for line in comment)
     return re.split(r"(?<=[?.]) ", text, maxsplit=1)[0]

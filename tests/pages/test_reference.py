@@ -268,3 +268,14 @@ def test_the_page_of_speed_judges_each_target_by_todays_bound(reference, tmp_pat
     assert "| 0.67 (a) | **not concluded**: floors side by side took 1.30 times as long as one" in text
     assert "| fedtl --help takes at most 0.4 s |  | not measured" in text
     assert "commit 01234567 with changes" in text
+
+
+def test_what_private_silos_use_at_home_is_that_of_the_committed_runs(reference):
+    text = reference.filled("<!-- generated: private-at-home -->")
+    runs = json.loads((ROOT / "simulations" / "private" / "digits-at-home.json").read_text())["runs"]
+    assert len(runs) == sum(
+        bool(re.search(r"\d", cell)) for line in text.splitlines()[2:] for cell in line.split("|")[2:]
+    )
+    for run in runs:
+        assert f"{100 * run['received']:.1f}, {100 * run['accuracy']:.1f}" in text
+    assert "| DP-AdaBN |  | 22.0, 95.0 |  |" in text

@@ -45,6 +45,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "speed-bars": measured_bars.speed_bars,
     "private-step": measured_bars.private_step,
     "private-cost": measured.private_cost,
+    "private-at-home": measured.private_at_home,
     **{f"transfer-{family}": measured_transfer.transfer(family) for family in measured_transfer.FAMILIES},
 }
 

@@ -62,6 +62,26 @@ def private_cost() -> str:
     return table(["accuracy (%); private rows: epsilon 1 / 3 / 8", *SETS], rows)
 
 
+def private_at_home() -> str:
+    """Return the accuracy of each row of simulations/private/digits-at-home.json, as released and as the silo uses it, by epsilon."""
+    runs = read(PRIVATE / "digits-at-home.json")["runs"]
+    epsilons = sorted({run["epsilon"] for run in runs if run["epsilon"]})
+    cells = {
+        (run["row"], run["epsilon"]): f"{100 * run['received']:.1f}, {100 * run['accuracy']:.1f}"
+        for run in runs
+    }
+    rows = [
+        [ROWS.get(name, name), *(cells.get((name, epsilon), "") for epsilon in (None, *epsilons))]
+        for name in dict.fromkeys(run["row"] for run in runs)
+    ]
+    head = [
+        "accuracy (%) as received, and as used",
+        "no privacy",
+        *(f"epsilon {epsilon:g}" for epsilon in epsilons),
+    ]
+    return table(head, rows)
+
+
 def _rounds(columns: Mapping[str, str], without: Iterable[str] = (), only: Iterable[str] = ()) -> str:
     """Return a table with each cell from the newest file that has it, and a letter for each file where there are several."""
     found = {load: _by_contender(load) for load in columns}

@@ -25,6 +25,7 @@ from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
 from fedtl.experiment.config.sql_checks import sql_mistakes
 from fedtl.experiment.config.stream_checks import stream_contradictions, stream_mistakes
 from fedtl.experiment.config.table_checks import rule_contradictions, table_contradictions
+from fedtl.experiment.config.target_checks import may_lack_labels, target_contradictions
 from fedtl.experiment.config.task_checks import label_mistakes, task_contradictions
 from fedtl.experiment.config.text_checks import text_contradictions
 from fedtl.experiment.config.train_checks import train_contradictions
@@ -69,7 +70,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
         yield f"compare.folds = {compare.folds} and data.folds = {experiment.data.folds}; remove data.folds: compare does every fold"
     yield from _repeated_values(experiment)
     yield from data_contradictions(experiment.data)
-    yield from _of_target(experiment)
+    yield from target_contradictions(experiment)
     yield from _of_labels(experiment.data, experiment)
     yield from _of_wrong_labels(experiment.data, experiment)
     yield from _of_classes(experiment)
@@ -107,25 +108,6 @@ def _messages_of(check: Callable[..., Any], *words: Any) -> Iterator[str]:
         check(*words)
     except ConfigError as error:
         yield str(error)
-
-
-def _of_target(experiment: Experiment) -> Iterator[str]:
-    try:
-        needed = method_of(experiment.method).needs_target
-    except ConfigError:
-        return  # contradictions() reports it
-    data = experiment.data
-    if needed and not (data.target_domain or may_lack_labels(data)):
-        name = experiment.method.name
-        yield (
-            f"method {name!r} adapts to a second domain; name it in data.target_domain, or the silos whose labels are not used in "
-            "data.unlabelled"
-        )
-
-
-def may_lack_labels(data: DataSettings) -> bool:
-    """Return whether rows may be inputs without a label."""
-    return bool(data.unlabelled) or data.label_fraction != 1.0 or data.missing_labels == "inputs"
 
 
 def _of_labels(data: DataSettings, experiment: Experiment) -> Iterator[str]:

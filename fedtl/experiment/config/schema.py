@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, model_validator
 
-from fedtl._util.settings import Settings
+from fedtl._util.settings import Settings, infinite_as_text
 from fedtl.data.settings import DataSettings, printable
 from fedtl.experiment.config.home_schema import ChooseSettings, TuneSettings
 from fedtl.experiment.config.model_schema import ModelSettings, TrainSettings
@@ -41,6 +41,13 @@ class MethodSettings(Settings):
     tune: TuneSettings = TuneSettings()
     choose: ChooseSettings = ChooseSettings()
     _value: "Method | None" = PrivateAttr(None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _infinite_as_text(cls, given: Any) -> Any:
+        """Return the settings with "inf" for an infinite number among the method's own: TOML has such a number, JSON has none."""
+        own = given.keys() - cls.model_fields.keys() if isinstance(given, dict) else ()
+        return {**given, **{key: infinite_as_text(given[key]) for key in own}} if own else given
 
     @property
     def own(self) -> dict[str, Any]:
@@ -173,6 +180,7 @@ class TrialSettings(Settings):
     trials: int = Field(0, ge=0)
     train: dict[str, Any] = {}
     method: dict[str, Any] = {}
+    _infinite_as_text = model_validator(mode="before")(infinite_as_text)
 
     @property
     def own(self) -> dict[str, Any]:

@@ -353,3 +353,23 @@ def test_simulations_load_where_their_data_is(path):
         if not missing:
             raise
         pytest.skip(str(error))
+
+
+INFINITE = ["method.mu=inf", "method.mu='inf'", 'method.mu="inf"', "method.mu=+inf"]
+
+
+@pytest.mark.parametrize("setting", INFINITE)
+@pytest.mark.parametrize("name", ["ditto", "mrmtl", "armul"])
+def test_an_infinite_strength_needs_no_quotes(name, setting):
+    experiment = load_experiment("digits", [f"method.name={name}", setting])
+    assert experiment.method.own == {"mu": "inf"}
+
+
+def test_infinite_strengths_in_a_list_need_no_quotes():
+    grid = load_experiment("digits", ["method.name=mrmtl", "method.grid=[0.0, inf]"])
+    assert grid.method.own == {"grid": [0.0, "inf"]}
+    tried = load_experiment("digits", ["compare.methods=['ditto']", "compare.tune.method.mu=[0.1, inf]"])
+    assert tried.compare.tune.method == {"mu": [0.1, "inf"]}
+    for value in ("-inf", "nan"):
+        with pytest.raises(ConfigError, match=f"method.mu = {value}"):
+            load_experiment("digits", ["method.name=ditto", f"method.mu={value}"])
