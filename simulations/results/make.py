@@ -34,7 +34,7 @@ from fedtl.results.comparison import Comparison, Estimate, Overall
 
 HERE = Path(__file__).parent
 sys.path += [str(HERE), str(HERE.parent / "bench")]
-import bars  # noqa: E402
+import gain_bars  # noqa: E402
 import machine  # noqa: E402
 
 MAX_SILOS = 12  # that a table names
@@ -329,7 +329,7 @@ def overview() -> str:
             *counts,
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *ten_seeds(), "", *bars.section(), "", *fixed_heads(), ""])
+    return "\n".join([*lines, "", *ten_seeds(), "", *gain_bars.section(), "", *fixed_heads(), ""])
 
 
 TEN_SEEDS_TABLE = (

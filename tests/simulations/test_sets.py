@@ -19,7 +19,7 @@ from tests.results.test_files import COMPARISON
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "simulations"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "simulations" / "results"))
-import bars
+import gain_bars
 import heart_flamby
 import make
 
@@ -137,27 +137,27 @@ def counted(lines):
 
 def test_the_bars_are_counted_over_sets_from_the_comparison_with_the_most_seeds(monkeypatch, tmp_path):
     above = {}
-    for name, names in bars.SETS.items():
+    for name, names in gain_bars.SETS.items():
         files = [path for one in names for path in make.HERE.glob(f"**/{one}.json")]
         found = max((json.loads(path.read_text()) for path in files), key=lambda one: len(one["seeds"]))
         held = found["overall"]["fedtl"]["mean"]["ci95"][0] > 0
         above.setdefault(name.partition(",")[0], []).append(held)
     count = sum(all(held) for held in above.values())
-    assert f" {count} of 7; the bar is 5: {bars.met(count >= 5)}." in counted(bars.main_bar())
+    assert f" {count} of 7; the bar is 5: {gain_bars.met(count >= 5)}." in counted(gain_bars.main_bar())
 
-    for name in (name for names in bars.SETS.values() for name in names):
+    for name in (name for names in gain_bars.SETS.values() for name in names):
         numbers = json.loads((make.HERE / f"{name}.json").read_text())
         numbers["overall"]["fedtl"]["mean"]["ci95"] = [-0.2, -0.1] if name == "digits6" else [0.1, 0.2]
         (tmp_path / f"{name}.json").write_text(json.dumps(numbers))
-    monkeypatch.setattr(bars, "HERE", tmp_path)
-    lines = list(bars.main_bar())
+    monkeypatch.setattr(gain_bars, "HERE", tmp_path)
+    lines = list(gain_bars.main_bar())
     assert " 6 of 7; the bar is 5: met." in counted(lines)
     assert any("1 of 9 tables; the bar is 0: **not met**" in line for line in lines)
-    assert [line.split(" | ")[0] for line in bars.missed()][2:] == ["| digits6, 743 rows a silo"]
+    assert [line.split(" | ")[0] for line in gain_bars.missed()][2:] == ["| digits6, 743 rows a silo"]
 
 
 def test_the_best_of_what_was_tried_is_that_whose_interval_begins_highest():
-    found = bars.tried(("spoken-digits",))
-    assert "fixed-head-spoken-digits" in bars.best(found, {"fedtl"})
-    assert "ten-seeds/spoken-digits" in bars.best(found, {"fedavg"})
-    assert bars.best(found, {"no such method"}) == "-"
+    found = gain_bars.tried(("spoken-digits",))
+    assert "fixed-head-spoken-digits" in gain_bars.best(found, {"fedtl"})
+    assert "ten-seeds/spoken-digits" in gain_bars.best(found, {"fedavg"})
+    assert gain_bars.best(found, {"no such method"}) == "-"
