@@ -8,7 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fedtl.cli import main
-from fedtl.errors import ConfigError
+from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.data_notes import data_notes
@@ -270,3 +270,10 @@ def test_a_weight_of_a_label_that_no_silo_has_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="the label '7'; there are 0, 1"):
         notes(experiment)
     assert notes(tables(tmp_path, "data.class_weights={'1'=2.0}", a=drawn(), b=drawn())) == []
+
+
+def test_an_empty_silo_can_be_left_out(tmp_path):
+    experiment = tables(tmp_path, a=drawn(), b=drawn(), c=[])
+    with pytest.raises(DataError, match="silo c is empty.*data.silos_except"):
+        notes(experiment)
+    assert notes(tables(tmp_path, "data.silos_except=['c']", a=drawn(), b=drawn(), c=[])) == []
