@@ -16,7 +16,7 @@ FAMILIES = {
     "wrong-labels": (
         ("wrong-labels-cost",),
         "mean of the other 5 silos",
-        "cost to the others of 40 % wrong labels at one silo of six",
+        "to the others, of 40 % wrong labels at one silo of six",
     ),
     "adapters": (("adapters",), GAIN, "mean gain over training alone"),
     "wire": (("wire",), GAIN, "mean gain over training alone"),
