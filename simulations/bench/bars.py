@@ -140,7 +140,7 @@ def verdicts(
 def read_times(contenders: Mapping[str, Mapping[str, Any]]) -> dict[str, Times]:
     """Return the times of a load in a file of results. Files of November 2026 have a plain step "with BatchNorm" in its name."""
     names = {who: PLAIN if who.startswith(PLAIN) else who for who in contenders}
-    floors = [its["seconds"] for who, its in contenders.items() if names[who] in (FLOOR, PLAIN)]
+    floors = [its["seconds"] for who, its in contenders.items() if names[who] in (FLOOR, PLAIN, HELP)]
     return {
         names[who]: Times(its["seconds"], its.get("floor_beside") or floors[0], its["in_turn"])
         for who, its in contenders.items()

@@ -105,6 +105,17 @@ def test_nothing_is_concluded_on_a_loaded_machine(parts, beside, met):
     assert ("not concluded: floors side by side took 1.26 times as long as one" in said) == (met is None)
 
 
+def test_the_part_of_the_start_has_no_floor_and_is_judged_from_a_file_too(parts):
+    """Its bars are seconds of new processes."""
+    bars = parts["bars"]
+    stored = {
+        bars.HELP: {"seconds": [0.5, 0.3], "in_turn": True},
+        bars.RUN: {"seconds": [2.0, 2.2], "in_turn": True},
+    }
+    met = {one.who: one.met for one in bars.verdicts(bars.START, bars.read_times(stored), 2, 1.0)}
+    assert met == {bars.HELP: True, bars.RUN: True}
+
+
 def test_the_bars_are_those_that_were_asked_for(parts):
     bars = parts["bars"]
     claims = {(bar.load, bar.claim) for bar in bars.bars(2)}
