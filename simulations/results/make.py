@@ -208,6 +208,26 @@ def by_method_and_seed(
     return means
 
 
+def second_domain(folder: Path, comparison: Comparison) -> dict[str, dict[str, float]]:
+    """
+    Return by title and method the main metric on test rows of a second domain (``data.target_domain``), in the mean over silos and seeds:
+    of the model as trained, and with the domain's own normalisation statistics. Nothing where there is no such domain.
+    """
+    titles = {
+        "target": "second domain, as trained",
+        "target_adabn": "second domain, statistics adapted (AdaBN)",
+    }
+    found: dict[str, dict[str, float]] = {}
+    for key, title in titles.items():
+        for name in comparison.methods:
+            files = [folder / "runs" / f"{name}-seed{seed}" / "result.json" for seed in comparison.seeds]
+            runs = [json.loads(file.read_text())["silos"].values() for file in files if file.is_file()]
+            values = [silo[key][comparison.metric] for silos in runs for silo in silos if silo.get(key)]
+            if values:
+                found.setdefault(title, {})[name] = float(np.mean(values))
+    return found
+
+
 def half_squared_error(rows: Rows) -> float:
     """Return half the mean squared error of (score - 1) / 69, the scale of School in Motley (Wu et al., 2022)."""
     return float(np.mean(((rows["scores"].reshape(-1) - rows["y"]) / 69) ** 2) / 2)
@@ -250,6 +270,7 @@ def write(name: str, folder: Path, origin: Origin) -> None:
     else:
         title, values = "accuracy of all silos' test rows as one set", (folder, comparison, accuracy, True)
     further = {title: mean_by_method(*values)} if comparison.metric in ("accuracy", "rmse") else {}
+    further |= second_domain(folder, comparison)
     lines, fewer = list(table(comparison)), fewer_silos(comparison)
     for title, by_method in further.items():
         cells = [
@@ -407,7 +428,7 @@ TRANSFER = (
     "# What transfers between silos? All measured experiments",
     "",
     "Mean gain over training alone, with the 95 % interval; every method is tuned at home and averaged with the silo's own model alike. "
-    "Gains of silos without labels, whose yardstick is `silobn`, stand on the experiment's page.",
+    "Gains of silos without labels, whose yardstick is `silobn`, and figures of a second domain stand on the experiment's page.",
     "",
     "| experiment | question | seeds | metric | mean gain over local |",
     "|---" * 5 + "|",

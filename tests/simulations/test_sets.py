@@ -113,6 +113,20 @@ def test_committed_pages_say_which_means_are_over_fewer_silos():
             assert note in cell, (page.name, name)
 
 
+def test_the_second_domain_of_each_run_is_averaged(tmp_path):
+    for seed in COMPARISON.seeds:
+        run = tmp_path / "runs" / f"fedbn-seed{seed}"
+        run.mkdir(parents=True)
+        silos = {
+            name: {"target": {COMPARISON.metric: value + seed}} for name, value in (("a", 0.2), ("b", 0.6))
+        }
+        (run / "result.json").write_text(json.dumps({"silos": silos | {"c": {"target": None}}}))
+    expected = 0.4 + np.mean(COMPARISON.seeds)
+    found = make.second_domain(tmp_path, COMPARISON)
+    assert found == {"second domain, as trained": {"fedbn": pytest.approx(expected)}}
+    assert make.second_domain(tmp_path / "none", COMPARISON) == {}
+
+
 @pytest.mark.parametrize("by_rows", [False, True])
 def test_means_over_silos_and_over_rows_are_those_of_the_rows(by_rows, tmp_path):
     rng = np.random.default_rng(0)
