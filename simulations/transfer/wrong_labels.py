@@ -22,6 +22,7 @@ from fedtl._util.records import from_plain
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.doubtful_labels import IN_DOUBT
 from fedtl.experiment.episodes import interval
+from fedtl.report.figures import format_difference
 from fedtl.report.plots import MARKERS, PALETTE, draw_legend, label_axes, label_rows, new_figure, to_svg
 from fedtl.results.comparison import Comparison
 
@@ -77,7 +78,7 @@ def table(costs: Costs, named: Mapping[str, Sequence[Sequence[str]]]) -> list[st
     lines = ["| cost in points of accuracy | " + " | ".join(costs.by_method) + " |"]
     lines.append("|---" * (len(costs.by_method) + 1) + "|")
     for title, values in costs.rows():
-        cells = [f"{100 * np.mean(one):+.1f}{_ends(interval(one))}" for one in values]
+        cells = [format_difference(METRIC, float(np.mean(one)), interval(one)) for one in values]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     verdicts = [_verdict(costs.mean_of_others(name)) for name in costs.by_method]
     lines.append(f"| at most {100 * BAR:g} point for the others? | " + " | ".join(verdicts) + " |")
@@ -89,10 +90,6 @@ def table(costs: Costs, named: Mapping[str, Sequence[Sequence[str]]]) -> list[st
         f"With wrong labels, {alone} of {len(named['with'])} results of {results.DEFAULT} name {costs.silo} and no other silo; without, "
         f"{some} of {len(named['without'])} name a silo.",
     ]
-
-
-def _ends(ends: tuple[float, ...] | None) -> str:
-    return f" [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]" if ends else ""
 
 
 def _verdict(values: Sequence[float]) -> str:
