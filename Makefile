@@ -19,9 +19,9 @@ test quick nightly: export OMP_NUM_THREADS := 1
 ROOM_KB := 8000000
 test quick nightly: export TMPDIR := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt $(ROOM_KB) 2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
 
-# Three workers on two cores: the tests of a deployment wait for most of their time. Four gain nothing: the cores are busy.
+# Four workers on two cores: the tests of a deployment wait for most of their time.
 test: .venv/.ready
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -q
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -q
 
 # The inner loop: without what takes long, starts processes, trains privately, audits, or repeats a test for every method or model.
 # The marks say what these are; packages of which nothing would be left are not read.

@@ -99,7 +99,7 @@ def _command(words, folder, environment, files, imports):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    for name in imports:
+    for name in ("tests.forked_workers", *imports):
         importlib.import_module(name)
     sys.argv = words
     if words[0] != "fedtl":
@@ -111,7 +111,10 @@ def _command(words, folder, environment, files, imports):
 
 
 def fedtl(*words, cwd=None, env=None, timeout=300, imports=()):
-    """Run the command as a shell would, after importing ``imports``; return its exit code and what it wrote."""
+    """
+    Run the command as a shell would, after importing ``imports``; return its exit code and what it wrote. Its workers are forked, too:
+    how they start is a matter of simulation/test_processes.py.
+    """
     return run_forked(["fedtl", *map(str, words)], cwd, env, timeout, imports)
 
 

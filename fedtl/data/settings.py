@@ -2,6 +2,7 @@
 
 import codecs
 from datetime import date
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zoneinfo import available_timezones
 
@@ -49,9 +50,15 @@ def iso_date(text: str) -> str:
 
 def known_time_zone(name: str) -> str:
     """Return ``name`` if it is a time zone of the IANA database."""
-    if name not in available_timezones():
+    if name not in _time_zones():
         raise ValueError('must be a time zone such as "UTC" or "Europe/Berlin"')
     return name
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    """Return the zones that this machine knows. Looking for them opens hundreds of files."""
+    return frozenset(available_timezones())
 
 
 Name = Annotated[str, AfterValidator(printable)]

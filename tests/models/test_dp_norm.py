@@ -326,13 +326,20 @@ def steady(model):
     return model
 
 
-@pytest.mark.parametrize("way", [by_bookkeeping, by_hooks])
-@pytest.mark.parametrize(
-    "made",
-    [*ZOO, pytest.param("torchvision/googlenet", marks=pytest.mark.slow)],
-    indirect=True,
-    scope="module",
-)
+ALL = (*BUILT_IN, *LIBRARIES, "torchvision/googlenet")
+# What the hook of a layer computes does not depend on the model around it; these have every kind of layer of the others.
+EVERY_LAYER = (*BUILT_IN, "torchvision/mobilenet_v2")
+PAIRS = [(name, way) for name in ALL for way in (by_bookkeeping, by_hooks)]
+WAYS = [
+    pair
+    if pair[1] is by_bookkeeping or pair[0] in EVERY_LAYER
+    else pytest.param(*pair, marks=pytest.mark.nightly)
+    for pair in PAIRS
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("made", "way"), WAYS, indirect=["made"], scope="module")
 def test_per_example_gradients(net, way):
     """Of the converted model in training mode, against autograd on the library's model in eval()."""
     x, y = images(3), images(3)[:, :, 0, 0]

@@ -54,7 +54,7 @@ def run_command(line: str, folder: Path) -> str:
             words += ["--workers", "1"]
         environment = {**os.environ, "COLUMNS": "80"}
         command = [program, *words] if program == "fedtl" else words
-        done = run_forked(command, folder, environment, timeout=1500, imports=["tests.forked_workers"])
+        done = run_forked(command, folder, environment, timeout=1500)
     else:
         assert program == "cp"
         done = subprocess.run([program, *words], cwd=folder, capture_output=True, text=True)

@@ -27,7 +27,12 @@ def run_script(folder, text):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "call", ['if __name__ == "__main__":\n    main(2)\n', "main(1)\n"], ids=["guard", "one worker"]
+    "call",
+    [
+        pytest.param('if __name__ == "__main__":\n    main(2)\n', id="guard"),
+        # The first example of test_api.py is such a script.
+        pytest.param("main(1)\n", id="one worker", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_main_guard_or_one_worker_solves_it(tmp_path, call):
     done = run_script(tmp_path, call)
