@@ -96,8 +96,8 @@ class KnowledgeVote(PerExample):
     """
     Feng et al., 2021 (KD3A): rows without labels are trained on the vote of the models of the silos with labels.
 
-    The loss of such a row is -weight * n / sources * sum_c v_c log softmax(scores)_c, with v the answer of the ``vote`` and n how many
-    models support it. Before the first models are received, no model votes.
+    The loss of such a row is -weight * n / K * sum_c v_c log softmax(scores)_c, with v the answer of the ``vote`` of the K models that were
+    received and n how many of them support it. Before the first models are received, no model votes.
     """
 
     sources: int
@@ -111,8 +111,10 @@ class KnowledgeVote(PerExample):
         target, losses = self.counts(out), out.scores.sum(1) * 0
         if not target.any():
             return losses
-        answer, count = vote(_source_probabilities(out, self.sources), self.sure)
-        values = -(answer * out.scores[target].log_softmax(1)).sum(1) * count / self.sources
+        models = _source_probabilities(out, self.sources)
+        answer, count = vote(models, self.sure)
+        voters = models.any(2).any(1).sum().clamp_min(1)
+        values = -(answer * out.scores[target].log_softmax(1)).sum(1) * count / voters
         return losses.masked_scatter(target, self.weight * values.to(losses))
 
     def counts(self, out: Forward) -> Tensor:
