@@ -19,7 +19,7 @@ from fedtl.models.state import State
 
 def mixed(sets: Sets) -> State:
     """Return alpha v + (1 - alpha) w, with w the model and v the silo's own; counts are the silo's own."""
-    alpha = sets["alpha"]["alpha"].clamp(0, 1)
+    alpha = sets["alpha"]["alpha"]
     return {
         name: torch.lerp(sets[MODEL][name], own, alpha) if own.is_floating_point() else own
         for name, own in sets["personal"].items()
@@ -38,7 +38,7 @@ def apfl(alpha: Fraction = 0.5, adaptive: bool = True) -> Method:
 
     moving = ("personal", "alpha") if adaptive else ("personal",)
     return Method(
-        slots=(Slot("personal", first_model), Slot("alpha", first_alpha)),
+        slots=(Slot("personal", first_model), Slot("alpha", first_alpha, shares=True)),
         phases=(Phase(), Phase(on=moving, through=mixed)),
         finish=(Use(through=mixed),),
     )

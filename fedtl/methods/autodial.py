@@ -32,9 +32,9 @@ def mixed(sets: Sets) -> State:
     changed = dict(model)
     for path, alpha in sets["mixing"].items():
         mean, variance = f"{path}{MEAN}", f"{path}.running_var"
-        scale, share = model[f"{path}.weight"], alpha.clamp(0, 1)
-        centre = torch.lerp(source[mean], model[mean], share)
-        spread = (torch.lerp(source[variance], model[variance], share) + EPS).sqrt()
+        scale = model[f"{path}.weight"]
+        centre = torch.lerp(source[mean], model[mean], alpha)
+        spread = (torch.lerp(source[variance], model[variance], alpha) + EPS).sqrt()
         changed[f"{path}.weight"] = scale * (model[variance] + EPS).sqrt() / spread
         changed[f"{path}.bias"] = model[f"{path}.bias"] + scale * (model[mean] - centre) / spread
     return changed
@@ -80,5 +80,6 @@ def autodial(epochs: Count = 10, lr: Weight = 0.1) -> Method:
     own statistics to normalise with, by the entropy of its answers, after the last round and with fixed weights.
     """
     return Method(
-        slots=(Slot("source", statistics), Slot("mixing", halves)), finish=(MixStatistics(epochs, lr),)
+        slots=(Slot("source", statistics), Slot("mixing", halves, shares=True)),
+        finish=(MixStatistics(epochs, lr),),
     )

@@ -11,7 +11,7 @@ import torch
 from fedtl._util.settings import Count, Weight
 from fedtl.methods.base import Method, Phase, Use
 from fedtl.methods.sets import MODEL, RECEIVED, Sets
-from fedtl.methods.slot import FinishedRound, Slot
+from fedtl.methods.slot import Slot
 from fedtl.methods.slots import first_model, trained_model
 from fedtl.models.roles import Role
 from fedtl.models.state import State
@@ -21,14 +21,9 @@ def mixed(sets: Sets) -> State:
     """Return, where there is a mask, own + mask (received - own), entry by entry; elsewhere the received model."""
     masks, own = sets["mask"], sets["own"]
     return {
-        name: torch.lerp(own[name], received, masks[name].clamp(0, 1)) if name in masks else received
+        name: torch.lerp(own[name], received, masks[name]) if name in masks else received
         for name, received in sets[RECEIVED].items()
     }
-
-
-def clamped(ended: FinishedRound) -> State:
-    """Return the mask with its entries moved into 0..1, so that each of them can move again."""
-    return {name: mask.clamp(0, 1) for name, mask in ended.after["mask"].items()}
 
 
 def fedala(mask_epochs: Count = 1, mask_lr: Weight = 1.0, layers: tuple[str, ...] = ("head.",)) -> Method:
@@ -48,7 +43,7 @@ def fedala(mask_epochs: Count = 1, mask_lr: Weight = 1.0, layers: tuple[str, ...
         }
 
     return Method(
-        slots=(Slot("own", first_model, after=trained_model), Slot("mask", ones, after=clamped)),
+        slots=(Slot("own", first_model, after=trained_model), Slot("mask", ones, shares=True)),
         phases=(Phase(on=("mask",), epochs=mask_epochs, through=mixed, into=MODEL, lr=mask_lr), Phase()),
         finish=(Use(through=mixed),),
     )

@@ -19,6 +19,7 @@ from fedtl.methods.group_means import GroupMeans
 from fedtl.methods.losses import Batch, Forward, PerExample
 from fedtl.methods.mean_embedding import Embedding, MeanEmbedding
 from fedtl.methods.random_features import RandomFeatures
+from fedtl.methods.sets import RECEIVED
 from fedtl.methods.source_models import (
     KeepSources,
     Source,
@@ -40,9 +41,10 @@ def vote(probabilities: Tensor, sure: float) -> tuple[Tensor, Tensor]:
     [B, classes], and how many models support it [B].
 
     Of the models whose largest probability is at least ``sure``, those support the class with the largest sum whose own answer
-    it is; the answer is the mean of their probabilities, and zeros where no model is sure.
+    it is; the answer is the mean of their probabilities, and zeros where no model is sure. A model of zeros has no vote.
     """
-    confident = probabilities.amax(2) >= sure
+    most = probabilities.amax(2)
+    confident = (most >= sure) & (most > 0)
     winner = (probabilities * confident[:, :, None]).sum(0).argmax(1)
     supports = confident & (probabilities.argmax(2) == winner)
     count = supports.sum(0)
@@ -56,11 +58,15 @@ def quality(probabilities: Tensor, sure: float) -> Tensor:
 
 
 def _source_probabilities(out: Forward, sources: int) -> Tensor:
-    """Return the probabilities of each source model for the rows without labels [sources, rows, classes], constant."""
+    """
+    Return the probabilities of each source model for the rows without labels [sources, rows, classes], constant; zeros of a slot that no
+    silo has filled: it holds the received mean, which is no further opinion.
+    """
     batch, rows = out.batch, out.batch.domain > 0
     rows_only = Batch(batch.x[rows], batch.y[rows], batch.domain[rows])
-    passes = (replace(out.by(name), batch=rows_only) for name in source_names(sources))
-    return torch.stack([one.scores.detach().softmax(1) for one in passes])
+    names = (RECEIVED, *source_names(sources))
+    mean, *models = (replace(out.by(name), batch=rows_only).scores.detach() for name in names)
+    return torch.stack([one.softmax(1) * (one != mean).any() for one in models])
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,8 @@ class KnowledgeVote(PerExample):
     """
     Feng et al., 2021 (KD3A): rows without labels are trained on the vote of the models of the silos with labels.
 
-    The loss of such a row is -weight * n / sources * sum_c v_c log softmax(scores)_c, with v the answer of the ``vote`` and n how many
-    models support it. Before the first models are received, no model votes.
+    The loss of such a row is -weight * n / K * sum_c v_c log softmax(scores)_c, with v the answer of the ``vote`` of the K models that were
+    received and n how many of them support it. Before the first models are received, no model votes.
     """
 
     sources: int
@@ -105,8 +111,10 @@ class KnowledgeVote(PerExample):
         target, losses = self.counts(out), out.scores.sum(1) * 0
         if not target.any():
             return losses
-        answer, count = vote(_source_probabilities(out, self.sources), self.sure)
-        values = -(answer * out.scores[target].log_softmax(1)).sum(1) * count / self.sources
+        models = _source_probabilities(out, self.sources)
+        answer, count = vote(models, self.sure)
+        voters = models.any(2).any(1).sum().clamp_min(1)
+        values = -(answer * out.scores[target].log_softmax(1)).sum(1) * count / voters
         return losses.masked_scatter(target, self.weight * values.to(losses))
 
     def counts(self, out: Forward) -> Tensor:
@@ -142,6 +150,7 @@ def kd3a(
     """
     Feng et al., 2021 (KD3A): silos without labels learn what the models of the others vote for, and the mean follows those models
     that the vote needs, or whose rows are nearest (DCTN: Xu et al., 2018). ``sources``: silos with labels, at most; all their models cross.
+    The mean is one for all silos: its shares follow from the rows of all silos without labels together.
     """
     tells = VoteQuality(sources, sure)
     by: dict[str, tuple[KeepSources, tuple[Summary, ...]]] = {

@@ -6,12 +6,16 @@ infinite pull gives w.
 Both functions return the share s of the way, so that u = v + s (w - v).
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 
 def squared(mu: float, reach: Tensor) -> Tensor:
-    """Return s = mu T / (1 + mu T), for the penalty mu/2 ||v - w||^2; 1 where mu T is infinite."""
+    """Return s = mu T / (1 + mu T), for the penalty mu/2 ||v - w||^2; 1 where mu or mu T is infinite."""
+    if math.isinf(mu):  # also of a reach of 0, where mu T is not defined
+        return torch.ones_like(reach)
     pull = mu * reach if mu else torch.zeros_like(reach)
     return torch.where(pull.isinf(), 1.0, pull / (1 + pull))
 

@@ -28,10 +28,12 @@ class Slot:
 
     ``first`` makes it from the model's initial tensors and their roles. ``crosses``: its change is part of every update,
     and its mean over silos part of every task; otherwise it never leaves. ``after``: what it becomes when a round ends;
-    None: what the phases made of it.
+    None: what the phases made of it. ``shares``: its entries are shares from 0 to 1; a step that would move one further leaves it
+    there (projected gradient), so that the next step can move it back.
     """
 
     name: str
     first: Callable[[State, Mapping[str, Role]], State]
     crosses: bool = False
     after: Callable[[FinishedRound], State] | None = None
+    shares: bool = False

@@ -163,7 +163,8 @@ def stages(body: nn.Module) -> list[list[str]]:
     Return the names of a body's parameters in stages, from the input on. ``[model] freeze`` is a number of stages.
 
     A stage is a child module with parameters and the normalisation layers that follow it. If fewer than three children are
-    composite (a transformer has one: its blocks), their children are stages in their place.
+    composite (a transformer has one: its blocks), their children are stages in their place; the modules of a ModuleList are
+    never opened, however few.
     """
     parameters = {name for name, _ in body.named_parameters(remove_duplicate=False)}
     return [[name for name in stage if name in parameters] for stage in stage_tensors(body)]
@@ -200,17 +201,19 @@ def _tensors(path: str, body: nn.Module) -> list[str]:
 def _blocks(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the children of ``module`` by path, with composite children opened where they are fewer than three."""
     children = [(f"{path}.{name}" if path else name, child) for name, child in module.named_children()]
-    composite = [
-        child
-        for _, child in children
-        if not is_norm(child) and sum(map(owns_parameters, child.children())) > 1
-    ]
-    opened = composite if len(composite) < 3 else []
+    composite = [child for _, child in children if not is_norm(child) and _is_composite(child)]
+    opened = composite if len(composite) < 3 and not isinstance(module, nn.ModuleList) else []
     return [
         block
         for name, child in children
         for block in (_blocks(name, child) if child in opened else [(name, child)])
     ]
+
+
+def _is_composite(module: nn.Module) -> bool:
+    """Return whether several children of a module have parameters, or its only one that has is composite."""
+    own = [child for child in module.children() if owns_parameters(child)]
+    return len(own) > 1 or (len(own) == 1 and _is_composite(own[0]))
 
 
 def owns_parameters(module: nn.Module) -> bool:

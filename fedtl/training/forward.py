@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
 
 from fedtl.methods.losses import Pass
 from fedtl.models import precision
 from fedtl.models.net import Net
+from fedtl.models.norms import FEDTL_NORMS, is_norm
 from fedtl.models.state import State
 
+CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}  # by the number of axes of an output
 Compute = tuple[torch.device, str]  # the device and the arithmetic (``precision.DTYPES``)
 
 
@@ -86,10 +89,11 @@ class NetModel:
 
 @contextmanager
 def outputs_of(net: Net, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of these modules while the block lasts."""
+    """Collect the outputs of these modules while the block lasts, the channels or features as the second axis (``features_last``)."""
     outputs: dict[str, Tensor] = {}
 
-    def keep(path: str, _: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
+    def keep(path: str, module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
+        output = output.movedim(-1, 1) if features_last(module, output.dim()) else output
         outputs[path] = precision.to_float32(output)
 
     hooks = [net.get_submodule(path).register_forward_hook(partial(keep, path)) for path in paths]
@@ -98,6 +102,22 @@ def outputs_of(net: Net, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def features_last(module: nn.Module, axes: int) -> bool:
+    """
+    Return whether an output of so many axes has its features last, as tokens [N, T, D] have, and not second, as maps [N, C, T] and
+    [N, C, H, W]: where the module has weights, and neither a convolution over all positions nor a norm of channels.
+    """
+    of_maps = (CONVOLUTIONS.get(axes, ()), _NormBase, nn.GroupNorm, *FEDTL_NORMS)
+    own = [one for one in module.modules() if any(True for _ in one.parameters(False)) or is_norm(one)]
+    maps = any(isinstance(one, of_maps) or (axes == 4 and _is_norm_of_images(one)) for one in own)
+    return axes > 2 and bool(own) and not maps
+
+
+def _is_norm_of_images(module: nn.Module) -> bool:
+    """Return whether a module is a norm of the channels of images: LayerNorm2d of timm is a LayerNorm of torch."""
+    return is_norm(module) and "2d" in type(module).__name__
 
 
 @contextmanager

@@ -15,17 +15,17 @@ from fedtl.methods.base import Method, Phase, Pick, terms_of, trained_roles
 from fedtl.methods.losses import (
     Batch,
     Forward,
-    OnWeights,
     PerBatch,
     PerExample,
     losses_among,
     mean_loss,
 )
 from fedtl.methods.optimizers import OPTIMIZERS
-from fedtl.methods.sets import MODEL, START
+from fedtl.methods.sets import MODEL
 from fedtl.models.net import Net
 from fedtl.models.roles import Role
 from fedtl.models.state import State
+from fedtl.training.after_step import after_step, terms_on_weights
 from fedtl.training.augment import Augmenter, augmenter
 from fedtl.training.batches import ROWS_AT_ONCE, draw_batches, learns_from, make_batch, on_device
 from fedtl.training.config import TrainingConfig
@@ -104,7 +104,7 @@ class Loop:
                 if clip is not None:
                     nn.utils.clip_grad_norm_([weight for _, weight in moving], clip)
                 stepper.step()
-                take_proximal_steps(self, weights, phase, moving, task)
+                after_step(self, weights, phase, moving, task)
         return len(steps)
 
     def _picked(self, weights: Weights, phase: Phase, pick: Pick, silo: Silo, task: Task) -> Phase:
@@ -258,26 +258,6 @@ def _by_rate(settings: TrainingConfig, moving: Moving, task: Task) -> dict[float
     for name, weight in sorted(moving, key=lambda one: one[0].startswith(("head.", "aux."))):
         groups.setdefault(settings.lr_of(name, task), []).append(weight)
     return groups
-
-
-@torch.no_grad()
-def take_proximal_steps(loop: Loop, weights: Weights, phase: Phase, moving: Moving, task: Task) -> None:
-    """Move each weight by the proximal steps of the terms on weights, after a step in a round."""
-    terms = terms_on_weights(loop.method, weights, phase)
-    for name, weight in moving if terms else ():
-        for term in terms:
-            reach = loop.training.reach_of_step(name, task)
-            if (moved := term.proximal(name, weight, weights.sets, reach)) is not None:
-                weight.copy_(moved)
-
-
-def terms_on_weights(method: Method, weights: Weights, phase: Phase) -> list[OnWeights]:
-    """Return the phase's terms on weights; after the last round only those that need a starting point."""
-    return [
-        term
-        for term in terms_of(method, phase)
-        if isinstance(term, OnWeights) and (START in weights.sets if term.needs_start else weights.in_round)
-    ]
 
 
 def changed_in_round(loop: Loop) -> list[str]:

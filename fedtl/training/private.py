@@ -29,9 +29,10 @@ from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.per_sample.clipping import GradientMethod, choose_gradient_method
 from fedtl.privacy.per_sample.independence import check_examples_independent, check_vectors_independent
 from fedtl.tasks.classification import correct
+from fedtl.training.after_step import after_step
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch, on_device, to_inputs
 from fedtl.training.extra import summary_rows, vectors_of
-from fedtl.training.loop import Loop, moving_in, progress, take_proximal_steps
+from fedtl.training.loop import Loop, moving_in, progress
 from fedtl.training.nets import NetKey, PrivatePhase
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights
@@ -151,7 +152,7 @@ def train_phase(
         losses = _losses_of(loop, layer, data, losses_of)
         after_noise = layer.before_optimizer(rows, count, guarantee.expected_batch, add_weight_gradients)
         mechanism.step(rows, losses, row_units, after_noise)
-        take_proximal_steps(loop, weights, phase, moving, task)
+        after_step(loop, weights, phase, moving, task)
     for name, buffer in net.named_buffers():
         if name not in buffers or not torch.equal(buffer, buffers[name]):
             raise SiloFailed(f"private steps changed the buffer {name} without noise; remove that layer")

@@ -54,7 +54,7 @@ def stage_measures(
 def stage_outputs(trainer: Trainer, state: State, x: Tensor, width: int) -> list[Tensor]:
     """
     Return the output [N, ...] of each stage of the body in evaluation mode, on the CPU: before the activation that follows a
-    normalisation layer, as the stages are cut there. N is that of ``x``, or smaller for large outputs.
+    normalisation layer, as the stages are cut there; features are the second axis. N is that of ``x``, or smaller for large outputs.
     """
     net = trainer.net(width, Use.EVALUATION)
     net.load_state_dict(model_part(state))
@@ -76,7 +76,5 @@ def _affordable(outputs: Sequence[Tensor]) -> int:
 
 
 def _pooled(output: Tensor) -> Tensor:
-    """Return one vector a row: the mean over positions of maps [N, C, H, W], or over tokens [N, T, D]."""
-    if output.dim() == 3:
-        return output.mean(1)
-    return output.flatten(2).mean(2) if output.dim() > 3 else output
+    """Return one vector a row: the mean over the positions of an output [N, C, ...]."""
+    return output.flatten(2).mean(2) if output.dim() > 2 else output

@@ -17,7 +17,7 @@ from fedtl.methods.private import private_problems
 from fedtl.methods.random_features import unit
 from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
-from fedtl.methods.sets import MODEL, model_part, part
+from fedtl.methods.sets import MODEL, RECEIVED, model_part, part
 from fedtl.methods.silo_mmd import SiloMeanDiscrepancy
 from fedtl.methods.source_models import Source
 from fedtl.models.roles import Role
@@ -72,10 +72,13 @@ class Models:
         return Models(self.scores, name)
 
 
-def voted(y, sources):
+def voted(y, sources, empty=False):
     rows = torch.arange(len(y), dtype=torch.float64)[:, None]
     scores = {f"source_{k + 1}": one.log() for k, one in enumerate(sources)}
     scores[MODEL] = normal(len(y), CLASSES, seed=9)
+    scores[RECEIVED] = normal(len(y), CLASSES, seed=10)
+    if empty:  # a slot that no silo has filled
+        scores[f"source_{len(sources)}"] = scores[RECEIVED]
     return Forward(Batch(rows, y, (y < 0).double()), Models(scores)), scores[MODEL]
 
 
@@ -90,6 +93,9 @@ def test_rows_without_labels_are_trained_on_the_vote():
     assert mean_loss(term, out).item() == pytest.approx(wanted.mean())
     labelled, _ = voted(labels(10, 0), sources)
     assert mean_loss(term, labelled).item() == 0
+    fewer, _ = voted(y, sources, empty=True)
+    answer, count = vote_by_hand(sources.numpy()[:-1, 10:], SURE)
+    np.testing.assert_allclose(term.losses(fewer)[10:], -0.7 * (answer * logs).sum(1) * count / (MODELS - 1))
 
 
 def test_the_quality_that_crosses_is_of_the_vote_with_and_without_each_model():

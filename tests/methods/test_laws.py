@@ -4,6 +4,7 @@ method bit for bit.
 """
 
 from dataclasses import replace
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ import torch
 from fedtl.errors import ConfigError
 from fedtl.methods.base import Method, Phase
 from fedtl.methods.losses import TaskLoss
-from fedtl.methods.registry import METHODS
+from fedtl.methods.registry import METHODS, SELF_SUPERVISED, TERMS
 from fedtl.methods.sets import model_part, part
 from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
-from tests.training.silos import data_of, federate, mlp, same, silo_at, task_for
+from tests.training.silos import data_of, federate, mlp, same, silo_at, smooth, task_for
 
 PLAIN = TrainingConfig(lr=0.1, momentum=0.0, batch_size=8)
 LATER = Method(phases=(Phase(epochs=0), Phase()))  # FedAvg whose training draws as a second phase
@@ -222,3 +223,22 @@ def test_moon_keeps_its_last_model():
         assert torch.equal(previous[key], task.shared[key] + tensor) or torch.allclose(
             previous[key], task.shared[key] + tensor, atol=1e-6
         )
+
+
+def test_terms_of_weight_0_change_nothing():
+    """All of them at once, also in the second round, when summaries were received; cdan and dann have the module of silo_dann."""
+    weights = ("weight", "mu", "alpha", "beta")
+    terms = [
+        make(**{name: 0.0 for name in signature(make).parameters if name in weights})
+        for name, make in TERMS.items()
+        if name not in ("cdan", "dann", *SELF_SUPERVISED)
+    ]
+
+    def rounds(method):
+        trainer = Trainer(smooth(), method, PLAIN)
+        return shared(federate(trainer, [silo_at(trainer, data=data_of(1, 8))], 2))
+
+    found, wanted = rounds(Method().plus(*terms)), rounds(Method())
+    assert sum(name.startswith("summary/") and bool(tensor.any()) for name, tensor in found.items()) == 6
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-5)

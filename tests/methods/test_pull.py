@@ -9,6 +9,7 @@ from scipy.stats import ttest_rel
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
+from fedtl.methods import pull
 from fedtl.methods.base import Method, Phase
 from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS
@@ -65,6 +66,14 @@ def gradient(silo, v):
 def finished(trainer, silos, history):
     models = [used(trainer, silo, history) for silo in silos]
     return np.stack([vector(model) for model in models]), vector(shared(history))
+
+
+def test_an_endless_pull_is_the_whole_way_also_of_a_weight_that_does_not_move():
+    """body_lr = 0 gives the body a reach of 0, and infinity times 0 is no number."""
+    reach = torch.tensor([0.0, 0.1, torch.inf])
+    assert pull.squared(torch.inf, reach).tolist() == [1, 1, 1]
+    assert pull.squared(0.0, reach).tolist() == [0, 0, 0]
+    assert pull.unsquared(torch.inf, reach, torch.tensor(2.0)).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("mu", STRENGTHS)

@@ -179,6 +179,21 @@ def test_stages():
     assert stages(nn.Linear(2, 2)) == [["weight", "bias"]]
 
 
+def test_the_blocks_of_a_text_model_are_stages_however_deep_it_is_wrapped():
+    """As transformers builds BERT: a model in a model, whose encoder has nothing but the list of its blocks."""
+
+    def block():
+        return nn.ModuleDict({"attention": nn.Linear(2, 2), "mlp": nn.Linear(2, 2), "dropout": nn.Dropout()})
+
+    embeddings = nn.ModuleDict({"words": nn.Embedding(3, 2), "places": nn.Embedding(3, 2)})
+    for blocks in (2, 4):
+        encoder = nn.ModuleDict({"layer": nn.ModuleList(block() for _ in range(blocks))})
+        whole = nn.ModuleDict({"embeddings": embeddings, "encoder": encoder})
+        body = nn.ModuleDict({"transformer": nn.ModuleDict({"bert": whole, "classifier": nn.Identity()})})
+        assert count_of(body) == 2 + blocks
+        assert all("encoder.layer.1." in name for name in stages(body)[3])
+
+
 def test_stages_start_at_the_input_and_include_the_norms_of_their_layers():
     resnet = stages(model_spec("resnet18", (3, 64, 64), 0).body)
     assert resnet[0] == ["conv1.weight", "bn1.weight", "bn1.bias"]

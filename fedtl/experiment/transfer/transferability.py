@@ -32,7 +32,7 @@ from fedtl.training.transplant import plan
 FILE = "transferability.json"
 PRIVATE = (
     "fedtl transferability under [privacy]: what it measures uses privacy budget that is not charged; choose the cut with an "
-    "experiment on public rows without [privacy], and set method.cut here"
+    "experiment on public rows without [privacy], or by a private run for each method.cut with privacy.metrics, whose epsilons add"
 )
 
 
