@@ -1,7 +1,7 @@
 """Reads the stored rows of one silo from a DataFrame. Empty cells are missing values."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -238,12 +238,22 @@ def labels_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Arra
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         if settings.positive_above is not None:
             raise DataError(f"{where}: {settings.label} holds text; data.positive_above needs numbers")
+        _check_texts(column, where)
         return np.array(["" if pd.isna(cell) else spelled(cell) for cell in column], str)
     values: Array = column.to_numpy()
     if settings.positive_above is None:
         return values
     above = (values.astype(np.float64) > settings.positive_above).astype(np.int64)
     return np.where(column.isna(), "", above.astype(str)) if column.isna().any() else above
+
+
+def _check_texts(labels: "pd.Series", where: str) -> None:
+    """Raise DataError where a cell holds no single text or number, as a list of a Parquet file does."""
+    for cell in labels.dropna():
+        if isinstance(cell, bytes) or not isinstance(cell, Hashable):
+            raise DataError(
+                f"{where}: {labels.name} holds a value of type {type(cell).__name__}; write one text or number a cell"
+            )
 
 
 def _labels_by_cell(column: "pd.Series", settings: DataSettings) -> Array:

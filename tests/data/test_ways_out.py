@@ -153,6 +153,18 @@ def test_inputs_that_are_no_numbers_say_what_makes_some(tmp_path, x, words):
     refusal(lambda: arrays(tmp_path, x), words)
 
 
+@pytest.mark.parametrize("y", [LABELS + 0j, LABELS.astype("M8[D]"), LABELS.astype([("a", "i4")])])
+@pytest.mark.parametrize("by_record", [False, True])
+def test_labels_that_are_neither_numbers_nor_texts_are_refused(tmp_path, y, by_record):
+    read = lambda: arrays(tmp_path, np.eye(8), y, by_record=by_record, classes=["0", "1"])  # noqa: E731
+    assert "save the labels as one of them" in refusal(read, "train labels are of type")
+
+
+def test_a_text_among_numbers_is_the_one_that_is_named(tmp_path):
+    content = "x,label\n" + "".join(f"{n},{n}.5\n" for n in range(7)) + "7,n/k\n"
+    refusal(lambda: table(tmp_path, content, task="regression"), "not 'n/k'")
+
+
 def test_a_label_that_is_missing_is_called_so(tmp_path):
     refusal(
         lambda: arrays(tmp_path, np.ones((8, 2)), np.where(LABELS, np.nan, 0.0)), "4 of 8 rows have no label"
