@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -10,6 +11,7 @@ from fedtl.data.cells import column_inputs, is_number, numbers, numbers_by_cell,
 from fedtl.data.columns import Kind, column_named, columns_of_inputs
 from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Array, Part, Raw
+from fedtl.data.word_notes import unread_words
 from fedtl.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,12 +43,12 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     """
     check_columns_with_a_use(frame, settings, where)
     columns, x = frame_inputs(frame, settings, where)
-    units = units_of(frame, settings, where)
+    units, unread = units_of(frame, settings, where), tuple(unread_words(frame, settings))
     if not settings.target_domain:
         rows = Part(x, labels_of(frame, settings, where), units)
         if settings.split_column:
-            return _parts_by_column(rows, columns, frame, settings, where)
-        return Raw(rows, columns=columns)
+            return replace(_parts_by_column(rows, columns, frame, settings, where), unread=unread)
+        return Raw(rows, columns=columns, unread=unread)
     domain = column_of(frame, settings.domain_column, where, "data.domain_column")
     target = (domain.map(str) == settings.target_domain).to_numpy(bool)
     if not target.any() or target.all():
@@ -60,7 +62,7 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     target_x, target_test = x[target], None
     if not column_of(frame, settings.label, where, "data.label")[target].isna().any():
         target_test = Part(target_x, labels_of(frame[target], settings, where))
-    return Raw(train, target=target_x, target_test=target_test, columns=columns)
+    return Raw(train, target=target_x, target_test=target_test, columns=columns, unread=unread)
 
 
 def check_columns_with_a_use(frame: "pd.DataFrame", settings: DataSettings, where: str) -> None:

@@ -22,7 +22,8 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.few_labels import check_all_unlabelled, no_silo_has_labels
 from fedtl.tasks.base import LearningTask
 from fedtl.tasks.counts import Counts
-from fedtl.tasks.survival import TIME
+from fedtl.tasks.multilabel import MultiLabel
+from fedtl.tasks.survival import EVENT, TIME, TimeToEvent
 
 MIN_SIDE, MAX_ASPECT = 4, 8  # of what is surely an image, in pixels
 Pairs = tuple[tuple[str, str, int], ...]  # of silos, and how many rows
@@ -35,6 +36,7 @@ class SiloSchema:
     the columns without any value in these rows, and ``facts`` about them; neither is looked up where rows must be prepared
     independently of each other. ``unread``: what lies next to the rows and was not read. ``pixels``: whether a model
     sees them as pixels of -1..1, and ``eight_bits``: whether they are prepared as uint8 of 0..255; None: not known. ``latest``: of survival, the latest time of a training row.
+    ``one_sided``: labels of 0 and 1 that are the same in all training rows, and the event that no training row has.
     ``sizes``: in which images were read; None where ``data.size`` resized none, or where rows must not be looked at.
     """
 
@@ -51,6 +53,7 @@ class SiloSchema:
     mean_count: float | None = None  # of a training row, where counts are predicted and rows may be looked at
     latest: float | None = None
     sizes: ImageSizes | None = None
+    one_sided: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ def read_data_schema(
             else _mean_count(raw, settings),
             _latest(raw) if settings.horizons and not settings.by_record else None,
             sizes_before(raw, settings) if look or not settings.by_record else None,
+            () if settings.by_record or hides_labels(settings, name) else _one_sided(raw, settings),
         )
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}
@@ -196,6 +200,18 @@ def _latest(raw: Raw) -> float | None:
     """Return the latest time of a training row with one; None without any."""
     times = finite_numbers(raw.train.y[:, TIME])
     return None if np.isnan(times).all() else float(np.nanmax(times))
+
+
+def _one_sided(raw: Raw, settings: DataSettings) -> tuple[str, ...]:
+    """Return the labels of 0 and 1 that are the same in all training rows; of times the event, where no row has it."""
+    task, y = settings.predicted, finite_numbers(raw.train.y)
+    if isinstance(task, TimeToEvent):
+        return () if (y[:, EVENT] == 1).any() else (settings.event,)
+    if not isinstance(task, MultiLabel):
+        return ()
+    return tuple(
+        name for name, own in zip(task.labels, y.T, strict=True) if not {0.0, 1.0} <= {*own.tolist()}
+    )
 
 
 def common_rows(hashes: Mapping[str, frozenset[int]]) -> Iterator[tuple[str, str, int]]:

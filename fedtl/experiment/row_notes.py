@@ -44,6 +44,7 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
         shown = {name: silo for name, silo in silos.items() if name not in hidden}
         yield from _of_labels({name: silo.trained for name, silo in shown.items()})
         yield from _of_many_labels(shown)
+    yield from _of_one_sided(silos)
     yield from _of_horizons(experiment.data.horizons, silos)
     yield from _of_columns(silos)
     yield from _of_copies(schema, bool(experiment.data.unit_column))
@@ -89,6 +90,19 @@ def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:
         yield (
             f"each input is read as a grey image of {height} x {width} px; if it is a series of measurements, set data.sequence"
         )
+
+
+def _of_one_sided(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    """Yield a line for labels that some silos cannot teach, and which of them none can."""
+    own = {name: silo.one_sided for name, silo in silos.items()}
+    if listed := by_silo(own):
+        nowhere = sorted(frozenset.intersection(*map(frozenset, own.values())))
+        end = (
+            f"; no silo can teach {', '.join(map(repr, nowhere))}: leave out this label, or add rows"
+            if nowhere
+            else ""
+        )
+        yield f"all training rows of a silo have the same value of a label ({listed}), which it then cannot teach{end}"
 
 
 def _of_horizons(horizons: Sequence[float], silos: Mapping[str, SiloSchema]) -> Iterator[str]:
