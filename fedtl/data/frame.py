@@ -43,7 +43,7 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     """
     check_columns_with_a_use(frame, settings, where)
     columns, x = frame_inputs(frame, settings, where)
-    units, unread = units_of(frame, settings, where), tuple(unread_words(frame, settings))
+    units, unread = units_of(frame, settings, where), _unread_words(frame, settings)
     if not settings.target_domain:
         rows = Part(x, labels_of(frame, settings, where), units)
         if settings.split_column:
@@ -63,6 +63,13 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     if not column_of(frame, settings.label, where, "data.label")[target].isna().any():
         target_test = Part(target_x, labels_of(frame[target], settings, where))
     return Raw(train, target=target_x, target_test=target_test, columns=columns, unread=unread)
+
+
+def _unread_words(frame: "pd.DataFrame", settings: DataSettings) -> tuple[str, ...]:
+    """Return a line for each kind of text that is not read as the words that a person sees, in columns of words."""
+    names = [] if settings.tokenizer else [name for name in settings.text if name in frame.columns]
+    texts = {name: [str(cell) for cell in frame[name].dropna()] for name in names}
+    return tuple(line for name, own in texts.items() for line in unread_words(own, name))
 
 
 def check_columns_with_a_use(frame: "pd.DataFrame", settings: DataSettings, where: str) -> None:

@@ -121,11 +121,9 @@ def read_data_schema(
         if settings.sequence is None:
             _check_is_picture(raw, name)
         unlabelled = name in settings.unlabelled  # its test labels only judge
-        facts = NO_FACTS
+        facts, hidden = NO_FACTS, hides_labels(settings, name)
         if look or not settings.by_record:
-            facts, hashes[name] = row_facts(
-                raw, settings, hides_labels(settings, name) or uses_missing(settings, name)
-            )
+            facts, hashes[name] = row_facts(raw, settings, hidden or uses_missing(settings, name))
         silos[name] = SiloSchema(
             prepare.input_shape(raw, settings),
             raw.columns,
@@ -137,12 +135,10 @@ def read_data_schema(
             raw.unread,
             seen_as_signed(raw.train.x, settings),
             is_pixels(raw.train.x) and raw.train.x.dtype == np.uint8 and not settings.pixel_range,
-            None
-            if hides_labels(settings, name) or (settings.by_record and not look)
-            else _mean_count(raw, settings),
+            None if hidden or (settings.by_record and not look) else _mean_count(raw, settings),
             _latest(raw) if settings.horizons and not settings.by_record else None,
             sizes_before(raw, settings) if look or not settings.by_record else None,
-            () if settings.by_record or hides_labels(settings, name) else _one_sided(raw, settings),
+            () if settings.by_record or hidden else _one_sided(raw, settings),
         )
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}
