@@ -228,6 +228,15 @@ def _of_copies(schema: DataSchema, units: bool) -> Iterator[str]:
             f"inputs occur several times ({listed}), so rows that a model is tested on can be rows that it was trained on; remove "
             f"the copies{way_out}"
         )
+    belonging = {
+        name: [f"{column!r}: {count} values" for column, count in silo.facts.belonging]
+        for name, silo in silos.items()
+    }
+    if not units and (listed := by_silo(belonging, quoted=False)):
+        yield (
+            f"each value of a column is in several rows, and all of them have one label ({listed}), as rows of one patient or one series have; if so, "
+            "set data.unit_column to it, or a model is tested on whom it was trained on; for series, set data.sequence"
+        )
     leaked = {name: [f"{silo.facts.leaked} rows"] for name, silo in silos.items() if silo.facts.leaked}
     if listed := by_silo(leaked, quoted=False):
         yield f"validation or test rows have the inputs of training rows ({listed}); remove them there"

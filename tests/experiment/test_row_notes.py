@@ -201,6 +201,21 @@ def test_counts_that_are_large_for_the_learning_rate_are_noted(tmp_path):
     assert not told(*PRIVATE)
 
 
+def test_a_column_whose_values_stand_for_several_rows_of_one_label_is_noted(tmp_path):
+    label = RNG.permutation([0, 1] * 10)
+
+    def told(of_row, *sets):
+        rows = {
+            name: [f"{v},{n // 3},{of_row(n)}" for n, v in enumerate(RNG.normal(size=60))] for name in "ab"
+        }
+        return [note for note in notes(tables(tmp_path, *sets, **rows)) if "in several rows" in note]
+
+    (note,) = told(lambda n: label[n // 3])
+    assert "(a: 'w': 20 values; b: 'w': 20 values)" in note
+    assert told(lambda n: label[n // 3], "data.unit_column=w") == []
+    assert told(lambda n: n % 2) == []
+
+
 def test_labels_that_have_one_value_are_noted(tmp_path):
     values = RNG.uniform(1, 3, (30, 2))
 
