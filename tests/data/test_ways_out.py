@@ -116,6 +116,7 @@ def test_the_files_that_lie_beside_are_named(tmp_path):
         ("x z label\n1 2 0\n3 4 1\n", 'delimiter = " "'),
         ("x,z,label\n1,2,0\n".encode("utf-16-le"), "utf-16"),
         ("# exported in 2020\nx,z,label\n1,2,0\n", "remove the lines above the header"),
+        ("# by a tool, v1\nx,z,label\n1,2,0\n", "remove the lines above the header"),
         ("1.5,2,0\n3.5,4,1\n", "the first line seems to be a row"),
         ("x,z,label\n1e300,2,0\n3,4,1\n", "beyond 3.4e"),
         ("x,z,label\ninf,2,0\n3,4,1\n", "1 infinite values"),
