@@ -3,13 +3,14 @@ A whole model becomes a body and heads of any width: it is cut at its classifier
 cut, or whose scores of a row depend on anything but that row, is refused with the reason.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from fedtl.errors import FedTLError, ModelError
+from fedtl.models.cut_checks import check_copies, check_kept, check_tensors
 from fedtl.models.failures import module_failure
 from fedtl.models.heads import Heads, heads_like
 from fedtl.models.net import ModelSpec, Net, Shape, seeded
@@ -25,7 +26,7 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
     Raises ModelError unless head(body(x)) gives the scores [N, width], or [N, width, H, W] by pixel, of the whole model for random x of ``shape``, in
     evaluation mode and in training mode, and the scores of a row in evaluation mode depend on that row alone.
     """
-    _check_real(model)
+    check_tensors(model)
     x = _inputs(model.eval(), shape)
     whole = _checked_scores(model, x)
     _check_own_scores(model, x, whole)
@@ -41,7 +42,7 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
             )
         raise _not_last(classifier)
     _check_training(model, heads, x, whole.shape)
-    _check_copies(model)
+    check_copies(model)
     if not _equal(_pass(model.eval(), x), features):
         raise ModelError(
             "training changes what the model computes by something else than its parameters and buffers, which would stay where it was "
@@ -52,15 +53,6 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
     return ModelSpec(
         *(model, heads.make, features.shape[1], classifier, seed, shape, frozen, heads.from_conv, by_pixel)
     )
-
-
-def _check_real(model: nn.Module) -> None:
-    """Raise ModelError for complex numbers, which no method averages and no optimiser of per-example gradients takes."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_complex():
-            raise ModelError(
-                f"{name} holds complex numbers, and fedtl needs real ones; keep torch.view_as_real(...) of it"
-            )
 
 
 def _features(model: nn.Module, x: Tensor, classifier: str) -> Tensor:
@@ -86,16 +78,6 @@ def _frozen(body: nn.Module, heads: Heads) -> frozenset[str]:
     with seeded("cut", "head"):
         net = Net(body, heads.make(1), nn.ModuleDict())
     return frozenset(name for name, weight in net.named_parameters() if not weight.requires_grad)
-
-
-def _check_copies(model: nn.Module) -> None:
-    """Raise ModelError for a layer that keeps a computed tensor, which torch does not copy; it was called with gradients before."""
-    for name, module in model.named_modules():
-        if any(isinstance(value, Tensor) and not value.is_leaf for value in vars(module).values()):
-            raise ModelError(
-                f"{name or 'the model'} ({type(module).__name__}) keeps a tensor that it computed, which cannot be copied; use "
-                "torch.nn.utils.parametrizations for weight_norm and spectral_norm, and keep no outputs in self"
-            )
 
 
 def _inputs(model: nn.Module, shape: Shape) -> Tensor:
@@ -252,7 +234,7 @@ def _check_training(body: nn.Module, heads: Heads, x: Tensor, shape: torch.Size)
                 )
             if weights and scores.requires_grad:
                 torch.autograd.grad(scores.sum(), weights, allow_unused=True)
-        _check_kept(body, before)
+        check_kept(body, before)
     except FedTLError:
         raise
     except Exception as error:
@@ -266,16 +248,6 @@ def _check_training(body: nn.Module, heads: Heads, x: Tensor, shape: torch.Size)
         with torch.no_grad():
             for name, buffer in body.named_buffers():
                 buffer.copy_(before[name])
-
-
-def _check_kept(body: nn.Module, before: Mapping[str, Tensor]) -> None:
-    """Raise ModelError for a buffer that training changed, and that the model does not save. ``before``: all buffers."""
-    saved = body.state_dict(keep_vars=True)
-    for name, buffer in body.named_buffers():
-        if name not in saved and not torch.equal(buffer, before[name]):
-            raise ModelError(
-                f"training changes {name}, which the model does not save: register it with persistent=True"
-            )
 
 
 def _no_gradient(error: Exception) -> str:

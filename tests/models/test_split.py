@@ -54,6 +54,10 @@ REFUSED = {
     "memory beside the buffers": (lambda: zoo.Plain(zoo.Running()), "something else than its parameters"),
     "memory that is not saved": (lambda: zoo.Plain(zoo.Running(True)), r"middle\.mean, which.*not save"),
     "complex numbers": (lambda: zoo.Plain(zoo.Complex()), r"middle\.phase.*view_as_real"),
+    "sparse gradients": (
+        lambda: nn.Sequential(OrderedDict(a=nn.EmbeddingBag(9, 6, sparse=True), fc=nn.Linear(6, 3))),
+        r"a \(EmbeddingBag\) gives sparse.*sparse=False",
+    ),
     "inputs changed in place": (zoo.ChangesInputs, "changes its inputs"),
     "a layer after the classifier": (
         lambda: nn.Sequential(OrderedDict(fc=nn.Linear(4, 6), end=nn.Linear(6, 3))),
