@@ -37,7 +37,7 @@ class SiloSchema:
     independently of each other. ``unread``: what lies next to the rows and was not read. ``pixels``: whether a model
     sees them as pixels of -1..1, and ``eight_bits``: whether they are prepared as uint8 of 0..255; None: not known. ``latest``: of survival, the latest time of a training row.
     ``one_sided``: labels of 0 and 1 that are the same in all training rows, and the event that no training row has.
-    ``sizes``: in which images were read; None where ``data.size`` resized none, or where rows must not be looked at.
+    ``spacings``: distances of pixels in mm that files state, the most frequent first. ``sizes``: in which images were read; None where ``data.size`` resized none, or where rows must not be looked at.
     """
 
     shape: tuple[int, ...]
@@ -54,6 +54,7 @@ class SiloSchema:
     latest: float | None = None
     sizes: ImageSizes | None = None
     one_sided: tuple[str, ...] = ()
+    spacings: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ def read_data_schema(
             _latest(raw) if settings.horizons and not settings.by_record else None,
             sizes_before(raw, settings) if look or not settings.by_record else None,
             () if settings.by_record or hidden else _one_sided(raw, settings),
+            tuple(sorted(raw.spacings, key=raw.spacings.__getitem__, reverse=True)),
         )
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}
