@@ -1,4 +1,4 @@
-"""How large pixels and voxels are, as files of DICOM and NIfTI say. Images are read as pixels, and nothing is resampled by it."""
+"""How large pixels and voxels are, as files of DICOM and NIfTI say. Images are read as pixels, whatever this is."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
