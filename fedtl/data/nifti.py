@@ -57,11 +57,12 @@ def read_nifti(path: Path, settings: DataSettings) -> Array:
 def spacing(path: Path, settings: DataSettings) -> tuple[float, ...] | None:
     """Return the distance in mm of neighbouring voxels: of a volume (up, forward, right), of slices (down, across); None where none can be read."""
     import nibabel
+    from nibabel.affines import voxel_sizes
 
     try:
         image = nibabel.load(path)
         unit = MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
-        sides, order = nibabel.affines.voxel_sizes(image.affine), nibabel.io_orientation(image.affine)[:, 0]
+        sides, order = voxel_sizes(image.affine), nibabel.io_orientation(image.affine)[:, 0]
         right_forward_up = [unit * float(sides[order == axis][0]) for axis in range(3)]
     except Exception:  # the volume itself has been read
         return None
