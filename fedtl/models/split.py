@@ -60,15 +60,15 @@ def _features(model: nn.Module, x: Tensor, classifier: str) -> Tensor:
     try:
         features = _pass(model, x)
     except ModelError as error:  # what follows takes no features
-        raise _not_last(classifier) from error
+        raise _not_last(classifier, f" (without it: {error})") from error
     if not isinstance(features, Tensor):
         raise ModelError(f"the classifier {classifier!r} gets no tensor of features; choose another model")
     return features
 
 
-def _not_last(classifier: str) -> ModelError:
+def _not_last(classifier: str, reason: str = "") -> ModelError:
     return ModelError(
-        f"the classifier {classifier!r} is not the last layer, so fedtl cannot use it as a head; return its scores as they are, before "
+        f"the classifier {classifier!r} is not the last layer{reason}, so fedtl cannot use it as a head; return its scores as they are, before "
         "a softmax, or name the last layer (by a function that returns the model and the path of this layer), or choose another model"
     )
 
