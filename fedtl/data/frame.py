@@ -208,7 +208,7 @@ def _key_of_label(name: str, settings: DataSettings) -> str:
     """Return the setting that names a column of labels."""
     if name in settings.classes:
         return "data.classes"
-    return "data.event" if name == settings.event else "data.label"
+    return "data.event" if name and name == settings.event else "data.label"
 
 
 def _label_numbers(cells: "pd.Series", settings: DataSettings, where: str) -> Array:
