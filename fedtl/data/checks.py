@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedtl.data.cells import is_number
 from fedtl.data.hidden import used_fraction, uses_missing
 from fedtl.data.labels import label_texts, merge_labels, without_label
 from fedtl.data.pixels import is_pixels
@@ -31,6 +32,11 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
                 f"silo {silo} has no {name} rows; leave this part out to have it split off, or add rows"
             )
         _check_inputs(part.x, raw.train.x, settings, f"silo {silo}: {name}", missing_values)
+        if part.y.dtype.kind not in "uifbU":
+            raise DataError(
+                f"silo {silo}: {name} labels are of type {part.y.dtype}; fedtl reads numbers and texts: save the labels as one of them, "
+                "such as y.astype(str)"
+            )
         if not settings.by_record and used_fraction(settings, silo):
             check_labels(_given(part.y, name, settings, silo), settings, silo)
     if raw.target is not None:
@@ -173,7 +179,8 @@ def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
             )
         usable = task.valid(finite_numbers(y))
         if not usable.all():
-            odd = task.odd(y[~usable]) if y.dtype.kind in "uif" else y.tolist()[0]
+            texts = [text for text in y.ravel().tolist() if not is_number(text)] or y.tolist()
+            odd = task.odd(y[~usable]) if y.dtype.kind in "uif" else texts[0]
             raise DataError(
                 f"silo {silo}: {task.name} needs {task.needs} as labels, not {odd!r}; correct or remove such rows"
             )
@@ -190,7 +197,7 @@ def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
             f"silo {silo}: {sum(label_texts(y).count(label) for label in below)} rows have the label {below[0]}, which can mean "
             "that there is none; list all labels in data.classes to make it a class, or remove these rows"
         )
-    elif y.dtype.kind not in "if" and (missing := int((y.astype(str) == "").sum())):
+    elif y.dtype.kind not in "if" and (missing := int(without_label(y).sum())):
         raise DataError(
             f'silo {silo}: {missing} of {len(y)} rows have no label; remove them, or set data.missing_labels = "inputs"'
         )

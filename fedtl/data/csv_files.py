@@ -139,6 +139,8 @@ def _difference(fields: Sequence[str], names: Sequence[str]) -> str:
         return f"{text}; complete the row, with an empty cell for a missing value, or remove it"
     if not any(fields[len(names) :]):
         return f"{text}; remove the separator at the end of the rows, or add one to the header"
+    if names[0].startswith("#"):
+        return f"{text}, of which the first is {names[0][:40]!r}; remove the lines above the header"
     if len(fields) == len(names) + 1:
         return f"{text}; if the first cell is the row's number or name, give it a name in the header; quote a cell that holds the separator"
     return f"{text}; quote a cell that holds the separator"

@@ -94,10 +94,12 @@ def fitting_formats(cells: Sequence[object]) -> list[str]:
 
 
 def date_advice(cells: Sequence[object], name: str) -> str:
-    """Return which settings read a column of text whose cells are all dates; "" where they are not."""
+    """Return what reads a column of text whose cells are all dates; "" where they are not."""
     fitting = fitting_formats(cells)
     if not fitting:
-        return ""
+        mixed = bool(cells) and all(fitting_formats([cell]) for cell in cells)
+        advice = f"these are dates in several formats: write all as 2024-03-31, or list {name} in data.drop"
+        return advice if mixed else ""
     forms = " or ".join(f'"{form}"' for form in fitting if form)
     further = f" and data.date_format = {forms}" if "" not in fitting else ""
     return f'these are dates: set data.dates = ["{name}"]{further}, or list it in data.drop'

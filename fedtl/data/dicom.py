@@ -78,6 +78,20 @@ def read_dicom(path: Path, settings: DataSettings) -> Array:
         raise DataError(f"{path} cannot be read as DICOM: {_first_line(error)}") from error
 
 
+def spacing(path: Path) -> tuple[float, ...] | None:
+    """Return the distance in mm of neighbouring pixels (downwards, across) that a file states; None where it states none that can be read."""
+    import pydicom
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file = pydicom.dcmread(path, specific_tags=["PixelSpacing"], stop_before_pixels=True)
+        down, across = map(float, file.PixelSpacing)
+    except Exception:  # the image itself has been read
+        return None
+    return down, across
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 

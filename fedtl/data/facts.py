@@ -43,7 +43,8 @@ class RowFacts:
     (whole numbers, all different); ``copies`` (columns that another one determines, with its name); ``sentinels`` (the value
     that may stand for a missing one, and how often); ``thousands`` (a whole number and one with three decimals, where a mark
     that separates thousands may have been read as the decimal mark); ``decisive`` (columns that alone nearly determine the label, and how nearly: ``data.decisive``); ``together`` (columns of
-    which a sum is the label, as of the other columns of a one-hot label). ``brightest``:
+    which a sum is the label, as of the other columns of a one-hot label); ``belonging`` (columns of which each value names several rows, all of
+    one label, and how many values). ``brightest``:
     the largest pixel, of images of uint8 or uint16, and ``white``: the largest value of their type.
     """
 
@@ -58,6 +59,7 @@ class RowFacts:
     thousands: tuple[tuple[str, float, float], ...] = ()
     decisive: tuple[tuple[str, float], ...] = ()
     together: tuple[str, ...] = ()
+    belonging: tuple[tuple[str, int], ...] = ()
     brightest: int | None = None
     white: int | None = None
 
@@ -140,6 +142,7 @@ def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: boo
     numbers = [n for n, name in enumerate(names) if name not in settings.target_encoded]
     own = [names[n] for n in numbers]
     counted = [n for n in varying if n in numbers]
+    decisive = () if hidden else tuple(decisive_columns(sample, y, names, settings))
     return replace(
         facts,
         constant=tuple(name for n, name in enumerate(names) if some[n] and n not in varying),
@@ -148,7 +151,10 @@ def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: boo
         copies=tuple(_copies(sample[:, counted], [names[n] for n in counted])),
         sentinels=tuple(_sentinels(x[:, numbers], own)),
         thousands=(*_thousands(x[:, numbers], own), *([] if hidden else _thousands(*_target(raw, settings)))),
-        decisive=() if hidden else tuple(decisive_columns(sample, y, names, settings)),
+        decisive=decisive,
+        belonging=()
+        if hidden
+        else tuple(_belonging(x, raw.train.y, names, [n for n in counted if names[n] not in dict(decisive)])),
         together=() if hidden else columns_together(sample, y, names, settings),
     )
 
@@ -168,6 +174,26 @@ def _is_running(column: Array) -> bool:
         return False
     whole = bool((column == np.round(column)).all())  # False where one is missing
     return whole and len(column) > FEW_VALUES and len(np.unique(column)) == len(column)
+
+
+def _belonging(
+    x: Array, y: Array, names: Sequence[str], candidates: Sequence[int]
+) -> Iterator[tuple[str, int]]:
+    """
+    Yield each of the ``candidates`` whose values are whole numbers that occur in several rows each, and in rows of one label only, as a
+    number of a patient or a series does; with the number of values.
+    """
+    if y.ndim > 1 or len(labels := np.unique(y)) < 2:
+        return
+    label = np.searchsorted(labels, y)
+    for number in candidates:
+        column = x[:, number]
+        if np.isnan(column).any() or (column != np.round(column)).any():
+            continue
+        values, which, counts = np.unique(column, return_inverse=True, return_counts=True)
+        several = len(values) >= CHANCE and counts.min() > 1
+        if several and len(np.unique(which * len(labels) + label)) == len(values):
+            yield names[number], len(values)
 
 
 def _copies(x: Array, names: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """Reads the stored rows of one silo from a DataFrame. Empty cells are missing values."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -10,6 +11,7 @@ from fedtl.data.cells import column_inputs, is_number, numbers, numbers_by_cell,
 from fedtl.data.columns import Kind, column_named, columns_of_inputs
 from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Array, Part, Raw
+from fedtl.data.word_notes import unread_words
 from fedtl.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,12 +43,12 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     """
     check_columns_with_a_use(frame, settings, where)
     columns, x = frame_inputs(frame, settings, where)
-    units = units_of(frame, settings, where)
+    units, unread = units_of(frame, settings, where), _unread_words(frame, settings)
     if not settings.target_domain:
         rows = Part(x, labels_of(frame, settings, where), units)
         if settings.split_column:
-            return _parts_by_column(rows, columns, frame, settings, where)
-        return Raw(rows, columns=columns)
+            return replace(_parts_by_column(rows, columns, frame, settings, where), unread=unread)
+        return Raw(rows, columns=columns, unread=unread)
     domain = column_of(frame, settings.domain_column, where, "data.domain_column")
     target = (domain.map(str) == settings.target_domain).to_numpy(bool)
     if not target.any() or target.all():
@@ -60,7 +62,14 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     target_x, target_test = x[target], None
     if not column_of(frame, settings.label, where, "data.label")[target].isna().any():
         target_test = Part(target_x, labels_of(frame[target], settings, where))
-    return Raw(train, target=target_x, target_test=target_test, columns=columns)
+    return Raw(train, target=target_x, target_test=target_test, columns=columns, unread=unread)
+
+
+def _unread_words(frame: "pd.DataFrame", settings: DataSettings) -> tuple[str, ...]:
+    """Return a line for each kind of text that is not read as the words that a person sees, in columns of words."""
+    names = [] if settings.tokenizer else [name for name in settings.text if name in frame.columns]
+    texts = {name: [str(cell) for cell in frame[name].dropna()] for name in names}
+    return tuple(line for name, own in texts.items() for line in unread_words(own, name))
 
 
 def check_columns_with_a_use(frame: "pd.DataFrame", settings: DataSettings, where: str) -> None:
@@ -199,7 +208,7 @@ def _key_of_label(name: str, settings: DataSettings) -> str:
     """Return the setting that names a column of labels."""
     if name in settings.classes:
         return "data.classes"
-    return "data.event" if name == settings.event else "data.label"
+    return "data.event" if name and name == settings.event else "data.label"
 
 
 def _label_numbers(cells: "pd.Series", settings: DataSettings, where: str) -> Array:
@@ -238,12 +247,22 @@ def labels_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Arra
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         if settings.positive_above is not None:
             raise DataError(f"{where}: {settings.label} holds text; data.positive_above needs numbers")
+        _check_texts(column, where)
         return np.array(["" if pd.isna(cell) else spelled(cell) for cell in column], str)
     values: Array = column.to_numpy()
     if settings.positive_above is None:
         return values
     above = (values.astype(np.float64) > settings.positive_above).astype(np.int64)
     return np.where(column.isna(), "", above.astype(str)) if column.isna().any() else above
+
+
+def _check_texts(labels: "pd.Series", where: str) -> None:
+    """Raise DataError where a cell holds no single text or number, as a list of a Parquet file does."""
+    for cell in labels.dropna():
+        if isinstance(cell, bytes) or not isinstance(cell, Hashable):
+            raise DataError(
+                f"{where}: {labels.name} holds a value of type {type(cell).__name__}; write one text or number a cell"
+            )
 
 
 def _labels_by_cell(column: "pd.Series", settings: DataSettings) -> Array:

@@ -21,6 +21,7 @@ from fedtl.data.pictures import SUFFIXES as SUFFIXES_OF_PICTURES
 from fedtl.data.pictures import sides
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
+from fedtl.data.spacings import spacings_of
 from fedtl.data.streamed import StreamedImages
 from fedtl.data.unlabelled import is_unlabelled
 from fedtl.errors import DataError
@@ -67,7 +68,12 @@ def read(settings: DataSettings, name: str) -> Raw:
     else:
         images = load_images(paths, settings)  # together, so that all parts have one shape
         parts, sizes = dict(_parts(labelled, images, settings)), images.sizes
-    return Raw(parts["train"], parts.get("val"), parts.get("test"), unread=unread, sizes=sizes)
+    return Raw(
+        *(parts["train"], parts.get("val"), parts.get("test")),
+        unread=unread,
+        sizes=sizes,
+        spacings=spacings_of(paths, settings),
+    )
 
 
 def _sizes(paths: Sequence[Path], settings: DataSettings) -> Mapping[tuple[int, ...], int]:

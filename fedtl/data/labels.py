@@ -25,8 +25,8 @@ def label_texts(y: Array) -> list[str]:
 
 
 def without_label(y: Array) -> Array:
-    """Return which rows have no label at all [N]: an empty text, or a number that is not finite."""
-    return ~np.isfinite(y) if y.dtype.kind == "f" else y.astype(str) == ""
+    """Return which rows have no label at all [N]: an empty text or one of blanks, or a number that is not finite."""
+    return ~np.isfinite(y) if y.dtype.kind == "f" else np.char.strip(y.astype(str)) == ""
 
 
 def different_labels(y: Array) -> frozenset[str]:
@@ -61,7 +61,9 @@ def spelled_alike(labels: Iterable[str]) -> list[tuple[str, ...]]:
 def _plain_spelling(label: str) -> str:
     try:
         value = float(label)
-        return label if abs(value) >= EXACT else repr(value)  # beyond, different whole numbers are one float
+        return (
+            label if abs(value) >= EXACT else repr(value + 0.0)
+        )  # -0 is 0; beyond, several whole numbers are one float
     except ValueError:
         return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", label.casefold().strip().rstrip(".").strip())
 

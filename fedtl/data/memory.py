@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from fedtl.data import frame, npz
+from fedtl.data.array_texts import decoded
 from fedtl.data.checks import check_rows
 from fedtl.data.columns import in_order
 from fedtl.data.series import series_of_frame
@@ -92,7 +93,7 @@ def _array(value: Any) -> Array:
             value = np.array([*value, None], object)[:-1]
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     if array.dtype.kind != "O":
-        return array
+        return decoded(array)
     if frame.is_frame(value) and all(dtype.kind in "uifb" for dtype in value.dtypes):
         return array.astype(np.float64)  # columns of truth values and of numbers
     return frame.texts_of(array)

@@ -20,6 +20,7 @@ from fedtl.errors import DataError
 SUFFIXES = (".nii", ".nii.gz")
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # of an array whose axes point right, forward and up (RAS+)
 NIFTI_2_HEADER = 540  # bytes
+MILLIMETRES = {"meter": 1000.0, "micron": 0.001}  # by the unit of a file
 
 
 def is_nifti(path: Path) -> bool:
@@ -51,6 +52,23 @@ def read_nifti(path: Path, settings: DataSettings) -> Array:
         return np.ascontiguousarray(_planes(values, AXES["axial"]))[None]
     assert settings.slices is not None
     return np.ascontiguousarray(chosen(_planes(values, AXES[settings.slices.axis]), settings.slices))
+
+
+def spacing(path: Path, settings: DataSettings) -> tuple[float, ...] | None:
+    """Return the distance in mm of neighbouring voxels: of a volume (up, forward, right), of slices (down, across); None where none can be read."""
+    import nibabel
+    from nibabel.affines import voxel_sizes
+
+    try:
+        image = nibabel.load(path)
+        unit = MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+        sides, order = voxel_sizes(image.affine), nibabel.io_orientation(image.affine)[:, 0]
+        right_forward_up = [unit * float(sides[order == axis][0]) for axis in range(3)]
+    except Exception:  # the volume itself has been read
+        return None
+    if settings.slices is not None:
+        right_forward_up.pop(AXES[settings.slices.axis])
+    return tuple(right_forward_up[::-1])
 
 
 def _content(path: Path) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedtl.data.array_texts import decoded, labels_as_written
 from fedtl.data.bounded import check_unpacked
 from fedtl.data.columns import column_numbers, in_order, order_columns
 from fedtl.data.formats import advice_on
@@ -141,7 +142,7 @@ def _first_columns(settings: DataSettings) -> tuple[str, ...]:
         path = Path(settings.path) / f"{silos(settings)[0]}.npz"
         check_unpacked(path)
         with np.load(path, allow_pickle=False) as archive:
-            names = archive["columns"] if "columns" in archive.files else np.empty(0, str)
+            names = decoded(archive["columns"]) if "columns" in archive.files else np.empty(0, str)
     except BROKEN:  # refused when it is read itself
         return ()
     return tuple(map(str, names.reshape(-1).tolist()))
@@ -150,7 +151,7 @@ def _first_columns(settings: DataSettings) -> tuple[str, ...]:
 def _array(archive: Mapping[str, Array], key: str, path: Path) -> Array:
     """Return one array of a file. Raises DataError for one of Python objects, which are never loaded: they can run code."""
     try:
-        return archive[key]
+        return decoded(archive[key])
     except ValueError as error:
         if "Object arrays" not in str(error):
             raise
@@ -168,9 +169,10 @@ def rows_of_arrays(arrays: Mapping[str, Array], settings: DataSettings, where: s
             f"{where} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}; "
             "save them by these names: numpy.savez(file, train_x=..., train_y=...)"
         )
-    unread, without_units = tuple[str, ...](), settings.model_copy(update={"unit_column": ""})
+    unread, without_units = _unread(arrays, settings), settings.model_copy(update={"unit_column": ""})
     if settings.sequence is not None:
-        arrays, unread = _with_series(arrays, settings.sequence, where)
+        arrays, lines = _with_series(arrays, settings.sequence, where)
+        unread += lines
     train = _part(arrays, "train", where, settings)
     assert train is not None
     raw = Raw(
@@ -183,6 +185,15 @@ def rows_of_arrays(arrays: Mapping[str, Array], settings: DataSettings, where: s
         unread=unread,
     )
     return order_columns(raw, settings, where) if settings.columns else raw
+
+
+def _unread(arrays: Mapping[str, Array], settings: DataSettings) -> tuple[str, ...]:
+    """Return a line with the names of the arrays that have no use."""
+    target = ("target", "target_test") if settings.target_domain else ()
+    ends = ("x", "y", settings.unit_column, settings.silo_column)
+    used = {"columns"} | {f"{part}_{end}" for part in (*PARTS, *target) for end in ends if end}
+    others = sorted(arrays.keys() - used)
+    return (f"arrays of other names, not read: {', '.join(others[:12])}",) if others else ()
 
 
 def _with_series(
@@ -255,7 +266,9 @@ def _part(arrays: Mapping[str, Array], name: str, where: str, settings: DataSett
             f"{where}: {name}_x is {x.shape} and {name}_y is {y.shape}; expected N images or rows, and N labels"
         )
     _check_axes(x, f"{where}: {name}_x", settings)
-    return Part(x, y, _units(arrays, name, y, where, settings))
+    return Part(
+        x, labels_as_written(y, settings, f"{where}: {name}_y"), _units(arrays, name, y, where, settings)
+    )
 
 
 def _units(

@@ -3,7 +3,7 @@ Series of measurements (``data.sequence``): arrays [N, T, C] of N series with T 
 step. A missing value, and a step after the end of a shorter series, is NaN, which takes the channel's fill value.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,8 @@ from fedtl.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+UNEVEN = 1.5  # times the shortest interval; months differ by less
 
 
 def series_of_array(x: Array, sequence: SequenceSettings, where: str) -> tuple[Array, tuple[str, ...]]:
@@ -118,7 +120,17 @@ def _series(
             "keep one row for each step"
         )
     made, lines = of_length(np.split(x[order], starts[1:]), sequence.length, len(names))
-    return names, made, ids, order, starts, lines
+    return names, made, ids, order, starts, (*lines, *_uneven(np.split(time[order], starts[1:]), sequence))
+
+
+def _uneven(times: Sequence[Array], sequence: SequenceSettings) -> Iterator[str]:
+    """Yield a line where series have steps that lie further apart than others, as around a gap. ``times``: of each series, ascending."""
+    steps = [np.diff(one) for one in times if len(one) > 2]
+    if uneven := sum(bool(one.max() > UNEVEN * one.min()) for one in steps):
+        yield (
+            f"{sequence.time} is not read but for the order of steps, and in {uneven} of {len(times)} series they are not evenly spaced; "
+            "add the time since the last step as a column, or the missing steps as rows with empty cells"
+        )
 
 
 def _times(frame: "pd.DataFrame", sequence: SequenceSettings, where: str) -> Array:

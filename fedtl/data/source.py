@@ -38,7 +38,8 @@ class Raw:
     The stored rows of one silo. Parts that the source does not give are split off the training rows later. ``target``:
     inputs of the second domain, without labels. ``columns``: names of a table's columns or a series' channels, () for images.
     ``unread``: a line for each thing that lies next to the rows and was not read. ``sizes``: of images that ``data.size`` resized as
-    they were read, how many had which sides; of a set that is dealt to silos, over all of it.
+    they were read, how many had which sides, and ``spacings``: how many files state which distance of pixels in mm; of a set that is dealt to silos, over
+    all of it.
     """
 
     train: Part
@@ -49,6 +50,7 @@ class Raw:
     columns: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     sizes: Mapping[tuple[int, ...], int] = field(default_factory=dict)
+    spacings: Mapping[tuple[float, ...], int] = field(default_factory=dict)
 
     @property
     def target_to_split(self) -> bool:

@@ -30,6 +30,9 @@ QUOTED = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)""", re.DOTALL
 )  # texts, quoted names and comments of a query
 PARAMETER = re.compile(r":silo\b")
+CHANCE = re.compile(
+    r"\b(random|randomblob|uuid|gen_random_uuid|setseed)\s*\(|\b(tablesample|using\s+sample)\b", re.IGNORECASE
+)
 PARENTHESES = re.compile(r"\([^()]*\)")
 WAL = 2  # bytes 18 and 19 of the header: how the file is written and read
 READING = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE)
@@ -57,6 +60,11 @@ def orders_rows(query: str) -> bool:
     while changed:
         outer, changed = PARENTHESES.subn(" ", outer)
     return re.search(r"\border\s+by\b", outer, re.IGNORECASE) is not None
+
+
+def draws_rows(query: str) -> bool:
+    """Return whether the query draws random numbers or rows, and so gives other rows each time."""
+    return CHANCE.search(QUOTED.sub(" ", query)) is not None
 
 
 def silos(settings: DataSettings) -> Sequence[str]:

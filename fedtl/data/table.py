@@ -169,13 +169,16 @@ def _parse(path: str, changed: int, size: int, dialect: Dialect, sheet: str) -> 
 
 def _read_parquet(path: str, by_cell: bool) -> "pd.DataFrame":
     """
-    Return the rows of a Parquet file. ``by_cell``: whole numbers stay as they are next to an empty cell, which would otherwise make
+    Return the rows of a Parquet file; the columns that pandas stored as a named index are columns. ``by_cell``: whole numbers stay as they are next to an empty cell, which would otherwise make
     floats of its whole column and so round the numbers of other rows from 2^53 on.
     """
     import pandas as pd
 
     kept = {"integer_object_nulls": True} if by_cell else None
-    return pd.read_parquet(path, to_pandas_kwargs=kept)
+    rows = pd.read_parquet(path, to_pandas_kwargs=kept)
+    if not isinstance(rows.index, pd.RangeIndex):
+        rows = rows.reset_index([name for name in rows.index.names if name is not None])
+    return rows.set_axis([str(name) for name in rows.columns], axis=1)
 
 
 def _with_plain_numbers(frame: "pd.DataFrame") -> "pd.DataFrame":

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from fedtl.data.labels import merge_labels
+from fedtl.experiment.by_silo import by_silo, first_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import DataSchema
-from fedtl.experiment.row_notes import by_silo, first_of, row_notes
+from fedtl.experiment.row_notes import row_notes
 from fedtl.methods.base import Method, own_labels
 
 # Of the mean count times train.lr / (1 - momentum), which is how far steps go together. With the model mlp and the default rate, 0.05 at momentum

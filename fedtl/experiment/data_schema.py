@@ -22,7 +22,8 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.few_labels import check_all_unlabelled, no_silo_has_labels
 from fedtl.tasks.base import LearningTask
 from fedtl.tasks.counts import Counts
-from fedtl.tasks.survival import TIME
+from fedtl.tasks.multilabel import MultiLabel
+from fedtl.tasks.survival import EVENT, TIME, TimeToEvent
 
 MIN_SIDE, MAX_ASPECT = 4, 8  # of what is surely an image, in pixels
 Pairs = tuple[tuple[str, str, int], ...]  # of silos, and how many rows
@@ -35,7 +36,8 @@ class SiloSchema:
     the columns without any value in these rows, and ``facts`` about them; neither is looked up where rows must be prepared
     independently of each other. ``unread``: what lies next to the rows and was not read. ``pixels``: whether a model
     sees them as pixels of -1..1, and ``eight_bits``: whether they are prepared as uint8 of 0..255; None: not known. ``latest``: of survival, the latest time of a training row.
-    ``sizes``: in which images were read; None where ``data.size`` resized none, or where rows must not be looked at.
+    ``one_sided``: labels of 0 and 1 that are the same in all training rows, and the event that no training row has.
+    ``spacings``: distances of pixels in mm that files state, the most frequent first. ``sizes``: in which images were read; None where ``data.size`` resized none, or where rows must not be looked at.
     """
 
     shape: tuple[int, ...]
@@ -51,6 +53,8 @@ class SiloSchema:
     mean_count: float | None = None  # of a training row, where counts are predicted and rows may be looked at
     latest: float | None = None
     sizes: ImageSizes | None = None
+    one_sided: tuple[str, ...] = ()
+    spacings: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,11 +122,9 @@ def read_data_schema(
         if settings.sequence is None:
             _check_is_picture(raw, name)
         unlabelled = name in settings.unlabelled  # its test labels only judge
-        facts = NO_FACTS
+        facts, hidden = NO_FACTS, hides_labels(settings, name)
         if look or not settings.by_record:
-            facts, hashes[name] = row_facts(
-                raw, settings, hides_labels(settings, name) or uses_missing(settings, name)
-            )
+            facts, hashes[name] = row_facts(raw, settings, hidden or uses_missing(settings, name))
         silos[name] = SiloSchema(
             prepare.input_shape(raw, settings),
             raw.columns,
@@ -134,11 +136,11 @@ def read_data_schema(
             raw.unread,
             seen_as_signed(raw.train.x, settings),
             is_pixels(raw.train.x) and raw.train.x.dtype == np.uint8 and not settings.pixel_range,
-            None
-            if hides_labels(settings, name) or (settings.by_record and not look)
-            else _mean_count(raw, settings),
+            None if hidden or (settings.by_record and not look) else _mean_count(raw, settings),
             _latest(raw) if settings.horizons and not settings.by_record else None,
             sizes_before(raw, settings) if look or not settings.by_record else None,
+            () if settings.by_record or hidden else _one_sided(raw, settings),
+            tuple(sorted(raw.spacings, key=raw.spacings.__getitem__, reverse=True)),
         )
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}
@@ -196,6 +198,18 @@ def _latest(raw: Raw) -> float | None:
     """Return the latest time of a training row with one; None without any."""
     times = finite_numbers(raw.train.y[:, TIME])
     return None if np.isnan(times).all() else float(np.nanmax(times))
+
+
+def _one_sided(raw: Raw, settings: DataSettings) -> tuple[str, ...]:
+    """Return the labels of 0 and 1 that are the same in all training rows; of times the event, where no row has it."""
+    task, y = settings.predicted, finite_numbers(raw.train.y)
+    if isinstance(task, TimeToEvent):
+        return () if (y[:, EVENT] == 1).any() else (settings.event,)
+    if not isinstance(task, MultiLabel):
+        return ()
+    return tuple(
+        name for name, own in zip(task.labels, y.T, strict=True) if not {0.0, 1.0} <= {*own.tolist()}
+    )
 
 
 def common_rows(hashes: Mapping[str, frozenset[int]]) -> Iterator[tuple[str, str, int]]:

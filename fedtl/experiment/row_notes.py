@@ -9,12 +9,13 @@ from fedtl.data.facts import NO_FACTS
 from fedtl.data.formats import CONVERSIONS, unread_data_files
 from fedtl.data.labels import spelled_alike
 from fedtl.data.settings import DataSettings
+from fedtl.experiment.by_silo import by_silo, first_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import MAX_ASPECT, DataSchema, SiloSchema
+from fedtl.experiment.image_notes import image_notes
 from fedtl.report.figures import counted
 
 MIN_SHARE = 0.05  # of the rows of a silo; fewer repeated ones do not change a result much
-DARK = 16  # an image whose brightest pixel is below this share of the range, 1/16, is nearly black
 MAX_CHANNELS = 4  # of what is surely an image
 READ = {"table": table.SUFFIXES, "npz": (".npz",)}  # by source, what a folder of silos' files is read for
 MANY_LABELS = 10
@@ -44,12 +45,11 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
         shown = {name: silo for name, silo in silos.items() if name not in hidden}
         yield from _of_labels({name: silo.trained for name, silo in shown.items()})
         yield from _of_many_labels(shown)
+    yield from _of_one_sided(silos)
     yield from _of_horizons(experiment.data.horizons, silos)
     yield from _of_columns(silos)
     yield from _of_copies(schema, bool(experiment.data.unit_column))
-    yield from _of_sizes(experiment.data.size, silos)
-    if not experiment.data.pixel_range:
-        yield from _of_pixels(silos)
+    yield from image_notes(experiment.data, silos)
 
 
 def _of_files(data: DataSettings) -> Iterator[str]:
@@ -91,6 +91,19 @@ def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:
         )
 
 
+def _of_one_sided(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    """Yield a line for labels that some silos cannot teach, and which of them none can."""
+    own = {name: silo.one_sided for name, silo in silos.items()}
+    if listed := by_silo(own):
+        nowhere = sorted(frozenset.intersection(*map(frozenset, own.values())))
+        end = (
+            f"; no silo can teach {', '.join(map(repr, nowhere))}: leave out this label, or add rows"
+            if nowhere
+            else ""
+        )
+        yield f"all training rows of a silo have the same value of a label ({listed}), which it then cannot teach{end}"
+
+
 def _of_horizons(horizons: Sequence[float], silos: Mapping[str, SiloSchema]) -> Iterator[str]:
     latest = {name: silo.latest for name, silo in silos.items() if silo.latest is not None}
     for end in horizons:
@@ -101,20 +114,6 @@ def _of_horizons(horizons: Sequence[float], silos: Mapping[str, SiloSchema]) -> 
             )
             yield f"the horizon {end:g} lies after the latest time of a training row ({listed}){everywhere}; lower data.horizons"
             return
-
-
-def _of_sizes(size: int | str, silos: Mapping[str, SiloSchema]) -> Iterator[str]:
-    sizes = {name: silo.sizes for name, silo in silos.items() if silo.sizes}
-    changed = {
-        name: [f"{own.changed:.0%} of the images, such as {' x '.join(map(str, own.worst))} px"]
-        for name, own in sizes.items()
-        if own.changed > MIN_SHARE
-    }
-    if listed := by_silo(changed, quoted=False):
-        yield (
-            f"data.size = {size} changes the shape of images by more than a tenth ({listed}); where shapes matter, "
-            "crop or pad the files to equal sides"
-        )
 
 
 def _of_labels(trained: Mapping[str, frozenset[str]]) -> Iterator[str]:
@@ -214,6 +213,15 @@ def _of_copies(schema: DataSchema, units: bool) -> Iterator[str]:
             f"inputs occur several times ({listed}), so rows that a model is tested on can be rows that it was trained on; remove "
             f"the copies{way_out}"
         )
+    belonging = {
+        name: [f"{column!r}: {count} values" for column, count in silo.facts.belonging]
+        for name, silo in silos.items()
+    }
+    if not units and (listed := by_silo(belonging, quoted=False)):
+        yield (
+            f"each value of a column is in several rows, and all of them have one label ({listed}), as rows of one patient or one series have; if so, "
+            "set data.unit_column to it, or a model is tested on whom it was trained on; for series, set data.sequence"
+        )
     leaked = {name: [f"{silo.facts.leaked} rows"] for name, silo in silos.items() if silo.facts.leaked}
     if listed := by_silo(leaked, quoted=False):
         yield f"validation or test rows have the inputs of training rows ({listed}); remove them there"
@@ -234,43 +242,3 @@ def _of_copies(schema: DataSchema, units: bool) -> Iterator[str]:
         yield (
             f"silos have rows that are nearly the same, but for rounding ({first_of(pairs, 3, '; ')}); if they are copies, remove them at one silo"
         )
-
-
-def _of_pixels(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
-    if not any(len(silo.shape) > 2 for silo in silos.values()):
-        return
-    facts = {name: silo.facts for name, silo in silos.items()}
-    dark = {
-        name: [f"{own.brightest} of 0..{own.white}"]
-        for name, own in facts.items()
-        if own.brightest is not None and own.white is not None and own.brightest < (own.white + 1) // DARK
-    }
-    if listed := by_silo(dark, quoted=False):
-        proposed = max((facts[name].brightest or 0).bit_length() for name in dark)
-        yield (
-            f"the brightest pixel is low ({listed}), so a model sees nearly black images; if all silos have this range, set "
-            f"data.pixel_range = [0, {(1 << max(proposed, 1)) - 1}]; otherwise multiply the pixels, or store them as floats, which are scaled"
-        )
-    numbers = [name for name, own in facts.items() if own.brightest is None]
-    if numbers and len(numbers) < len(facts):
-        pixels = next(name for name, own in facts.items() if own.brightest is not None)
-        yield (
-            f"{pixels} has pixels of 0..{facts[pixels].white}, {numbers[0]} other numbers, which are scaled by channel; store all in one way"
-        )
-
-
-def by_silo(values_of: Mapping[str, Sequence[str]], most: int = 3, quoted: bool = True) -> str:
-    """Return "north: 'a', 'b'; south: 'a'", with at most ``most`` silos and values each; "" where no silo has any."""
-    texts = {
-        name: [repr(value) if quoted else value for value in values]
-        for name, values in values_of.items()
-        if values
-    }
-    silos = [f"{name}: {first_of(values, most, ', ')}" for name, values in texts.items()]
-    return first_of(silos, most, "; ")
-
-
-def first_of(texts: Sequence[str], most: int, separator: str) -> str:
-    """Return the first texts, and how many more there are."""
-    rest = len(texts) - most
-    return separator.join([*texts[:most], *([f"{rest} more"] if rest > 0 else [])])

@@ -21,7 +21,14 @@ class FixedModel:
     classifier: str
 
     def __call__(self, shape: Shape) -> tuple[nn.Module, str]:
-        return deepcopy(self.module).cpu().float(), self.classifier
+        try:
+            return deepcopy(self.module).cpu().float(), self.classifier
+        except Exception as error:  # whatever an attribute raises
+            reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+            raise ModelError(
+                f"{type(self.module).__name__} cannot be copied ({reason}); pass a function of the shape of one input that builds it "
+                "and returns it with the path of its classifier"
+            ) from error
 
 
 def as_build(model: nn.Module | Build) -> Build:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from fedtl.errors import FedTLError, ModelError
+from fedtl.models.cut_checks import check_copies, check_kept, check_tensors
 from fedtl.models.failures import module_failure
 from fedtl.models.heads import Heads, heads_like
 from fedtl.models.net import ModelSpec, Net, Shape, seeded
@@ -25,14 +26,13 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
     Raises ModelError unless head(body(x)) gives the scores [N, width], or [N, width, H, W] by pixel, of the whole model for random x of ``shape``, in
     evaluation mode and in training mode, and the scores of a row in evaluation mode depend on that row alone.
     """
+    check_tensors(model)
     x = _inputs(model.eval(), shape)
     whole = _checked_scores(model, x)
     _check_own_scores(model, x, whole)
     old_head = _classifier(model, classifier)
     model.set_submodule(classifier, nn.Identity())
-    features = _pass(model, x)
-    if not isinstance(features, Tensor):
-        raise ModelError(f"the classifier {classifier!r} gets no tensor of features; choose another model")
+    features = _features(model, x, classifier)
     heads = heads_like(old_head, features.dim() == 2)
     if not _equal(_head_pass(heads.old, features), whole):
         if _equal(_head_pass(old_head, features), whole):
@@ -40,15 +40,36 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
                 f"the classifier {classifier!r} is a {type(old_head).__name__} that computes something else than the plain "
                 "layer that fedtl would put in its place; choose another model"
             )
-        raise ModelError(
-            f"the classifier {classifier!r} is not the last layer, so fedtl cannot use it as a head; choose another model"
-        )
+        raise _not_last(classifier)
     _check_training(model, heads, x, whole.shape)
-    _check_copies(model)
+    check_copies(model)
+    if not _equal(_pass(model.eval(), x), features):
+        raise ModelError(
+            "training changes what the model computes by something else than its parameters and buffers, which would stay where it was "
+            "trained; register it with register_buffer, persistent=True"
+        )
     model.train()
     frozen, by_pixel = _frozen(model, heads), whole.dim() == 4
     return ModelSpec(
         *(model, heads.make, features.shape[1], classifier, seed, shape, frozen, heads.from_conv, by_pixel)
+    )
+
+
+def _features(model: nn.Module, x: Tensor, classifier: str) -> Tensor:
+    """Return what the classifier gets [N, features, ...], from a model with an Identity in its place. Raises ModelError."""
+    try:
+        features = _pass(model, x)
+    except ModelError as error:  # what follows takes no features
+        raise _not_last(classifier, f" (without it: {error})") from error
+    if not isinstance(features, Tensor):
+        raise ModelError(f"the classifier {classifier!r} gets no tensor of features; choose another model")
+    return features
+
+
+def _not_last(classifier: str, reason: str = "") -> ModelError:
+    return ModelError(
+        f"the classifier {classifier!r} is not the last layer{reason}, so fedtl cannot use it as a head; return its scores as they are, before "
+        "a softmax, or name the last layer (by a function that returns the model and the path of this layer), or choose another model"
     )
 
 
@@ -57,16 +78,6 @@ def _frozen(body: nn.Module, heads: Heads) -> frozenset[str]:
     with seeded("cut", "head"):
         net = Net(body, heads.make(1), nn.ModuleDict())
     return frozenset(name for name, weight in net.named_parameters() if not weight.requires_grad)
-
-
-def _check_copies(model: nn.Module) -> None:
-    """Raise ModelError for a layer that keeps a computed tensor, which torch does not copy; it was called with gradients before."""
-    for name, module in model.named_modules():
-        if any(isinstance(value, Tensor) and not value.is_leaf for value in vars(module).values()):
-            raise ModelError(
-                f"{name or 'the model'} ({type(module).__name__}) keeps a tensor that it computed, which cannot be copied; use "
-                "torch.nn.utils.parametrizations for weight_norm and spectral_norm, and keep no outputs in self"
-            )
 
 
 def _inputs(model: nn.Module, shape: Shape) -> Tensor:
@@ -79,11 +90,17 @@ def _inputs(model: nn.Module, shape: Shape) -> Tensor:
     codes = torch.randint(2, (2, *shape), generator=generator).float()
     failure: ModelError | None = None
     for x in (normal, codes):
+        given = x.clone()
         try:
             _pass(model, x)
-            return x
         except ModelError as error:
             failure = failure or error
+            continue
+        if not torch.equal(x, given):
+            raise ModelError(
+                "the model changes its inputs, and so the rows of a silo; let it work on x.clone()"
+            )
+        return x
     assert failure is not None
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and weight.dtype != torch.float32:
@@ -109,7 +126,7 @@ def _checked_scores(model: nn.Module, x: Tensor) -> Tensor:
     whole = _pass(model, x)
     if not isinstance(whole, Tensor):
         raise ModelError(
-            f"the model returns a {type(whole).__name__}, not one tensor of scores; choose another model"
+            f"the model returns a {type(whole).__name__}, not one tensor of scores; let it return these alone, or choose another model"
         )
     by_pixel = whole.dim() == 4 and whole.shape[2:] == x.shape[2:]  # [N, width, H, W] of images
     if len(whole) != len(x) or (whole.dim() != 2 and not by_pixel):
@@ -126,7 +143,8 @@ def _checked_scores(model: nn.Module, x: Tensor) -> Tensor:
 def _check_own_scores(model: nn.Module, x: Tensor, whole: Tensor) -> None:
     """Raise ModelError where evaluation writes buffers, draws random numbers, or mixes rows."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    again, alone = _pass(model, x, draw=1), _pass_alone(model, x[:1])
+    # Each row alone: an LSTM that takes the batch for time shows a row the rows before it, and not those after it.
+    again, alone = _pass(model, x, draw=1), [_pass_alone(model, row) for row in x.split(1)]
     for name, tensor in model.state_dict().items():
         if not torch.equal(tensor, before[name]):
             raise ModelError(
@@ -136,7 +154,7 @@ def _check_own_scores(model: nn.Module, x: Tensor, whole: Tensor) -> None:
         raise ModelError(
             "in evaluation mode the same row gets other scores each time; draw random numbers in training mode only"
         )
-    if alone is None or not _equal(alone, whole[:1]):
+    if not all(map(_equal, alone, whole.split(1))):
         layers = (
             f"{path} is a {type(module).__name__} without running statistics: build it with track_running_stats=True, or "
             "use GroupNorm"
@@ -145,7 +163,10 @@ def _check_own_scores(model: nn.Module, x: Tensor, whole: Tensor) -> None:
             and module.running_mean is None
             and "Batch" in type(module).__name__
         )
-        reason = next(layers, "no layer may mix rows in evaluation mode")
+        reason = next(
+            layers,
+            "no layer may mix rows in evaluation mode (an LSTM or a transformer needs batch_first=True)",
+        )
         raise ModelError(f"the scores of a row depend on the other rows of its batch; {reason}")
 
 
@@ -162,6 +183,7 @@ def _classifier(model: nn.Module, path: str) -> nn.Module:
         classifier = model.get_submodule(path)
     except AttributeError as error:
         raise ModelError(f"the model has no module {path!r} to cut at as its classifier") from error
+    _check_head_is_trained(classifier, path, model)
     if classifier is model:
         raise ModelError("the whole model is its classifier; put it into a Sequential and name its path")
     inside = {id(weight) for weight in classifier.parameters()}
@@ -174,6 +196,15 @@ def _classifier(model: nn.Module, path: str) -> nn.Module:
             "choose another model"
         )
     return classifier
+
+
+def _check_head_is_trained(classifier: nn.Module, path: str, model: nn.Module) -> None:
+    """Raise ModelError where the author froze the classifier and trains the rest; where all is frozen, the head is what is trained."""
+    trained = [weight.requires_grad for weight in classifier.parameters()]
+    if trained and not any(trained) and any(weight.requires_grad for weight in model.parameters()):
+        raise ModelError(
+            f"the classifier {path!r} is frozen, and fedtl trains a new head in its place; let it require gradients"
+        )
 
 
 def _others(model: nn.Module, classifier: nn.Module) -> list[nn.Module]:
@@ -203,6 +234,7 @@ def _check_training(body: nn.Module, heads: Heads, x: Tensor, shape: torch.Size)
                 )
             if weights and scores.requires_grad:
                 torch.autograd.grad(scores.sum(), weights, allow_unused=True)
+        check_kept(body, before)
     except FedTLError:
         raise
     except Exception as error:

@@ -26,6 +26,7 @@ from fedtl.data.images import read
 from fedtl.data.preprocess import fit_inputs
 from fedtl.data.settings import DataSettings
 from fedtl.errors import DataError
+from fedtl.experiment import image_notes
 
 STORED = np.array([[0, 100, 1024], [2000, 3000, 4095]], np.uint16)
 PATIENT = "Secret^Patient"
@@ -233,3 +234,14 @@ def test_pictures_and_numbers_in_one_silo_are_refused(written, tmp_path):
     with pytest.raises(DataError, match="data.pixel_range"):
         load_images(paths, settings())
     assert load_images(paths, settings(pixel_range=[0.0, 255.0])).x.shape == (2, 2, 3)
+
+
+def test_pixels_that_are_not_equally_large_are_noted(written, tmp_path):
+    for name, spacing in (("a/x/0.dcm", [0.5, 0.5]), ("b/x/0.dcm", [1, 2]), ("a/x/1.dcm", None)):
+        written(name=name, **({"PixelSpacing": spacing} if spacing else {}))
+    found = {name: tuple(read(settings(path=str(tmp_path)), name).spacings) for name in "ab"}
+    assert found == {"a": ((0.5, 0.5),), "b": ((1.0, 2.0),)}
+    several, oblong = image_notes._of_spacings(found, volumes=False)
+    assert "(a: 0.5 x 0.5 mm; b: 1 x 2 mm)" in several
+    assert "not square (b: 1 x 2 mm)" in oblong
+    assert list(image_notes._of_spacings({"a": found["a"], "b": ()}, volumes=False)) == []

@@ -218,11 +218,14 @@ def test_labels_in_several_spellings():
         "1",
         "1.0",
         "2",
+        "0",
+        "-0",
         "heart-attack",
         "Heart attack",
         "-1",
     ]
     assert spelled_alike(labels) == [
+        ("-0", "0"),
         ("1", "1.0"),
         (">50K", ">50K."),
         ("Heart attack", "heart-attack"),

@@ -201,6 +201,7 @@ def test_rows_without_a_label_are_refused_by_default(settings):
     [
         (["1", "", "0", "1", "None"], {}, ["1", "", "0", "1", ""]),
         (["ill", "", "well", "ill", "NA"], {}, ["ill", "", "well", "ill", ""]),
+        (["ill", "", "well", "ill", " "], {}, ["ill", "", "well", "ill", ""]),
         (["1.5", "", "0.5", "3", "NaN"], {"positive_above": 1}, ["1", "", "0", "1", ""]),
     ],
 )

@@ -11,6 +11,7 @@ from fedtl.data.image_files import load_images
 from fedtl.data.images import read
 from fedtl.data.nifti import read_nifti
 from fedtl.data.settings import DataSettings
+from fedtl.data.spacings import spacings_of
 from fedtl.errors import DataError
 
 VALUES = np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5)  # [X, Y, Z]: to the right, the front, the head
@@ -20,8 +21,8 @@ def settings(**more):
     return DataSettings(source="images", **more)
 
 
-def sliced(axis, **more):
-    return settings(slices={"axis": axis} | more)
+def sliced(axis, by_record=False, **more):
+    return settings(slices={"axis": axis} | more, by_record=by_record)
 
 
 @pytest.fixture
@@ -156,3 +157,12 @@ def test_a_picture_is_no_volume(written, tmp_path):
     (tmp_path / "a.png").touch()
     with pytest.raises(DataError, match="is a picture"):
         load_images([tmp_path / "a.png"], settings(kind="volumes"))
+
+
+def test_the_spacing_of_voxels_in_the_order_of_the_axes(written):
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[0, 1], affine[1, 2], affine[3, 3] = 5, -2, 3, 1  # stored: up, left, forward
+    paths = [written(affine=affine), written(affine=affine, name="b.nii.gz")]
+    assert spacings_of(paths, settings(kind="volumes")) == {(5.0, 3.0, 2.0): 2}
+    assert spacings_of(paths, sliced("coronal")) == {(5.0, 2.0): 2}
+    assert spacings_of(paths, sliced("coronal", by_record=True)) == {}

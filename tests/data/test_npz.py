@@ -144,3 +144,26 @@ def test_a_small_file_that_unpacks_to_more_than_memory_is_refused(tmp_path, monk
         read(settings(tmp_path), "a")
     np.savez(tmp_path / "a.npz", train_x=np.zeros((40, 30_000)), train_y=np.arange(40) % 2)
     read(settings(tmp_path), "a")  # as large as it says
+
+
+def test_bytes_are_the_texts_that_they_spell(tmp_path):
+    y = np.array([b"no", "j\xe9".encode(), b"\xff"] * 2)
+    raw = read(write(tmp_path, train_x=np.zeros((6, 2)), train_y=y, columns=np.array([b"a", b"b"])), "a")
+    assert raw.train.y.tolist() == ["no", "j\xe9", "\\xff"] * 2
+    assert raw.columns == ("a", "b")
+
+
+def test_a_word_that_was_a_missing_value_is_no_class(tmp_path):
+    write(tmp_path, train_x=X, train_y=np.array(["ill", np.nan, "well"] * 2))
+    refused(tmp_path, "2 of 6 rows have the label 'nan'.*data.classes")
+    assert "nan" in read(settings(tmp_path, classes=["ill", "well", "nan"]), "a").train.y
+    known = read(settings(tmp_path, missing_labels="inputs"), "a").train.y
+    assert known.tolist() == ["ill", "", "well"] * 2
+
+
+def test_arrays_of_other_names_are_said_to_be_unread(tmp_path):
+    raw = read(write(tmp_path, train_x=X, train_y=Y, validation_x=X, validation_y=Y, train_sex=Y), "a")
+    assert raw.unread == ("arrays of other names, not read: train_sex, validation_x, validation_y",)
+    assert read(settings(tmp_path, unit_column="sex"), "a").unread == (
+        "arrays of other names, not read: validation_x, validation_y",
+    )

@@ -176,6 +176,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
     [
         ({"query": ""}, "data.query is empty"),
         ({"query": "SELECT * FROM visits"}, "no ORDER BY"),
+        ({"query": "SELECT * FROM visits ORDER BY Random ()"}, "draws random"),
         ({}, "of which silo"),
         ({"query": BY_NAME}, "list its values"),
         ({"query": BY_NAME, "silo_column": "hospital"}, "parameter :silo"),

@@ -46,6 +46,22 @@ def test_a_folder_with_one_file_per_silo(tmp_path):
         assert raw.train.y.tolist() == [0, 1, 0, 1]
 
 
+def test_what_pandas_stored_as_a_named_index_is_a_column(tmp_path):
+    frame = pd.DataFrame({7: [1.5, 2.5], 8: [0, 1]}, pd.Index([50, 60], name="age"))
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame = frame.set_axis(["7", "8"], axis=1).reset_index()
+    frame[frame.age > 50].to_parquet(tmp_path / "b.parquet")  # an index without a name says nothing
+    raws = [read(settings(tmp_path, label="8"), name) for name in "ab"]
+    assert [raw.columns for raw in raws] == [("age", "7")] * 2
+    assert [raw.train.x.tolist() for raw in raws] == [[[50, 1.5], [60, 2.5]], [[60, 2.5]]]
+
+
+@pytest.mark.parametrize("label", [[[0, 1]] * 2, [b"y", b"n"], [{"a": 1}] * 2])
+def test_a_label_that_is_no_single_value_is_refused(tmp_path, label):
+    pd.DataFrame({"x": [1, 2], "label": label}).to_parquet(tmp_path / "a.parquet")
+    refused(settings(tmp_path), "a.parquet: label holds a value of type", "one text or number a cell")
+
+
 def test_two_files_of_one_silo_are_refused(tmp_path):
     chosen = folder(tmp_path)
     pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "a.parquet")

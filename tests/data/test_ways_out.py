@@ -116,6 +116,7 @@ def test_the_files_that_lie_beside_are_named(tmp_path):
         ("x z label\n1 2 0\n3 4 1\n", 'delimiter = " "'),
         ("x,z,label\n1,2,0\n".encode("utf-16-le"), "utf-16"),
         ("# exported in 2020\nx,z,label\n1,2,0\n", "remove the lines above the header"),
+        ("# by a tool, v1\nx,z,label\n1,2,0\n", "remove the lines above the header"),
         ("1.5,2,0\n3.5,4,1\n", "the first line seems to be a row"),
         ("x,z,label\n1e300,2,0\n3,4,1\n", "beyond 3.4e"),
         ("x,z,label\ninf,2,0\n3,4,1\n", "1 infinite values"),
@@ -151,6 +152,18 @@ def test_no_row_decides_whether_blanks_separate_where_each_is_read_by_itself(tmp
 )
 def test_inputs_that_are_no_numbers_say_what_makes_some(tmp_path, x, words):
     refusal(lambda: arrays(tmp_path, x), words)
+
+
+@pytest.mark.parametrize("y", [LABELS + 0j, LABELS.astype("M8[D]"), LABELS.astype([("a", "i4")])])
+@pytest.mark.parametrize("by_record", [False, True])
+def test_labels_that_are_neither_numbers_nor_texts_are_refused(tmp_path, y, by_record):
+    read = lambda: arrays(tmp_path, np.eye(8), y, by_record=by_record, classes=["0", "1"])  # noqa: E731
+    assert "save the labels as one of them" in refusal(read, "train labels are of type")
+
+
+def test_a_text_among_numbers_is_the_one_that_is_named(tmp_path):
+    content = "x,label\n" + "".join(f"{n},{n}.5\n" for n in range(7)) + "7,n/k\n"
+    refusal(lambda: table(tmp_path, content, task="regression"), "not 'n/k'")
 
 
 def test_a_label_that_is_missing_is_called_so(tmp_path):

@@ -67,6 +67,15 @@ def test_new_texts_have_the_same_inputs(tmp_path):
     assert np.allclose(x, [[1, *by_hand("no fever")], [2, *np.zeros(WIDTH)]])
 
 
+def test_texts_that_are_not_read_as_words_are_counted(tmp_path):
+    chosen = settings(tmp_path)
+    assert read_silo(chosen, "a").unread == ()
+    (tmp_path / "a.csv").write_text("v,note,label\n1,头痛 fever,n\n2,A -,y\n3,,n\n4,pain,y\n5,ปวดหัว,y\n")
+    script, empty = read_silo(chosen, "a").unread
+    assert script.startswith("2 of 4 texts of note are in a script without blanks")
+    assert empty == "1 of 4 texts of note have no word of two letters or digits"
+
+
 def test_a_column_of_sentences_is_proposed_as_text(tmp_path):
     lines = [f'"note number {number} of many",{number % 2}' for number in range(40)]
     (tmp_path / "a.csv").write_text("\n".join(["note,label", *lines]))

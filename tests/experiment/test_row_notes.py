@@ -201,6 +201,39 @@ def test_counts_that_are_large_for_the_learning_rate_are_noted(tmp_path):
     assert not told(*PRIVATE)
 
 
+def test_a_column_whose_values_stand_for_several_rows_of_one_label_is_noted(tmp_path):
+    label = RNG.permutation([0, 1] * 10)
+
+    def told(of_row, *sets):
+        rows = {
+            name: [f"{v},{n // 3},{of_row(n)}" for n, v in enumerate(RNG.normal(size=60))] for name in "ab"
+        }
+        return [note for note in notes(tables(tmp_path, *sets, **rows)) if "in several rows" in note]
+
+    (note,) = told(lambda n: label[n // 3])
+    assert "(a: 'w': 20 values; b: 'w': 20 values)" in note
+    assert told(lambda n: label[n // 3], "data.unit_column=w") == []
+    assert told(lambda n: n % 2) == []
+
+
+def test_labels_that_have_one_value_are_noted(tmp_path):
+    values = RNG.uniform(1, 3, (30, 2))
+
+    def told(header, ends, *sets):
+        cells = {name: [f"{v},{w},{n % 2},{end}" for n, (v, w) in enumerate(values)] for name, end in ends}
+        every = notes(tables(tmp_path, *sets, header=header, **cells))
+        return [note for note in every if "teach" in note]
+
+    sets = ["data.task=multilabel", "data.classes=['p','q']"]
+    (note,) = told("v,w,p,q", [("a", 0), ("b", 0)], *sets)
+    assert "(a: 'q'; b: 'q')" in note
+    assert note.endswith("no silo can teach 'q': leave out this label, or add rows")
+    (note,) = told("v,w,p,q", [("a", 0), ("b", "")], *sets)
+    sets = ["data.task=survival", "data.label=w", "data.event=p", "data.horizons=[1, 2]"]
+    (note,) = told("v,w,q,p", [("a", 0), ("b", 1)], *sets)
+    assert note.endswith("(a: 'p'), which it then cannot teach")
+
+
 def test_a_horizon_after_all_times_is_noted(tmp_path):
     rows = [f"{v},{time},{number % 2}" for number, (v, time) in enumerate(RNG.uniform(1, 9, (30, 2)))]
     sets = ["data.task=survival", "data.label=time", "data.event=e", "data.horizons=[4, 12, 24]"]

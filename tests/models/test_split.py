@@ -10,6 +10,7 @@ from torch import nn
 
 from fedtl.errors import FedTLError, ModelError
 from fedtl.methods.registry import METHODS
+from fedtl.models.custom import as_build
 from fedtl.models.failures import module_failure
 from fedtl.models.net import tied_names
 from fedtl.models.registry import custom_spec
@@ -49,6 +50,20 @@ REFUSED = {
         "middle.*parametrizations",
     ),
     "weights of half precision": (lambda: zoo.Plain(nn.Linear(6, 6).half()), r"middle\.weight.*float32"),
+    "a batch taken for time": (lambda: zoo.Plain(zoo.OverBatch()), "other rows.*batch_first"),
+    "memory beside the buffers": (lambda: zoo.Plain(zoo.Running()), "something else than its parameters"),
+    "memory that is not saved": (lambda: zoo.Plain(zoo.Running(True)), r"middle\.mean, which.*not save"),
+    "complex numbers": (lambda: zoo.Plain(zoo.Complex()), r"middle\.phase.*view_as_real"),
+    "sparse gradients": (
+        lambda: nn.Sequential(OrderedDict(a=nn.EmbeddingBag(9, 6, sparse=True), fc=nn.Linear(6, 3))),
+        r"a \(EmbeddingBag\) gives sparse.*sparse=False",
+    ),
+    "inputs changed in place": (zoo.ChangesInputs, "changes its inputs"),
+    "a layer after the classifier": (
+        lambda: nn.Sequential(OrderedDict(fc=nn.Linear(4, 6), end=nn.Linear(6, 3))),
+        "not the last layer",
+    ),
+    "a frozen classifier": (lambda: zoo.Plain(head=nn.Linear(6, 3).requires_grad_(False)), "is frozen"),
     "a shape that does not fit": (lambda: zoo.Plain(nn.Linear(5, 6)), r"middle \(Linear\): mat1"),
 }
 
@@ -60,6 +75,13 @@ def test_a_model_that_would_be_another_one_is_refused_with_the_reason(case):
         spec_of(make)
     assert "'mine'" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_module_that_cannot_be_copied_says_what_to_pass_instead():
+    module = zoo.Plain(nn.utils.spectral_norm(nn.Linear(6, 6)))
+    module(torch.ones(1, zoo.COLUMNS))  # its weight is then no leaf
+    with pytest.raises(ModelError, match="cannot be copied"):
+        as_build(module)((zoo.COLUMNS,))
 
 
 def test_a_path_without_a_module_is_refused():
@@ -199,18 +221,49 @@ HEADS = st.sampled_from(
 )
 
 
-def built(layers, head, repeat):
-    """The layers in order, of which the first occurs again at the end: a module that is used twice."""
+MAPS = st.sampled_from(
+    [
+        *(nn.ReLU, nn.Dropout2d, nn.Identity, zoo.Mixing, lambda: nn.MaxPool2d(2), lambda: nn.AvgPool2d(1)),
+        *(
+            lambda: nn.Conv2d(6, 6, 3, padding=1),
+            lambda: nn.Conv2d(6, 6, 1, groups=6),
+            lambda: nn.Conv2d(6, 5, 1),
+        ),
+        *(lambda: nn.Conv2d(6, 6, 3, padding=2, dilation=2, bias=False), lambda: nn.ConvTranspose2d(6, 6, 1)),
+        *(lambda: nn.BatchNorm2d(6), lambda: nn.BatchNorm2d(6, affine=False), lambda: nn.InstanceNorm2d(6)),
+        *(lambda: nn.GroupNorm(3, 6, affine=False), lambda: nn.LazyConv2d(6, 1), lambda: nn.PReLU(6)),
+        *(lambda: nn.Conv2d(6, 6, 1).requires_grad_(False), lambda: nn.Upsample(scale_factor=2)),
+    ]
+)
+MAP_HEADS = st.sampled_from(
+    [
+        *(lambda: nn.Conv2d(6, 3, 1), lambda: nn.Conv2d(6, 3, 1, bias=False), lambda: nn.LazyConv2d(3, 1)),
+        *(lambda: nn.Conv2d(6, 3, 1, groups=3), lambda: nn.Conv2d(6, 3, 3, padding=1)),
+        *(lambda: nn.ConvTranspose2d(6, 3, 1), lambda: nn.Sequential(nn.ReLU(), nn.Conv2d(6, 3, 1))),
+    ]
+)
+
+
+def built(layers, head, repeat, end=""):
+    """The layers in order, of which the first occurs again at the end: a module that is used twice. ``end``: of a convolutional net."""
     middle = [make() for make in layers]
-    return zoo.Plain(nn.Sequential(*middle, *(middle[:1] if repeat else [])), head())
+    body = nn.Sequential(*middle, *(middle[:1] if repeat else []))
+    return zoo.Picture(body, head(), end) if end else zoo.Plain(body, head())
 
 
-@settings(max_examples=25, derandomize=True, database=None)
-@given(st.lists(LAYERS, max_size=4), HEADS, st.booleans())
-def test_a_random_model_is_right_or_refused(layers, head, repeat):
+CONVOLUTIONAL = st.one_of(
+    st.tuples(st.lists(MAPS, max_size=4), st.just(lambda: nn.Linear(6, 3)), st.booleans(), st.just("before")),
+    st.tuples(st.lists(MAPS, max_size=4), MAP_HEADS, st.booleans(), st.sampled_from(["kept", "after"])),
+).map(tuple)  # or it would be drawn twice as often as the others
+NETS = st.one_of(st.tuples(st.lists(LAYERS, max_size=4), HEADS, st.booleans()), CONVOLUTIONAL)
+
+
+@settings(max_examples=30, derandomize=True, database=None)
+@given(NETS)
+def test_a_random_model_is_right_or_refused(parts):
     refusal, spec = "", None
     try:
-        spec = spec_of(lambda: built(layers, head, repeat))
+        spec = spec_of(lambda: built(*parts))
     except ModelError as error:
         refusal = str(error)
     assert "\n" not in refusal

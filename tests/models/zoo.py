@@ -137,3 +137,57 @@ class Frozen(Plain):
     def __init__(self):
         super().__init__(middle=nn.Linear(6, 6))
         self.first.requires_grad_(False)
+
+
+class OverBatch(nn.Module):
+    """Takes the batch for time, as nn.RNN does without batch_first: a row sees the rows before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.RNN(6, 6)
+
+    def forward(self, x):
+        return self.rnn(x[:, None])[0][:, 0]
+
+
+class Running(nn.Module):
+    """Keeps a mean of what it was trained on, which is no buffer that is saved."""
+
+    def __init__(self, register=False):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(6), persistent=False) if register else None
+        self.mean = torch.zeros(6)
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return x - self.mean
+
+
+class Complex(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.phase = nn.Parameter(torch.ones(6, dtype=torch.complex64))
+
+    def forward(self, x):
+        return (x * self.phase).abs()
+
+
+class ChangesInputs(Plain):
+    def forward(self, x):
+        return super().forward(x.clamp_(-1, 1))
+
+
+class Picture(nn.Module):
+    """Takes a row for a picture of 2 x 2 pixels. ``end``: whether pixels are averaged before the classifier, before it as [N, C, 1, 1], or after it."""
+
+    def __init__(self, middle, head, end):
+        super().__init__()
+        self.first, self.middle, self.fc, self.end = nn.Conv2d(1, 6, 1), middle, head, end
+
+    def forward(self, x):
+        maps = self.middle(self.first(x.unflatten(1, (1, 2, 2))).relu())
+        if self.end == "after":
+            return self.fc(maps).mean((2, 3))
+        means = maps.mean((2, 3), keepdim=True)
+        return self.fc(means).flatten(1) if self.end == "kept" else self.fc(means.flatten(1))

@@ -295,6 +295,6 @@ def read_agreement(content: bytes, source: str) -> tuple[str, Agreement]:
             raise ConfigError(f"{source} has {len(names)} experiments; a bundle must have 1")
         try:
             table = tomllib.loads(bundle.read(names[0]).decode())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{source}: {names[0]} is not TOML: {error}") from error
     return Path(names[0]).stem, validate(Agreement, table, source)

@@ -45,7 +45,7 @@ def paths_named_in(silo_toml: bytes) -> frozenset[str]:
     """Return the paths inside the folder that the content of a silo.toml names; none for one that cannot be read."""
     try:
         settings = settings_of_table(tomllib.loads(silo_toml.decode()), Path("silo.toml"))
-    except (ValueError, ConfigError):
+    except (ValueError, RecursionError, ConfigError):
         return frozenset()
     return frozenset(name for path in _named(settings).values() if (name := _inside(path)))
 

@@ -4,7 +4,7 @@ import os.path
 from collections.abc import Iterator
 
 from fedtl.data.settings import DataSettings
-from fedtl.data.sql import orders_rows, takes_silo
+from fedtl.data.sql import draws_rows, orders_rows, takes_silo
 
 
 def sql_mistakes(data: DataSettings) -> Iterator[str]:
@@ -19,6 +19,8 @@ def sql_mistakes(data: DataSettings) -> Iterator[str]:
         return
     if not orders_rows(query):
         yield "data.query has no ORDER BY outside of parentheses, so a database may give the rows in any order, and the split would change; add one"
+    if draws_rows(query):
+        yield "data.query draws random numbers or rows, so it gives others each time and the split would change; order by a column instead"
     by_name, folder = takes_silo(query), os.path.isdir(data.path)
     if by_name and data.silo_column:
         yield "data.query has the parameter :silo, and data.silo_column names a column; remove one of them"

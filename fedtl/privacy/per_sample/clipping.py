@@ -207,7 +207,10 @@ def _norms_and_sums(gradients: list[Tensor], units: Tensor | None) -> Gradients:
         gradients = [
             part.new_zeros(len(number), *part.shape[1:]).index_add_(0, which, part) for part in gradients
         ]
-    norms = torch.stack([part.flatten(1).norm(dim=1) for part in gradients]).norm(dim=0)
+    flat = [
+        part.flatten(1) if part.dim() > 1 else part[:, None] for part in gradients
+    ]  # of a single number: [B]
+    norms = torch.stack([part.norm(dim=1) for part in flat]).norm(dim=0)
     return norms, lambda factors: [torch.einsum("n,n...->...", factors, part) for part in gradients]
 
 

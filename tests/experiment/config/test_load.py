@@ -191,11 +191,14 @@ def test_a_changed_experiment_is_checked_again():
 
 def test_files_that_cannot_be_read(tmp_path):
     broken = tmp_path / "broken.toml"
-    for content in (b"rounds = = 2", b"\xff\xfe", b"rounds = 1\nrounds = 2"):
+    deep, long = b"rounds = " + b"[" * 5000, b"rounds = " + b"1" * 5000
+    for content in (b"rounds = = 2", b"\xff\xfe", b"rounds = 1\nrounds = 2", deep, long):
         broken.write_bytes(content)
         with pytest.raises(ConfigError, match=r"broken.toml") as error:
             load_experiment(str(broken))
         assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match="rounds"):
+        load_experiment("digits", [deep.decode()])
     for name in ("nothing", "nothing.toml", str(tmp_path), "../digits", "x" * 5000, "\0"):
         with pytest.raises(ConfigError, match="shipped: digits"):
             load_experiment(name)

@@ -47,6 +47,8 @@ class Bent(nn.Module):
         self.kind, self.one, self.two = kind, nn.Linear(5, 5), nn.Linear(5, 5)
         if kind == "own parameter":
             self.free = nn.Parameter(torch.ones(5))
+        if kind == "own number":
+            self.free = nn.Parameter(torch.tensor(2.0))
         if kind == "shared":
             self.two.weight = self.one.weight
 
@@ -60,10 +62,10 @@ class Bent(nn.Module):
         if self.kind == "beside":
             return self.two(self.one(x)).sum(1) + 0.1 * self.one.weight.sum()
         x = self.two(self.one(x).relu())
-        return (x * self.free if self.kind == "own parameter" else x).sum(1)
+        return (x * self.free if self.kind in ("own parameter", "own number") else x).sum(1)
 
 
-@pytest.mark.parametrize("kind", ["twice", "shared", "own parameter"])
+@pytest.mark.parametrize("kind", ["twice", "shared", "own parameter", "own number"])
 def test_hooks_are_chosen_where_bookkeeping_is_wrong(kind):
     torch.manual_seed(0)
     net, x = Bent(kind), torch.randn(6, 5)
