@@ -109,6 +109,11 @@ def test_frames_may_have_columns_of_text_and_need_no_source():
         (BANKS, {**banks(), "b": banks()["b"].drop(columns="income")}, "silo b has no column 'income'"),
         (BANKS, {**banks(), "b": banks()["b"].assign(age=1.0)}, "silo a has no column 'age'"),
         ({**BANKS, "train.lr": 0.1}, banks(), 'write {"train": {"lr": ...}}'),
+        (BANKS, {1: banks()["a"]}, "the silo name 1 is of type int"),
+        (BANKS, {"a": None}, "its rows are of type NoneType"),
+        (BANKS, {"a": pd.concat([banks()["a"]] * 2, axis=1)}, "two columns are named"),
+        (BANKS, {"a": ((row for row in "ab"), [0, 1])}, "train_x is of type generator"),
+        (None, banks(), "the experiment is of type NoneType"),
     ],
 )
 def test_mistakes_with_rows_in_memory_are_named(settings, data, said):
@@ -133,6 +138,12 @@ def test_errors_are_fedtls_own_and_one_line():
         lambda: fedtl.create_method("fedprox", nu=1.0),
         lambda: fedtl.create_model("convnot", (1, 8, 8), 2),
         lambda: fedtl.create_model("convnet", (1, 8, 8), 2, width=3),
+        lambda: fedtl.create_model("mlp", 4, 2),
+        lambda: fedtl.create_model("mlp", (4,), 0),
+        lambda: fedtl.create_method("fedbn").plus("proximal"),
+        lambda: fedtl.Method(shared="body"),
+        lambda: fedtl.Method(shared=fedtl.Role.BODY),
+        lambda: fedtl.roles({}),
         lambda: fedtl.run("digits", workers=0),
         lambda: fedtl.run("digits", device="tpu"),
         lambda: fedtl.load_run("/nonexistent"),
@@ -228,6 +239,9 @@ def test_predictions_are_those_that_were_tested(finished):
     assert np.allclose(model.scores(x[ids]), kept["scores"].numpy(), atol=1e-5)
     assert np.allclose(model.probabilities(x[ids]).sum(1), 1.0, atol=1e-6)
     assert model.predict(torch.from_numpy(x[ids])).tolist() == model.predict(x[ids]).tolist()
+    for no_rows in (None, {"age": [1.0]}, "rows.csv", pd.Series([1.0, "a"])):
+        with pytest.raises(errors.DataError, match="is no array of numbers"):
+            model.predict(no_rows)
     member = model._model.final.main
     head = [member.state[f"head.{name}"].numpy() for name in ("weight", "bias")]
     scores = model._model.trainer.scores(member.state, model._model.prepared(x[ids]), model._model.data)
@@ -411,6 +425,10 @@ def test_a_comparison_has_columns_of_values(finished, tmp_path):
         (lambda out: fedtl.run("digits", model=torch.nn.ReLU(), out=out), "no Linear layer"),
         (lambda out: fedtl.run("digits", model=lambda s: 1, workers=2, out=out), "workers=1"),
         (lambda out: fedtl.compare("digits", custom={"../a": fedtl.Method()}, out=out), "at most 64"),
+        (lambda out: fedtl.compare("digits", custom=[fedtl.Method()], out=out), "custom is of type list"),
+        (lambda out: fedtl.compare("digits", seeds=0, out=out), "a list, such as [0]"),
+        (lambda out: fedtl.compare("digits", methods="local,fedbn", out=out), '["local", "fedbn"]'),
+        (lambda out: fedtl.run("digits", model=lambda s: plain_net(), workers=1, out=out), "return net"),
         (lambda out: fedtl.load_experiment("digits", method={"name": "custom:../a"}), "is not one of"),
         (
             lambda out: fedtl.run("digits", model=plain_net(), out=out, workers=1),

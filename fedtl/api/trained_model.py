@@ -71,7 +71,13 @@ class TrainedModel:
 
     def _rows(self, x: Any) -> np.ndarray:
         if not frame.is_frame(x):
-            return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+            array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+            if array.dtype.kind == "O" or array.ndim == 0:
+                raise DataError(
+                    f"the input is of type {type(x).__name__} and is no array of numbers; pass an array, a tensor, or a DataFrame with "
+                    "the columns of training"
+                )
+            return array
         model = self._model
         known, settings = model.inputs.columns, model.experiment.data
         rows, unread = frame.known_inputs(x, settings, known, "the DataFrame")

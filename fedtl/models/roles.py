@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from torch import nn
 
-from fedtl.errors import PartitionError
+from fedtl.errors import ModelError, PartitionError
 from fedtl.models.adapters import trained_by_adapters
 from fedtl.models.norms import is_norm
 from fedtl.models.state import State, copy_state
@@ -43,8 +43,12 @@ def roles(model: nn.Module) -> dict[str, Role]:
     Return the role of every name in ``model.state_dict()``.
 
     ``model`` has the children ``body``, ``head`` and ``aux`` (``models.net.Net``). Within them the type of the module that
-    owns a tensor decides, never its name.
+    owns a tensor decides, never its name. Raises ModelError for what is no module.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"roles reads a torch.nn.Module, such as create_model returns, not {type(model).__name__}"
+        )
     by_name: dict[str, Role] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""
