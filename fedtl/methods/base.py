@@ -5,21 +5,20 @@ its function's parameters.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from fedtl.errors import ConfigError
 from fedtl.messages import Update
 from fedtl.methods.choose import Choose, choose_mix
-from fedtl.methods.losses import PerBatch, PerExample, TaskLoss, Term
+from fedtl.methods.losses import PerBatch, PerExample, TaskLoss, Term, check_terms
 from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.methods.slot import Slot
 from fedtl.methods.summary import Summary
 from fedtl.methods.wire import FLOAT32, Wire
-from fedtl.models.roles import EVERYTHING, Role
+from fedtl.models.roles import EVERYTHING, Role, check_roles
 from fedtl.models.state import State
 from fedtl.tasks.base import LearningTask
 
@@ -202,14 +201,7 @@ class Method:
     wire: Wire = FLOAT32  # how the weights are sent (``methods.error_feedback``)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.shared, Set) or not all(isinstance(role, Role) for role in self.shared):
-            raise ConfigError(
-                f"shared = {self.shared!r:.60} is no set of roles; pass one, such as frozenset({{fedtl.Role.BODY}})"
-            )
-        if self.shared & {Role.EXTRA, Role.SUMMARY}:
-            raise ValueError(
-                "shared holds roles of the model only; a slot leaves where it says crosses = True"
-            )
+        check_roles(self.shared)
         check_names([slot.name for slot in self.slots], "the slot")
         check_names([summary.name for summary in self.summaries], "the summary")
         for term in self.every_term:
@@ -256,14 +248,8 @@ class Method:
         return tuple(term for term in self.every_term if isinstance(term, PerExample | PerBatch))
 
     def plus(self, *terms: Term) -> "Method":
-        """
-        Return the method with further terms in its objective and in the phases' own ones, and with their summaries. Raises ConfigError
-        for what is no term.
-        """
-        if other := [term for term in terms if not isinstance(term, Term)]:
-            raise ConfigError(
-                f"{other[0]!r:.60} is no loss term; pass one of fedtl.methods.losses, such as Proximal(0.1)"
-            )
+        """Return the method with further terms in its objective and in the phases' own, and with their summaries. Raises ConfigError."""
+        check_terms(terms)
         phases = tuple(
             phase if phase.objective is None else replace(phase, objective=phase.objective + terms)
             for phase in self.phases

@@ -5,13 +5,13 @@ A role is a fact about the model, read from its modules. What a method shares is
 SiloBN differ only in that set.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
 from torch import nn
 
-from fedtl.errors import ModelError, PartitionError
+from fedtl.errors import ConfigError, ModelError, PartitionError
 from fedtl.models.adapters import trained_by_adapters
 from fedtl.models.norms import is_norm
 from fedtl.models.state import State, copy_state
@@ -36,6 +36,16 @@ EVERYTHING = frozenset(Role) - {
     Role.EXTRA,
     Role.SUMMARY,
 }  # all roles that can be shared
+
+
+def check_roles(shared: object) -> None:
+    """Raise ConfigError for what is no set of a model's roles."""
+    if not isinstance(shared, Set) or not all(isinstance(role, Role) for role in shared):
+        raise ConfigError(
+            f"shared = {shared!r:.60} is no set of roles; pass one, such as frozenset({{fedtl.Role.BODY}})"
+        )
+    if shared & {Role.EXTRA, Role.SUMMARY}:
+        raise ConfigError("shared holds roles of the model only; a slot leaves where it says crosses = True")
 
 
 def roles(model: nn.Module) -> dict[str, Role]:
