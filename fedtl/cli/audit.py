@@ -138,7 +138,7 @@ def _run_folder(
         change for change in NOTHING_AT_HOME if not any(one.startswith(change[:11]) for one in changes)
     ]
     settings, folder = begin("audit", target, changes, None, None, workers)
-    with training_progress(f"{settings.method.name}: round", settings.rounds, folder, silent) as show:
+    with training_progress(settings.method.name, settings.rounds, folder, silent) as show:
         run(settings, folder, device, lambda end: show.rounds(end.after.round), finishing=show.finishing)
     write_run_page(folder)
     return folder

@@ -190,7 +190,7 @@ def _privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"{privacy['epsilon']:.2f}",
             f"one {unit} changes the probability of anything that leaves by at most a factor of e^epsilon",
         ),
-        ("delta", f"{privacy['delta']:.1e}", "the probability that the limit of epsilon does not hold"),
+        ("delta", f"{privacy['delta']:.1e}", "and, beyond this factor, by at most this probability"),
         (
             "adjacency",
             privacy["adjacency"],
