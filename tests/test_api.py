@@ -12,6 +12,7 @@ import torch
 
 import fedtl
 from fedtl import errors
+from fedtl.experiment.config.load import to_toml
 from tests.commands import ForkedPython
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "python.md"
@@ -471,6 +472,15 @@ def test_a_script_without_a_main_guard_ends_with_one_line_that_says_so(tmp_path,
     assert last.startswith("fedtl.errors.ConfigError: ")
     assert all(words in last for words in ('if __name__ == "__main__"', "script.py"))
     assert ("engine.workers = 1" in last) == (function == "run")
+
+
+def test_a_comparison_is_not_audited_and_no_key_is_written_for_it(tmp_path):
+    (tmp_path / "experiment.toml").write_text(to_toml(fedtl.load_experiment("digits")))
+    (tmp_path / "comparison.json").touch()
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(errors.ConfigError, match="is a comparison"):
+        fedtl.audit(tmp_path)
+    assert not (tmp_path / "audit-key.pem").exists()
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from fedtl.data import frame
+from fedtl.data.input_files import check_reads_tables
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.embed import body_of, embed
 from fedtl.experiment.predict import SiloModel
@@ -80,6 +81,7 @@ class TrainedModel:
             return array
         model = self._model
         known, settings = model.inputs.columns, model.experiment.data
+        check_reads_tables(model.shape, known, "the DataFrame")
         rows, unread = frame.known_inputs(x, settings, known, "the DataFrame")
         if unread:
             warnings.warn(

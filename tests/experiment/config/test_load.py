@@ -344,6 +344,17 @@ def test_shipped_experiments_load(name):
     assert load_experiment(name).data.source in DATA
 
 
+def test_a_folder_in_the_place_of_an_experiment_is_answered_with_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "rows", "digits"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / "experiment.toml").touch()
+    for name, way_out in (("run", "run/experiment.toml"), ("rows", "fedtl new DIR --data rows")):
+        with pytest.raises(ConfigError, match=way_out):
+            load_experiment(name)
+    assert load_experiment("digits").data.source == "digits"  # also beside a folder of its results
+
+
 @pytest.mark.parametrize("path", sorted(SIMULATIONS.glob("*.toml")), ids=lambda path: path.stem)
 def test_simulations_load_where_their_data_is(path):
     try:
