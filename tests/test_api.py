@@ -3,6 +3,7 @@
 import doctest
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 import fedtl
 from fedtl import errors
+from fedtl.api.frames import comparison_verdicts
 from fedtl.experiment.config.load import to_toml
 from tests.commands import ForkedPython
 
@@ -298,6 +300,9 @@ def test_a_comparison_in_two_workers_and_its_tables(tmp_path):
     assert set(compared.verdicts["verdict"]) <= {"gains", "as good", "loses", "unclear"}
     assert compared.overall.loc["fedavg", "mean_gain"] == result.overall["fedavg"].mean.mean
     assert compared.overall.loc["fedavg", "silos"] == 2
+    wide = {name: replace(one, ci95=(-9.0, 9.0), detectable=9.0) for name, one in result.benefit.items()}
+    shown = comparison_verdicts(replace(result, benefit=wide))[["low", "high", "detectable"]]
+    assert shown.fillna(0.0).drop_duplicates().to_numpy().tolist() == [[-1.0, 1.0, 0.0]]  # of accuracy
     single = compared.run("fedavg", seed=1)
     assert single.result.seed == 1
     assert single.model("one").predict(data["one"][0][:3]).shape == (3,)
