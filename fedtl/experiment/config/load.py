@@ -43,7 +43,7 @@ def read_experiment(name: str, overrides: Sequence[str] = ()) -> Table:
     if not os.path.isfile(name):
         shipped = files("fedtl") / "experiments" / f"{name}.toml"
         if path.suffix or "/" in name or name not in shipped_names():
-            if path.is_dir():
+            if os.path.isdir(name):
                 raise ConfigError(_folder_instead(path))
             raise ConfigError(
                 f"there is no file {name}, and no shipped experiment of that name; shipped: {', '.join(shipped_names())}"
