@@ -19,7 +19,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from fedtl._util.records import to_plain
 
@@ -51,7 +51,7 @@ def warn(text: str) -> None:
 
 def print_table(title: str, rows: Sequence[Mapping[str, str | Sequence[str]]]) -> None:
     """Print rows that all have the same keys, which are the columns."""
-    table = Table(*rows[0], title=escape(title))
+    table = Table(*(Column(name, overflow="fold") for name in rows[0]), title=escape(title))
     for row in rows:
         table.add_row(
             *(cell if isinstance(cell, str) else " ".join(cell) or "nothing" for cell in row.values())

@@ -131,3 +131,11 @@ def test_a_text_is_printed_as_it_is(capsys):
     assert said.out.startswith(f"{text}\n")
     assert said.err == f"{text}\n"
     assert "│ :CD: │" in said.out
+
+
+def test_a_table_cuts_no_word(monkeypatch):
+    console = Console(file=io.StringIO(), width=24, color_system=None)
+    monkeypatch.setattr(screen, "out_console", console)
+    screen.print_table("words", [{"name": "a" * 30, "about": "b" * 30}])
+    text = console.file.getvalue()
+    assert (text.count("a"), text.count("b"), "…" in text) == (30 + 2, 30 + 1, False)  # and "name", "about"
