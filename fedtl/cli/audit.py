@@ -125,7 +125,9 @@ def _run_folder(
 
     if (Path(target) / "experiment.toml").is_file():
         if overrides or workers:
-            raise ConfigError(f"{target} is a run with its own settings; do not pass --set or --workers")
+            raise ConfigError(
+                f"{target} is the folder of a run, with its own settings; do not pass --set or --workers"
+            )
         return RunFolder.open(Path(target).resolve())
     asked, changes = load_experiment(target, overrides or []), list(overrides or [])
     refuse_unauditable(asked)
