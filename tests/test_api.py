@@ -3,6 +3,7 @@
 import doctest
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 
 import fedtl
 from fedtl import errors
+from fedtl.api.frames import comparison_verdicts
+from fedtl.experiment.config.load import to_toml
 from tests.commands import ForkedPython
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "python.md"
@@ -109,6 +112,11 @@ def test_frames_may_have_columns_of_text_and_need_no_source():
         (BANKS, {**banks(), "b": banks()["b"].drop(columns="income")}, "silo b has no column 'income'"),
         (BANKS, {**banks(), "b": banks()["b"].assign(age=1.0)}, "silo a has no column 'age'"),
         ({**BANKS, "train.lr": 0.1}, banks(), 'write {"train": {"lr": ...}}'),
+        (BANKS, {1: banks()["a"]}, "the silo name 1 is of type int"),
+        (BANKS, {"a": None}, "its rows are of type NoneType"),
+        (BANKS, {"a": pd.concat([banks()["a"]] * 2, axis=1)}, "two columns are named"),
+        (BANKS, {"a": ((row for row in "ab"), [0, 1])}, "train_x is of type generator"),
+        (None, banks(), "the experiment is of type NoneType"),
     ],
 )
 def test_mistakes_with_rows_in_memory_are_named(settings, data, said):
@@ -133,6 +141,12 @@ def test_errors_are_fedtls_own_and_one_line():
         lambda: fedtl.create_method("fedprox", nu=1.0),
         lambda: fedtl.create_model("convnot", (1, 8, 8), 2),
         lambda: fedtl.create_model("convnet", (1, 8, 8), 2, width=3),
+        lambda: fedtl.create_model("mlp", 4, 2),
+        lambda: fedtl.create_model("mlp", (4,), 0),
+        lambda: fedtl.create_method("fedbn").plus("proximal"),
+        lambda: fedtl.Method(shared="body"),
+        lambda: fedtl.Method(shared=fedtl.Role.BODY),
+        lambda: fedtl.roles({}),
         lambda: fedtl.run("digits", workers=0),
         lambda: fedtl.run("digits", device="tpu"),
         lambda: fedtl.load_run("/nonexistent"),
@@ -228,6 +242,9 @@ def test_predictions_are_those_that_were_tested(finished):
     assert np.allclose(model.scores(x[ids]), kept["scores"].numpy(), atol=1e-5)
     assert np.allclose(model.probabilities(x[ids]).sum(1), 1.0, atol=1e-6)
     assert model.predict(torch.from_numpy(x[ids])).tolist() == model.predict(x[ids]).tolist()
+    for no_rows in (None, {"age": [1.0]}, "rows.csv", pd.Series([1.0, "a"])):
+        with pytest.raises(errors.DataError, match="no array"):
+            model.predict(no_rows)
     member = model._model.final.main
     head = [member.state[f"head.{name}"].numpy() for name in ("weight", "bias")]
     scores = model._model.trainer.scores(member.state, model._model.prepared(x[ids]), model._model.data)
@@ -283,6 +300,9 @@ def test_a_comparison_in_two_workers_and_its_tables(tmp_path):
     assert set(compared.verdicts["verdict"]) <= {"gains", "as good", "loses", "unclear"}
     assert compared.overall.loc["fedavg", "mean_gain"] == result.overall["fedavg"].mean.mean
     assert compared.overall.loc["fedavg", "silos"] == 2
+    wide = {name: replace(one, ci95=(-9.0, 9.0), detectable=9.0) for name, one in result.benefit.items()}
+    shown = comparison_verdicts(replace(result, benefit=wide))[["low", "high", "detectable"]]
+    assert shown.fillna(0.0).drop_duplicates().to_numpy().tolist() == [[-1.0, 1.0, 0.0]]  # of accuracy
     single = compared.run("fedavg", seed=1)
     assert single.result.seed == 1
     assert single.model("one").predict(data["one"][0][:3]).shape == (3,)
@@ -411,6 +431,10 @@ def test_a_comparison_has_columns_of_values(finished, tmp_path):
         (lambda out: fedtl.run("digits", model=torch.nn.ReLU(), out=out), "no Linear layer"),
         (lambda out: fedtl.run("digits", model=lambda s: 1, workers=2, out=out), "workers=1"),
         (lambda out: fedtl.compare("digits", custom={"../a": fedtl.Method()}, out=out), "at most 64"),
+        (lambda out: fedtl.compare("digits", custom=[fedtl.Method()], out=out), "custom is of type list"),
+        (lambda out: fedtl.compare("digits", seeds=0, out=out), "a list, such as [0]"),
+        (lambda out: fedtl.compare("digits", methods="local,fedbn", out=out), '["local", "fedbn"]'),
+        (lambda out: fedtl.run("digits", model=lambda s: plain_net(), workers=1, out=out), "return net"),
         (lambda out: fedtl.load_experiment("digits", method={"name": "custom:../a"}), "is not one of"),
         (
             lambda out: fedtl.run("digits", model=plain_net(), out=out, workers=1),
@@ -453,6 +477,15 @@ def test_a_script_without_a_main_guard_ends_with_one_line_that_says_so(tmp_path,
     assert last.startswith("fedtl.errors.ConfigError: ")
     assert all(words in last for words in ('if __name__ == "__main__"', "script.py"))
     assert ("engine.workers = 1" in last) == (function == "run")
+
+
+def test_a_comparison_is_not_audited_and_no_key_is_written_for_it(tmp_path):
+    (tmp_path / "experiment.toml").write_text(to_toml(fedtl.load_experiment("digits")))
+    (tmp_path / "comparison.json").touch()
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(errors.ConfigError, match="is a comparison"):
+        fedtl.audit(tmp_path)
+    assert not (tmp_path / "audit-key.pem").exists()
 
 
 @pytest.mark.slow

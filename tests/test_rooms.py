@@ -39,7 +39,12 @@ DOORS = {
             "data.series",
             "data.sql",
         ),
-        *("experiment.embed", "experiment.propose.column_facts", "experiment.propose.tables"),
+        *(
+            "experiment.embed",
+            "experiment.propose.column_facts",
+            "experiment.propose.tables",
+            "experiment.propose.series",
+        ),
         "api.frames",
         "api.results",
         "api.audits",

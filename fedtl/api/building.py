@@ -1,7 +1,9 @@
 """Methods and models by name."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from fedtl.errors import ModelError
 from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.config.resolve import method_of, model_of
 from fedtl.experiment.config.schema import MethodSettings
@@ -46,5 +48,9 @@ def create_model(
     regression. ``pretrained``: with the weights of timm or torchvision. ``settings``: those of ``[model.settings]``. Raises
     ConfigError or ModelError.
     """
+    if not isinstance(shape, Sequence) or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ModelError(f"shape = {shape!r}: pass the shape of one input, such as (12,) or (1, 28, 28)")
+    if outputs < 1:
+        raise ModelError(f"outputs = {outputs}: pass the number of classes, or 1 in regression")
     model = ModelSettings(name=name, settings=settings, weights="pretrained" if pretrained else "")
     return model_of(model, shape, seed).net(outputs)

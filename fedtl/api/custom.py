@@ -18,6 +18,10 @@ def custom_values(
     method: Method | None, model: nn.Module | Build | None, methods: Mapping[str, Method] | None = None
 ) -> CustomValues:
     """Return the values, checked. Raises ConfigError or ModelError where one is of another type."""
+    if methods is not None and not isinstance(methods, Mapping):
+        raise ConfigError(
+            f'custom is of type {type(methods).__name__}; pass the methods by name: {{"mine": method}}'
+        )
     for name, value in {"method": method, **(methods or {})}.items():
         if value is not None and not isinstance(value, Method):
             raise ConfigError(

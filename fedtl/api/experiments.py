@@ -29,8 +29,13 @@ def load_experiment(source: Source, **settings: Any) -> Experiment:
         table = source.model_dump(exclude_none=True, exclude_unset=True)
     elif isinstance(source, Mapping):
         table = merge_settings({}, source)
-    else:
+    elif isinstance(source, str | Path):
         table = read_experiment(str(source))
+    else:
+        raise ConfigError(
+            f'the experiment is of type {type(source).__name__}; pass a TOML file, the name of a shipped one ("digits"), or a mapping '
+            "of settings"
+        )
     return parse_experiment(merge_settings(table, settings))
 
 

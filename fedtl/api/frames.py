@@ -1,9 +1,14 @@
-"""Results as pandas DataFrames. A metric that was not measured is NaN, never 0."""
+"""
+Results as pandas DataFrames. A metric that was not measured is NaN, never 0. Intervals end where the metric does, as on the page
+(``report.bounds``); ``result`` has what was computed.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
+
+from fedtl.report.bounds import bounded, bounded_gain, could_be_seen
 
 if TYPE_CHECKING:
     from fedtl.results.comparison import Comparison
@@ -39,7 +44,13 @@ def run_history(lines: Sequence["HistoryLine"]) -> pd.DataFrame:
 def comparison_metrics(comparison: "Comparison") -> pd.DataFrame:
     """A row per method, silo and metric: the mean over seeds and its 95 % interval, ``low`` to ``high``."""
     rows = [
-        {"method": method, "silo": silo, "metric": metric, "mean": value.mean, **_interval(value.ci95)}
+        {
+            "method": method,
+            "silo": silo,
+            "metric": metric,
+            "mean": value.mean,
+            **_interval(bounded(metric, value.ci95 or ())),
+        }
         for method, silos in comparison.methods.items()
         for silo, metrics in silos.items()
         for metric, value in metrics.items()
@@ -59,15 +70,18 @@ def comparison_table(comparison: "Comparison") -> pd.DataFrame:
 
 
 def comparison_verdicts(comparison: "Comparison") -> pd.DataFrame:
-    """Whether joining helped: a row per silo with its best method, that method's gain over ``local``, and the verdict with its p-value."""
+    """
+    Whether joining helped: a row per silo with its best method, that method's gain over ``local``, and the verdict with its p-value.
+    ``detectable`` is NaN where no gain could have been seen.
+    """
     rows = {
         silo: {
             "best": benefit.best,
             "over_local": benefit.over_local,
-            **_interval(benefit.ci95),
+            **_interval(bounded_gain(comparison.metric, benefit.ci95 or ())),
             "verdict": str(benefit.verdict),
             "p": benefit.p,
-            "detectable": benefit.detectable,
+            "detectable": benefit.detectable if could_be_seen(comparison, silo) else float("nan"),
         }
         for silo, benefit in comparison.benefit.items()
     }
@@ -103,7 +117,7 @@ def comparison_overall(comparison: "Comparison") -> pd.DataFrame:
     rows = {
         name: {
             "mean_gain": own.mean.mean,
-            **_interval(own.mean.ci95),
+            **_interval(bounded_gain(comparison.metric, own.mean.ci95 or ())),
             "verdict": str(own.mean.verdict),
             "silos": own.silos,
             "better": own.better,
@@ -114,8 +128,10 @@ def comparison_overall(comparison: "Comparison") -> pd.DataFrame:
         }
         for name, own in {**chosen, **comparison.overall}.items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    columns = ["mean_gain", "low", "high", "verdict", "silos", "better", "not_worse", "loss_excluded"]
+    columns += ["worst_silo", "worst_gain"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("method")
 
 
-def _interval(ends: Sequence[float] | None) -> dict[str, float]:
+def _interval(ends: Sequence[float]) -> dict[str, float]:
     return {"low": ends[0] if ends else float("nan"), "high": ends[1] if ends else float("nan")}

@@ -36,7 +36,7 @@ class FinishedRun:
     values: CustomValues = NO_VALUES
 
     def __repr__(self) -> str:
-        return f"FinishedRun({str(self.path)!r}: {self.result.method}, {len(self.result.silos)} silos)"
+        return f"FinishedRun({str(self.path)!r}: {self.result.method}, {counted(len(self.result.silos), 'silo')})"
 
     def _repr_html_(self) -> str:
         from fedtl.report.plots import silo_bars

@@ -1,6 +1,6 @@
 """Run an experiment, compare methods, and open what a run left."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -74,10 +74,10 @@ def compare(
     experiment: Source,
     data: Data | None = None,
     *,
-    methods: list[str] | None = None,
+    methods: Sequence[str] | None = None,
     custom: Mapping[str, Method] | None = None,
     model: nn.Module | Build | None = None,
-    seeds: list[int] | None = None,
+    seeds: Sequence[int] | None = None,
     tune: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     device: str = "auto",
@@ -95,7 +95,7 @@ def compare(
     """
     exit_if_unguarded()
     given = {"methods": methods, "seeds": seeds, "tune": tune}
-    table = {key: value for key, value in given.items() if value is not None}
+    table = {key: _plain_list(value) for key, value in given.items() if value is not None}
     values = custom_values(None, model, custom)
     check_sendable(values)
     chosen = _with_workers(values.put_into(load_experiment_for(data, experiment, compare=table)), workers)
@@ -138,6 +138,11 @@ def _new_folder(out: str | Path | None, name: str, experiment: Experiment) -> It
 
 def _out(out: str | Path | None, name: str) -> Path:
     return Path(out) if out is not None else Path(RUNS) / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+
+
+def _plain_list(value: Any) -> Any:
+    """Return a list for a tuple or a range; another value as it is."""
+    return list(value) if isinstance(value, tuple | range) else value
 
 
 def _with_workers(experiment: Experiment, workers: int | None) -> Experiment:

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from fedtl.data import frame
+from fedtl.data.input_files import check_reads_tables
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.embed import body_of, embed
 from fedtl.experiment.predict import SiloModel
@@ -71,9 +72,16 @@ class TrainedModel:
 
     def _rows(self, x: Any) -> np.ndarray:
         if not frame.is_frame(x):
-            return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+            array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+            if array.dtype.kind == "O" or array.ndim == 0:
+                raise DataError(
+                    f"the input is of type {type(x).__name__} and is no array of numbers; pass an array, a tensor, or a DataFrame with "
+                    "the columns of training"
+                )
+            return array
         model = self._model
         known, settings = model.inputs.columns, model.experiment.data
+        check_reads_tables(model.shape, known, "the DataFrame")
         rows, unread = frame.known_inputs(x, settings, known, "the DataFrame")
         if unread:
             warnings.warn(

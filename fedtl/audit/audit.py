@@ -69,6 +69,7 @@ def audit_run(
     """
     clock = time.perf_counter()
     experiment = folder.experiment()
+    folder.result()  # of a finished run, and not of a comparison
     refuse_unauditable(experiment)
     showable = showable_silos(experiment) if options.pictures else frozenset[str]()
     if unexpected := bundle.unexpected_files(out, {*SIGNED, bundle.BUNDLE, bundle.SIGNATURE}):

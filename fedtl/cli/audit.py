@@ -125,7 +125,9 @@ def _run_folder(
 
     if (Path(target) / "experiment.toml").is_file():
         if overrides or workers:
-            raise ConfigError(f"{target} is a run with its own settings; do not pass --set or --workers")
+            raise ConfigError(
+                f"{target} is the folder of a run, with its own settings; do not pass --set or --workers"
+            )
         return RunFolder.open(Path(target).resolve())
     asked, changes = load_experiment(target, overrides or []), list(overrides or [])
     refuse_unauditable(asked)
@@ -138,7 +140,7 @@ def _run_folder(
         change for change in NOTHING_AT_HOME if not any(one.startswith(change[:11]) for one in changes)
     ]
     settings, folder = begin("audit", target, changes, None, None, workers)
-    with training_progress(f"{settings.method.name}: round", settings.rounds, folder, silent) as show:
+    with training_progress(settings.method.name, settings.rounds, folder, silent) as show:
         run(settings, folder, device, lambda end: show.rounds(end.after.round), finishing=show.finishing)
     write_run_page(folder)
     return folder

@@ -56,23 +56,17 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         raise typer.Exit(2)
 
 
+PROVENANCE = (
+    "provenance: public: from a seed or declared as public; private-mechanism: trained by noisy steps alone; released: sent to the "
+    "server, or statistics with noise; local-only: trained without noise, and never leaves"
+)
+
+
 def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequence[str]) -> None:
-    from fedtl.experiment.tensor_table import model_rows
     from fedtl.report.tables import privacy_table
 
     print_line(toml)
-    columns = ["role", "shape", "bytes", "", *(["provenance"] if plan.privacy else [])]
-    table = Table(Column("tensor", overflow="fold"), *columns, title=title)
-    for tensor in model_rows(plan.tensors):
-        table.add_row(
-            tensor.name,
-            tensor.role,
-            " x ".join(map(str, tensor.shape)) or "scalar",
-            f"{tensor.bytes:,}",
-            _fate(tensor),
-            *([tensor.label] if tensor.label else []),
-        )
-    out_console.print(table)
+    _print_tensors(plan, title)
     print_line(
         f"In each round, each of the {len(plan.training)} training silos sends {plan.bytes_up:,} bytes and receives "
         + ("as many." if plan.bytes_up == plan.bytes_down else f"{plan.bytes_down:,}.")
@@ -96,6 +90,25 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequenc
         out_console.print(privacy_table(plan.privacy))
     for text in warnings:
         warn(text)
+
+
+def _print_tensors(plan: "ExperimentPlan", title: str) -> None:
+    from fedtl.experiment.tensor_table import model_rows
+
+    private = [Column("provenance", overflow="fold")] if plan.privacy else []
+    table = Table(Column("tensor", overflow="fold"), "role", "shape", "bytes", "", *private, title=title)
+    for tensor in model_rows(plan.tensors):
+        table.add_row(
+            tensor.name,
+            tensor.role,
+            " x ".join(map(str, tensor.shape)) or "scalar",
+            f"{tensor.bytes:,}",
+            _fate(tensor),
+            *([tensor.label] if tensor.label else []),
+        )
+    out_console.print(table)
+    if plan.privacy:
+        print_line(PROVENANCE)
 
 
 def _fate(tensor: "TensorRow") -> str:

@@ -168,7 +168,7 @@ def export(
             print_line(line)
     elif set_ or epochs or teacher:
         raise ConfigError(
-            "--set, --epochs and --teacher are of the net that --distil trains; add --distil MODEL"
+            "--set, --epochs and --teacher apply to the net that --distil trains; add --distil MODEL"
         )
     for line in export_model(model, out, about):
         print_line(line)

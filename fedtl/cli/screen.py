@@ -19,7 +19,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from fedtl._util.records import to_plain
 
@@ -51,7 +51,7 @@ def warn(text: str) -> None:
 
 def print_table(title: str, rows: Sequence[Mapping[str, str | Sequence[str]]]) -> None:
     """Print rows that all have the same keys, which are the columns."""
-    table = Table(*rows[0], title=escape(title))
+    table = Table(*(Column(name, overflow="fold") for name in rows[0]), title=escape(title))
     for row in rows:
         table.add_row(
             *(cell if isinstance(cell, str) else " ".join(cell) or "nothing" for cell in row.values())
@@ -76,10 +76,12 @@ class ShowProgress(Protocol):
 
 
 @contextmanager
-def progress_bar(title: str, silent: bool, pause: float = SECONDS_A_LINE) -> Iterator[ShowProgress]:
+def progress_bar(
+    title: str, silent: bool, pause: float = SECONDS_A_LINE, counted: str = ""
+) -> Iterator[ShowProgress]:
     """
     Show a progress bar on a terminal, and elsewhere lines, at most one in ``pause`` seconds; both with the time left, as soon as it
-    can be estimated. Yields the function that updates them.
+    can be estimated. ``counted``: what is counted where no detail says it. Yields the function that updates them.
     """
     with Progress(
         SpinnerColumn(),
@@ -97,7 +99,7 @@ def progress_bar(title: str, silent: bool, pause: float = SECONDS_A_LINE) -> Ite
 
         def show(done: int, total: int, detail: str = "") -> None:
             nonlocal last, current, clock
-            now, text = time.monotonic(), f"{title}: {detail}" if detail else title
+            now, text = time.monotonic(), ": ".join(filter(None, (title, detail or counted)))
             if detail != current:
                 current, clock = detail, Clock(now)
             seconds = clock.left(done, total, now)
@@ -171,9 +173,14 @@ class TrainingProgress:
 
 @contextmanager
 def training_progress(
-    title: str, rounds: int, folder: "RunFolder", silent: bool, pause: float = SECONDS_A_LINE
+    title: str,
+    rounds: int,
+    folder: "RunFolder",
+    silent: bool,
+    pause: float = SECONDS_A_LINE,
+    counted: str = "round",
 ) -> Iterator[TrainingProgress]:
-    """Show the progress of a training of so many rounds in all. ``pause``: as ``progress_bar``; 0: a line a round."""
-    with progress_bar(title, silent, pause) as bar:
+    """Show the progress of a training of so many rounds in all. ``pause``, ``counted``: as ``progress_bar``; 0: a line a round."""
+    with progress_bar(title, silent, pause, counted) as bar:
         bar(0, rounds)
         yield TrainingProgress(bar, rounds, folder, announced=silent)

@@ -56,8 +56,7 @@ def run(
     if more_rounds is not None:
         _add_rounds(resume, more_rounds)
     settings, folder = begin("run", experiment, set_, out, resume, workers)
-    title = f"{settings.method.name}: round"
-    with training_progress(title, settings.rounds, folder, quiet or as_json, pause=0) as show:
+    with training_progress(settings.method.name, settings.rounds, folder, quiet or as_json, pause=0) as show:
         result = run_experiment(
             settings, folder, device, lambda end: show.rounds(end.after.round), finishing=show.finishing
         )
@@ -141,8 +140,9 @@ def compare(
     trials = max(len(column.trials) for column in columns)
     title = f"{count} method{'s' * (count > 1)}, {seed_count} seed{'s' * (seed_count > 1)}"
     title += f", {settings.compare.folds} folds" if settings.compare.folds > 1 else ""
-    title += f", {trials} trials: rounds and finished models" if trials else ": rounds and finished models"
-    with training_progress(title, settings.rounds, folder, quiet or as_json) as show:
+    title += f", {trials} trials" if trials else ""
+    counted = "rounds and finished models"
+    with training_progress(title, settings.rounds, folder, quiet or as_json, counted=counted) as show:
         comparison = compare_methods(
             settings, folder, settings.engine.workers or default_workers(device), device, show.rounds
         )

@@ -47,7 +47,9 @@ def transferability(
     device = device_for(device)
     overrides = [*(set_ or []), *seeds_override(seeds)]
     settings, folder = begin("transferability", experiment, overrides, out, resume, workers)
-    with training_progress("transferability: rounds and trainings", 0, folder, quiet or as_json) as show:
+    with training_progress(
+        "transferability", 0, folder, quiet or as_json, counted="rounds and trainings"
+    ) as show:
         result = measure(
             settings, folder, settings.engine.workers or default_workers(device), device, show.rounds
         )

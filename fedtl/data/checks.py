@@ -11,6 +11,7 @@ from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import MAX_FLOAT32, Array, Raw, finite_numbers, parts_of, rounded_whole_number
 from fedtl.errors import DataError
+from fedtl.report.figures import counted
 
 MIN_TRAINING_ROWS = 4
 
@@ -52,7 +53,7 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
             else f", or set data.min_rows = {MIN_TRAINING_ROWS} to leave out all such silos"
         )
         raise DataError(
-            f"silo {silo}: {len(raw.train.y)} training rows; a silo needs at least {MIN_TRAINING_ROWS}; list it in "
+            f"silo {silo}: {counted(len(raw.train.y), 'training row')}; a silo needs at least {MIN_TRAINING_ROWS}; list it in "
             f"data.silos_except{rule}"
         )
     return raw
@@ -140,7 +141,7 @@ def _check_finite(x: Array, settings: DataSettings, where: str, missing_values: 
         )
     raise DataError(
         f"{where} row {row}, column {column} is {odd}, not a finite number; "
-        'missing values are possible with data.source = "table"'
+        'missing values are possible in tables: data.source = "table", or a DataFrame in Python'
     )
 
 

@@ -75,13 +75,20 @@ def _unread_words(frame: "pd.DataFrame", settings: DataSettings) -> tuple[str, .
 def check_columns_with_a_use(frame: "pd.DataFrame", settings: DataSettings, where: str) -> None:
     """
     Raise DataError for a column of labels, units or another use that is not there. Before anything else: the column that a misspelt name
-    was meant for would otherwise be taken for an input.
+    was meant for would otherwise be taken for an input. Also for two columns of one name.
     """
+    check_distinct_columns(frame, where)
     for name in settings.predicted.columns(settings):
         column_of(frame, name, where, _key_of_label(name, settings))
     for key in COLUMNS_WITH_A_USE:
         if key not in ("label", "event") and (name := getattr(settings, key)):
             column_of(frame, name, where, f"data.{key}")
+
+
+def check_distinct_columns(frame: "pd.DataFrame", where: str) -> None:
+    """Raise DataError for two columns of one name, as a program can make them; files are checked when they are read."""
+    if twice := frame.columns[frame.columns.duplicated()].tolist():
+        raise DataError(f"{where}: two columns are named {twice[0]!r}; rename or remove one of them")
 
 
 def _parts_by_column(
@@ -150,8 +157,9 @@ def known_inputs(
 ) -> tuple[Array, list[str]]:
     """
     Return the values [N, inputs] of the inputs ``columns`` of a model, in its order, and the names of columns that it does not
-    know and that are not read. Raises DataError for a column that is missing.
+    know and that are not read. Raises DataError for a column that is missing or stands twice.
     """
+    check_distinct_columns(frame, where)
     names = columns_of_inputs(columns, settings)
     if lacking := [name for name in names if name not in frame.columns]:
         raise DataError(

@@ -54,6 +54,7 @@ def read_inputs(
                 )
             x, ids, lines = known_series(rows, settings, inputs.columns, f"{key}: {path}")
             return NewRows(x, ids, (), lines, sequence.id)
+        check_reads_tables(shape, inputs.columns, f"{key}: {path}")
         x, unread = frame.known_inputs(rows, settings, inputs.columns, f"{key}: {path}")
         return NewRows(x, (), tuple(unread))
     files = [path] if path.is_file() else sorted(filter(image_files.is_image, path.rglob("*")))
@@ -66,6 +67,15 @@ def read_inputs(
     as_trained = {"size": inputs.size, "channels": channels, "kind": inputs.kind}
     images = image_files.load_images(files, settings.model_copy(update=as_trained))
     return NewRows(images.x, tuple(_names_of_rows(names, images.counts)))
+
+
+def check_reads_tables(shape: Sequence[int], columns: Sequence[str], where: str) -> None:
+    """Raise DataError where a table is given to a model that was trained on images or other arrays. ``shape``: of one of its inputs."""
+    if len(shape) > 1 and not columns:
+        raise DataError(
+            f"{where} is a table, and the model was trained on arrays of shape {list(shape)}, such as images; pass images, or an "
+            ".npz or .npy file"
+        )
 
 
 def _names_of_rows(names: Sequence[str], counts: Sequence[int]) -> Iterator[str]:

@@ -48,6 +48,11 @@ def rows_in_memory(silos: Mapping[str, Any], settings: DataSettings) -> tuple[Da
         )
     if not silos:
         raise ConfigError("data: there is no silo; pass a mapping from names to rows")
+    for name in silos:
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"data: the silo name {name!r} is of type {type(name).__name__}; names are text: {{{str(name)!r}: ...}}"
+            )
     settings = settings.model_copy(
         update={"source": SOURCE, "path": "", "silos": settings.silos or sorted(silos)}
     )
@@ -70,28 +75,33 @@ def _stored(rows: Any, settings: DataSettings, name: str) -> Raw:
         rows = {"train_x": rows[0], "train_y": rows[1]}
     if not isinstance(rows, Mapping):
         raise DataError(
-            f"{where}: {type(rows).__name__}; pass (x, y), a mapping with train_x and train_y, or a DataFrame"
+            f"{where}: its rows are of type {type(rows).__name__}; pass (x, y), a mapping with train_x and train_y, or a DataFrame"
         )
-    arrays = {key: _array(value) for key, value in rows.items()}
+    arrays = {key: _array(value, f"{where}: {key}") for key, value in rows.items()}
     if "columns" not in arrays and frame.is_frame(rows.get("train_x")):
         arrays["columns"] = np.array(list(map(str, rows["train_x"].columns)))
     return check_rows(npz.rows_of_arrays(arrays, settings, where), settings, name, missing_values=False)
 
 
-def _array(value: Any) -> Array:
+def _array(value: Any, what: str) -> Array:
     """
-    Return an array as an .npz file would hold it: numbers, or in place of objects texts, "" where one is missing. Raises
-    DataError for a list of arrays of several types, in which one row would change how all others are read.
+    Return an array as an .npz file would hold it: numbers, or in place of objects texts, "" where one is missing. ``what`` names
+    it in messages. Raises DataError for a value that is no array, and for a list of arrays of several types, in which one row would
+    change how all others are read.
     """
     if isinstance(value, list | tuple):
         types = sorted({str(one.dtype) for one in value if hasattr(one, "dtype")})
         if len(types) > 1:
             raise DataError(
-                f"a list holds arrays of the types {' and '.join(types)}; convert them to one type"
+                f"{what}: a list holds arrays of the types {' and '.join(types)}; convert them to one type"
             )
         if any(isinstance(one, str) for one in value):  # numpy would write 1.0 as "1.0" next to a text
             value = np.array([*value, None], object)[:-1]
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if array.ndim == 0:
+        raise DataError(
+            f"{what} is of type {type(value).__name__}; pass an array, a tensor, a list or a DataFrame"
+        )
     if array.dtype.kind != "O":
         return decoded(array)
     if frame.is_frame(value) and all(dtype.kind in "uifb" for dtype in value.dtypes):

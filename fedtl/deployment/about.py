@@ -58,7 +58,7 @@ SITE = {
     "policy.privacy.lifetime_epsilon": (
         "the maximum of all studies that ever use these rows; a study takes its whole epsilon when it starts"
     ),
-    "policy.privacy.delta": 'of one study, the probability of the guarantee\'s failure; "auto": min(1e-5, 1 / (10 n)) for n units',
+    "policy.privacy.delta": 'of one study, the probability that is allowed beyond the factor exp(epsilon); "auto": min(1e-5, 1 / (10 n)) for n units',
     "policy.privacy.lifetime_delta": "the maximum of all studies that ever use these rows",
     "policy.privacy.clip": "the clipping norm of one unit's gradient in a step",
     "policy.privacy.sample_rate": "the probability of each unit in a step; not set: that of the approved plan",

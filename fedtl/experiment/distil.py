@@ -98,7 +98,7 @@ def _check_teachers(model: SiloModel, others: Sequence[SiloModel]) -> None:
         one.check_head()
     if others and model.experiment.privacy is not None:
         raise ConfigError(
-            "--teacher: in a private run the models of other silos are theirs alone; leave it out"
+            "--teacher: the run is private, and a silo's model must not be used for another silo; leave it out"
         )
     if unlike := [one.silo for one in others if one.classes != model.classes]:
         raise ConfigError(

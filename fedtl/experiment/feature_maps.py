@@ -37,12 +37,12 @@ def features(folder: RunFolder) -> Features:
     experiment, silos = folder.experiment(), list(folder.result().silos)
     if experiment.privacy is not None:
         raise ConfigError(
-            "--features: the run is private, and its guarantee does not cover a picture of test rows"
+            "--features: the run is private, and its guarantee does not cover a picture of test rows; leave it out"
         )
     models = {silo: SiloModel(folder, silo) for silo in silos}
     if len({model.trainer.spec.features for model in models.values()}) > 1:
         raise ConfigError(
-            "--features: silos have models of different widths, whose features cannot be compared"
+            "--features: silos have models of different widths, whose features cannot be compared; leave it out"
         )
     with temporary_store() as store:
         study = build(experiment, store, store)

@@ -35,7 +35,7 @@ def grow(folder: RunFolder, settings: Mapping[str, Any], out: Path) -> str:
         )
     if experiment.model.adapters is not None:
         raise ConfigError(
-            "a run with model.adapters shares no body; export a silo's model, which has them in its weights"
+            "a run with model.adapters shares no body; export a silo's model instead, whose weights include the adapters"
         )
     _, classes, shape = folder.inputs(silos[0])
     old = experiment.model.model_copy(update={"weights": ""})

@@ -1,9 +1,9 @@
-"""Notes in a result: a method that shares nothing of the model, and the normalisation statistics that were scored."""
+"""Notes in a result: a method that shares nothing of the model, a silo without others, and the normalisation statistics that were scored."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from fedtl.experiment.config.schema import Experiment, WireSettings
-from fedtl.methods.base import fits_tuned_statistics
+from fedtl.methods.base import Method, fits_tuned_statistics
 from fedtl.models.roles import Role
 from fedtl.training.finish import Outcome
 from fedtl.training.trainer import Trainer
@@ -26,6 +26,12 @@ def sharing_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
             f"{experiment.method.name} shares {shared}, but {experiment.model.name} has only "
             f"{', '.join(sorted(set(partition.roles.values())))}: nothing leaves a silo, and each trains alone"
         )
+
+
+def alone_note(method: Method, training: Sequence[str]) -> Iterator[str]:
+    """Yield a note if the method joins silos, and only one trains."""
+    if len(training) == 1 and method.sends:
+        yield f"only silo {training[0]} trains, so no other silo's update is averaged with its own"
 
 
 def sampling_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:

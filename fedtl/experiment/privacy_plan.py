@@ -195,7 +195,9 @@ def _private_training(
     """
     if not any(steps):
         if not releases.summaries:
-            raise ConfigError("the method trains nothing and has no summary, so [privacy] has nothing to do")
+            raise ConfigError(
+                "the method trains nothing in rounds and sends no summary, so [privacy] has nothing to protect; remove it, or use another method"
+            )
         return PrivateTraining(settings.clip, releases.summaries[0].noise_multiplier, 1.0, steps, rounds)
     count = units.count
     rate = settings.sample_rate or min(trainer.training.batch_size, count) / count

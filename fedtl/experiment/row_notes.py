@@ -30,7 +30,8 @@ NAMELESS = "Unnamed: "  # how pandas names a column without a name
 
 def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     """Yield the notes. Under ``[privacy]`` only those that follow from the header of the files and the shape of an input."""
-    yield from _of_shape(schema.shape)
+    if experiment.data.source != "images":  # image files say themselves what they hold
+        yield from _of_shape(schema.shape)
     yield from _of_files(experiment.data)
     yield from _of_names(schema, experiment.data.source)
     silos = schema.silos

@@ -25,7 +25,7 @@ from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.few_labels import check_unlabelled, label_notes, no_silo_has_labels
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
-from fedtl.experiment.notes import sampling_notes, sharing_notes, training_notes, wire_notes
+from fedtl.experiment.notes import alone_note, sampling_notes, sharing_notes, training_notes, wire_notes
 from fedtl.experiment.pixels import pixel_notes, with_pixels
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.public_inputs import check_server, public_inputs, public_notes
@@ -184,6 +184,7 @@ def build(
 
 def _notes(experiment: Experiment, trainer: Trainer, schema: DataSchema) -> Iterator[str]:
     yield from sharing_notes(experiment, trainer)
+    yield from alone_note(trainer.method, training_silos(experiment, schema))
     yield from training_notes(experiment)
     yield from wire_notes(experiment, trainer)
     yield from sampling_notes(experiment, trainer)

@@ -24,6 +24,7 @@ from fedtl.experiment.verdicts import gains_of, overall
 from fedtl.experiment.wire_costs import further_forms, wire_costs
 from fedtl.models.folder_files import shown_name
 from fedtl.report.bounds import bounded_gain
+from fedtl.report.figures import TITLES, difference_unit, format_size, format_value
 from fedtl.results.comparison import Benefit, Comparison, Estimate, Gain, LabelFreeChoice, Overall, Verdict
 from fedtl.results.metrics import WorstSilo
 from fedtl.tasks.metrics import better
@@ -148,8 +149,8 @@ def _label_free(
 def _losses(gains: Gains, metric: str) -> list[str]:
     """Return a warning for each method and silo where joining is shown to be worse than training alone."""
     return [
-        f"{label} is worse than local at {silo} by {-gain.mean:.3f} in {metric} "
-        f"(95 % interval {-high:.3f} to {-low:.3f})"
+        f"{label} is worse than local at {silo} by {format_size(metric, -gain.mean)} {difference_unit(metric)} "
+        f"(95 % interval {format_size(metric, -high)} to {format_size(metric, -low)})"
         for label, by_silo in gains.items()
         for silo, gain in by_silo.items()
         if gain.ci95 and gain.verdict is Verdict.LOSES
@@ -165,14 +166,14 @@ def _below_constant(
     warnings = []
     for label, by_silo in methods.items():
         below = [
-            f"{silo} ({by_silo[silo][metric].mean:.3f} against {value:.3f})"
+            f"{silo} ({format_value(metric, by_silo[silo][metric].mean)} against {format_value(metric, value)})"
             for silo, value in floor.items()
             if metric in by_silo.get(silo, {}) and better(metric, value, by_silo[silo][metric].mean)
         ]
         if below:
             more = f" and {len(below) - MAX_NAMED} more" if len(below) > MAX_NAMED else ""
             warnings.append(
-                f"{label} has a worse {metric} than the constant answer ({what}) at "
+                f"{label} has a worse {TITLES[metric]} than the constant answer ({what}) at "
                 f"{', '.join(below[:MAX_NAMED])}{more}"
             )
     return warnings

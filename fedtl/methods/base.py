@@ -13,12 +13,12 @@ from torch import Tensor
 
 from fedtl.messages import Update
 from fedtl.methods.choose import Choose, choose_mix
-from fedtl.methods.losses import PerBatch, PerExample, TaskLoss, Term
+from fedtl.methods.losses import PerBatch, PerExample, TaskLoss, Term, check_terms
 from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.methods.slot import Slot
 from fedtl.methods.summary import Summary
 from fedtl.methods.wire import FLOAT32, Wire
-from fedtl.models.roles import EVERYTHING, Role
+from fedtl.models.roles import EVERYTHING, Role, check_roles
 from fedtl.models.state import State
 from fedtl.tasks.base import LearningTask
 
@@ -201,10 +201,7 @@ class Method:
     wire: Wire = FLOAT32  # how the weights are sent (``methods.error_feedback``)
 
     def __post_init__(self) -> None:
-        if self.shared & {Role.EXTRA, Role.SUMMARY}:
-            raise ValueError(
-                "shared holds roles of the model only; a slot leaves where it says crosses = True"
-            )
+        check_roles(self.shared)
         check_names([slot.name for slot in self.slots], "the slot")
         check_names([summary.name for summary in self.summaries], "the summary")
         for term in self.every_term:
@@ -251,7 +248,8 @@ class Method:
         return tuple(term for term in self.every_term if isinstance(term, PerExample | PerBatch))
 
     def plus(self, *terms: Term) -> "Method":
-        """Return the method with further terms in its objective and in the phases' own ones, and with their summaries."""
+        """Return the method with further terms in its objective and in the phases' own, and with their summaries. Raises ConfigError."""
+        check_terms(terms)
         phases = tuple(
             phase if phase.objective is None else replace(phase, objective=phase.objective + terms)
             for phase in self.phases

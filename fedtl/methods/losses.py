@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fedtl._util.labels import is_known
 from fedtl._util.settings import Weight
+from fedtl.errors import ConfigError
 from fedtl.methods import pull
 from fedtl.methods.sets import SHARED, Sets
 from fedtl.methods.summary import Summary
@@ -211,6 +212,15 @@ class OnWeights(WithModules):
 
 
 Term = PerExample | PerBatch | OnWeights
+
+
+def check_terms(terms: Iterable[object]) -> None:
+    """Raise ConfigError for what is no loss term."""
+    for term in terms:
+        if not isinstance(term, Term):
+            raise ConfigError(
+                f"{term!r:.60} is no loss term; pass one of fedtl.methods.losses, such as Proximal(0.1)"
+            )
 
 
 def losses_among(terms: Iterable[Term]) -> tuple[PerExample | PerBatch, ...]:

@@ -92,7 +92,7 @@ def custom_spec(make: Build, name: str, shape: Shape, seed: int) -> ModelSpec:
 
     def build() -> nn.Module:
         nonlocal classifier
-        module, classifier = make(shape)
+        module, classifier = _module_and_path(make(shape))
         return module
 
     try:
@@ -100,3 +100,14 @@ def custom_spec(make: Build, name: str, shape: Shape, seed: int) -> ModelSpec:
     except ModelError as error:
         text = str(error)
         raise ModelError(text if text.startswith("model.") else f"model.name = {name!r}: {text}") from error
+
+
+def _module_and_path(made: Any) -> tuple[nn.Module, str]:
+    """Return what a function of a program built. Raises ModelError where that is not a module and the path of its classifier."""
+    match made:
+        case (nn.Module() as module, str(path)):
+            return module, path
+    raise ModelError(
+        f"the function returned a value of type {type(made).__name__}; return the module and the path of its classifier: "
+        'return net, "head"'
+    )

@@ -5,13 +5,13 @@ A role is a fact about the model, read from its modules. What a method shares is
 SiloBN differ only in that set.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
 from torch import nn
 
-from fedtl.errors import PartitionError
+from fedtl.errors import ConfigError, ModelError, PartitionError
 from fedtl.models.adapters import trained_by_adapters
 from fedtl.models.norms import is_norm
 from fedtl.models.state import State, copy_state
@@ -38,13 +38,27 @@ EVERYTHING = frozenset(Role) - {
 }  # all roles that can be shared
 
 
+def check_roles(shared: object) -> None:
+    """Raise ConfigError for what is no set of a model's roles."""
+    if not isinstance(shared, Set) or not all(isinstance(role, Role) for role in shared):
+        raise ConfigError(
+            f"shared = {shared!r:.60} is no set of roles; pass one, such as frozenset({{fedtl.Role.BODY}})"
+        )
+    if shared & {Role.EXTRA, Role.SUMMARY}:
+        raise ConfigError("shared holds roles of the model only; a slot leaves where it says crosses = True")
+
+
 def roles(model: nn.Module) -> dict[str, Role]:
     """
     Return the role of every name in ``model.state_dict()``.
 
     ``model`` has the children ``body``, ``head`` and ``aux`` (``models.net.Net``). Within them the type of the module that
-    owns a tensor decides, never its name.
+    owns a tensor decides, never its name. Raises ModelError for what is no module.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"roles reads a torch.nn.Module, such as create_model returns, not {type(model).__name__}"
+        )
     by_name: dict[str, Role] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""

@@ -6,7 +6,7 @@ from fedtl.report import audit_plots
 from fedtl.report.audit_attacks import Pictures, inversion_section, membership_section, roles_section
 from fedtl.report.figures import NOT_MEASURED, format_measured
 from fedtl.report.html import Cell, Grid, Plot, Section, plot, render
-from fedtl.results.audit import AuditResult, BoundsResult, PlantedResult, Status
+from fedtl.results.audit import AuditResult, BoundsResult, CheckResult, PlantedResult, Status
 
 COLOURS = {"passed": "gains", "failed": "loses"}  # of what the checks of a silo found
 CANARIES = "Measured with canaries; lower bounds on epsilon at 95 % confidence (the Gaussian one does not refute a claim)"
@@ -18,7 +18,7 @@ CHECK_CLASSES = {
 WORDS = {
     "epsilon, delta": "A limit on how much one record can change the probability of anything that leaves. With epsilon = 0 nothing "
     "can be learnt about a record; with 1 an attacker's odds change by a factor of at most 2.7, with 3 of at most 20. delta "
-    "is the small probability that this limit does not hold.",
+    "is a small probability that is allowed beyond this limit.",
     "GDP mu": "The same guarantee in one number: to tell whether a record was used is at least as hard as to tell a standard "
     "normal distribution from one shifted by mu.",
     "sigma, q, clip": "Each step adds noise with standard deviation sigma times the clip, and contains each record with "
@@ -155,13 +155,19 @@ def _planted(planted: PlantedResult | None) -> list[Grid]:
     return [Grid(caption, ["silo", "canaries", "Steinke et al.", "f-DP", "Gaussian"], rows, summary_rows=1)]
 
 
+def _found(check: CheckResult) -> str:
+    if check.p is None:
+        return check.reason or NOT_MEASURED
+    return "-" if check.value is None else format_measured(check.value)
+
+
 def _checks(audit: AuditResult) -> Grid:
-    """Every check with its status. A check that had nothing to measure shows what was missing instead of a number."""
+    """Every check with its status. A check that had nothing to measure shows what was missing; a dash: it has no number."""
     rows = [
         [
             *(Cell(check.silo), Cell(check.name), Cell(check.status, CHECK_CLASSES[check.status])),
             Cell("-" if check.p is None else f"{check.p:.2g}"),
-            Cell(check.reason or NOT_MEASURED if check.p is None else format_measured(check.value)),
+            Cell(_found(check)),
         ]
         for check in audit.checks
     ]

@@ -86,7 +86,7 @@ def _staying_title(facts: Facts) -> str:
 
 
 def title(facts: Facts) -> str:
-    return f"May {facts['site']} take part in study {facts['study']}?"
+    return f'May {facts["site"]} take part in the study "{facts["study"]}"?'
 
 
 def details(facts: Facts) -> list[tuple[str, str, str]]:
@@ -109,7 +109,11 @@ def details(facts: Facts) -> list[tuple[str, str, str]]:
             ", ".join(facts["metrics"]) or "none",
             "measured on rows that are not used for training",
         ),
-        ("number of rows leaves", "yes, as the weight" if facts["weight"] else "no", ""),
+        (
+            "number of rows leaves",
+            "yes, as the weight" if facts["weight"] else "no",
+            "the coordinator can compute it from the noise" if facts["privacy"] else "",
+        ),
         (
             "verdict leaves",
             "gains, as good, loses or unclear" if facts.get("verdict") else "no",
@@ -190,7 +194,7 @@ def _privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"{privacy['epsilon']:.2f}",
             f"one {unit} changes the probability of anything that leaves by at most a factor of e^epsilon",
         ),
-        ("delta", f"{privacy['delta']:.1e}", "the probability that the limit of epsilon does not hold"),
+        ("delta", f"{privacy['delta']:.1e}", "and, beyond this factor, by at most this probability"),
         (
             "adjacency",
             privacy["adjacency"],
@@ -225,18 +229,10 @@ def _privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (
             "lifetime budget",
             f"epsilon {privacy['lifetime_epsilon']:g}",
-            _lifetime(privacy),
+            wording.once_spent(privacy["lifetime_epsilon"], privacy["lifetime_delta"]),
         ),
         ("numbers from the plan", from_plan or "none", "silo.toml does not set them, so the plan does"),
     ]
-
-
-def _lifetime(privacy: Mapping[str, Any]) -> str:
-    rate = wording.max_true_positive_rate(privacy["lifetime_epsilon"], privacy["lifetime_delta"])
-    return (
-        f"for these rows over all studies; once it is spent, the share above becomes at most "
-        f"{wording.format_percent(rate)}"
-    )
 
 
 def legend(facts: Facts) -> str:

@@ -47,6 +47,12 @@ def worst_case(epsilon: float, delta: float, unit: str) -> str:
     return f"{sentence} That is little protection." if rate >= WEAK_FROM else sentence
 
 
+def once_spent(epsilon: float, delta: float) -> str:
+    """State what an attacker without prior knowledge could do once the whole budget of some rows is spent."""
+    share = format_percent(max_guess_accuracy(epsilon, delta))
+    return f"for these rows over all studies; once all of it is spent, such an attacker is right in at most {share} of guesses"
+
+
 def without_privacy(unit: str = "person") -> str:
     """State what an attacker could learn about one ``unit`` without differential privacy."""
     return (

@@ -85,6 +85,8 @@ def failed_script(exit_code: int | None) -> str | None:
     script = getattr(sys.modules["__main__"], "__file__", None)
     if not script or exit_code not in (1, UNGUARDED):
         return None
+    if not Path(script).is_file():
+        return "worker processes import the script by its path, and this one came from standard input; save it in a file"
     return (
         f"{script}: each worker process imports this script first, and that failed (exit code {exit_code}); "
         'put the call under `if __name__ == "__main__":`'

@@ -29,7 +29,9 @@ from fedtl.results.comparison import Comparison
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "results"))
-import make as results  # noqa: E402
+import measured_runs  # noqa: E402
+import row_scores  # noqa: E402
+from row_scores import Rows  # noqa: E402
 
 ALL = "all silos"
 PERCENT = 100.0
@@ -37,17 +39,17 @@ METRICS = {"accuracy": PERCENT, "auc": PERCENT}  # of a comparison, and the fact
 ByMethod = Mapping[str, tuple[float, ...]]  # of each seed
 
 
-def half_squared_error(rows: results.Rows) -> float:
+def half_squared_error(rows: Rows) -> float:
     """Half the mean squared error of marks from 0 to 1."""
     return float(np.mean((rows["scores"].reshape(-1) - rows["y"]) ** 2) / 2)
 
 
-def squared_error(rows: results.Rows) -> float:
+def squared_error(rows: Rows) -> float:
     """The mean squared error of (mark - 1) / 69, of marks from 1 to 70."""
-    return 2 * results.half_squared_error(rows)
+    return 2 * row_scores.half_squared_error(rows)
 
 
-OF_ROWS: dict[str, tuple[Callable[[results.Rows], float], bool]] = {  # and whether all rows count as one set
+OF_ROWS: dict[str, tuple[Callable[[Rows], float], bool]] = {  # and whether all rows count as one set
     "half squared error": (half_squared_error, False),
     "squared error of all rows": (squared_error, True),
 }
@@ -87,7 +89,7 @@ class Published:
 class Measured:
     """The numbers of one run: by silo and method, of each seed, in the published unit."""
 
-    origin: results.Origin
+    origin: measured_runs.Origin
     values: Mapping[str, ByMethod]
 
 
@@ -134,12 +136,12 @@ def _run_name(name: str, changes: Sequence[str]) -> str:
     return "-".join([name, *(re.sub(r"[^A-Za-z0-9.]+", "-", one).strip("-") for one in changes)])
 
 
-def measure(published: Published, run: Run, folder: Path, origin: results.Origin) -> Measured:
+def measure(published: Published, run: Run, folder: Path, origin: measured_runs.Origin) -> Measured:
     """Return the numbers of a finished comparison at the silos that its claims name."""
     comparison = from_plain(Comparison, json.loads((folder / "comparison.json").read_text()))
     if published.measure in OF_ROWS:
         of_silo, by_rows = OF_ROWS[published.measure]
-        return Measured(origin, {ALL: results.by_method_and_seed(folder, comparison, of_silo, by_rows)})
+        return Measured(origin, {ALL: row_scores.by_method_and_seed(folder, comparison, of_silo, by_rows)})
     metric, factor = published.measure, METRICS[published.measure]
     values: dict[str, ByMethod] = {}
     for silo in dict.fromkeys(claim.silo for claim in run.claims):
@@ -226,8 +228,8 @@ def main() -> None:
             for run in published.runs:
                 folder = keep / run.name
                 if {published.name, run.name} & set(given.names):
-                    results.run(f"published/{published.name}", folder, run.changes)
-                if (origin := results.finished(folder)) is not None:
+                    measured_runs.run(f"published/{published.name}", folder, run.changes)
+                if (origin := measured_runs.finished(folder)) is not None:
                     measured[run.name] = measure(published, run, folder, origin)
                     store.write_text(json.dumps(to_plain(measured), indent=1) + "\n")
     (HERE / "README.md").write_text(page(all_published, measured))

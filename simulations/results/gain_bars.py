@@ -5,16 +5,14 @@ default's mean gain is not shown there, the best of all that was tried on the se
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedtl._util.records import from_plain
+from committed import DEFAULT, ENSEMBLE, LOCAL, Table
+
 from fedtl.report.figures import format_difference
-from fedtl.results.comparison import Overall
 
 HERE = Path(__file__).parent
-LOCAL, ENSEMBLE, DEFAULT = "local", "local ensemble", "fedtl"
 # By set: the names of its comparisons, the preferred one first where two have equally many seeds.
 SETS = {
     "digits": ("digits",),
@@ -37,36 +35,6 @@ ENOUGH, SHARE = (
     0.95,
 )  # sets of seven with an interval above 0; silos that are not worse by more than the noise
 DIGITS6, HALF_MSE, AUC, POOLED, SITES = 0.925, 0.0115, 0.785, 0.795, 0.80
-
-
-@dataclass(frozen=True)
-class Table:
-    """One committed comparison: ``path`` from this folder without its ending, and what its JSON has."""
-
-    path: str
-    numbers: dict[str, Any]
-
-    @property
-    def link(self) -> str:
-        return f"[{self.path}]({self.path}.md)"
-
-    @property
-    def seeds(self) -> int:
-        return len(self.numbers["seeds"])
-
-    @property
-    def metric(self) -> str:
-        return str(self.numbers["metric"])
-
-    @property
-    def overall(self) -> dict[str, Overall]:
-        return {name: from_plain(Overall, one) for name, one in self.numbers["overall"].items()}
-
-    def mean(self, method: str) -> float:
-        return float(self.numbers["mean"][method]["mean"])
-
-    def gain(self, one: Overall) -> str:
-        return format_difference(self.metric, one.mean.mean, one.mean.ci95)
 
 
 def read(path: str) -> Table:

@@ -28,7 +28,9 @@ from fedtl.results.comparison import Comparison
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "results"))
-import make as results  # noqa: E402
+import set_pages  # noqa: E402
+from committed import DEFAULT  # noqa: E402
+from measured_runs import Origin, run  # noqa: E402
 
 NAME = "transfer/wrong-labels"
 SEEDS = f"compare.seeds={list(range(10))}"
@@ -87,7 +89,7 @@ def table(costs: Costs, named: Mapping[str, Sequence[Sequence[str]]]) -> list[st
     return [
         *lines,
         "",
-        f"With wrong labels, {alone} of {len(named['with'])} results of {results.DEFAULT} name {costs.silo} and no other silo; without, "
+        f"With wrong labels, {alone} of {len(named['with'])} results of {DEFAULT} name {costs.silo} and no other silo; without, "
         f"{some} of {len(named['without'])} name a silo.",
     ]
 
@@ -134,8 +136,8 @@ def main() -> None:
         folder = (given.keep or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         origins = {
-            "with": results.run(NAME, folder / "with", [SEEDS]),
-            "without": results.run(NAME, folder / "without", [SEEDS, RIGHT]),
+            "with": run(NAME, folder / "with", [SEEDS]),
+            "without": run(NAME, folder / "without", [SEEDS, RIGHT]),
         }
         found = {
             name: from_plain(Comparison, json.loads((folder / name / "comparison.json").read_text()))
@@ -143,14 +145,12 @@ def main() -> None:
         }
         (silo,) = load_experiment(str(HERE.parent / f"{NAME}.toml")).data.wrong_labels
         costs, seeds = Costs.of(found["without"], found["with"], silo), found["with"].seeds
-        names = {name: [named(folder / name, results.DEFAULT, seed) for seed in seeds] for name in origins}
-        results.write(NAME, folder / "with", origins["with"])
+        names = {name: [named(folder / name, DEFAULT, seed) for seed in seeds] for name in origins}
+        set_pages.write(NAME, folder / "with", origins["with"])
         write(costs, names, list(origins.values()))
 
 
-def write(
-    costs: Costs, named: Mapping[str, Sequence[Sequence[str]]], origins: Sequence["results.Origin"]
-) -> None:
+def write(costs: Costs, named: Mapping[str, Sequence[Sequence[str]]], origins: Sequence[Origin]) -> None:
     """Write the page of the differences, its numbers and its figure."""
     lines = table(costs, named)
     ran = [

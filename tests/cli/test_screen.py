@@ -23,7 +23,7 @@ def lines(monkeypatch):
 
 def test_a_line_a_round_with_the_time_left(lines):
     said, now = lines
-    with progress_bar("fedavg: round", silent=False, pause=0) as show:
+    with progress_bar("fedavg", silent=False, pause=0, counted="round") as show:
         show(0, 4)
         for done in (1, 2, 3, 4):
             now[0] += 30
@@ -35,7 +35,7 @@ def test_a_line_a_round_with_the_time_left(lines):
         "fedavg: round: 2 of 4 (60 s, about 60 s left)",
         "fedavg: round: 3 of 4 (90 s, about 30 s left)",
         "fedavg: round: 4 of 4 (2 min)",
-        "fedavg: round: each silo finishes its model: 1 of 3 (0 s)",
+        "fedavg: each silo finishes its model: 1 of 3 (0 s)",
     ]
 
 
@@ -131,3 +131,11 @@ def test_a_text_is_printed_as_it_is(capsys):
     assert said.out.startswith(f"{text}\n")
     assert said.err == f"{text}\n"
     assert "│ :CD: │" in said.out
+
+
+def test_a_table_cuts_no_word(monkeypatch):
+    console = Console(file=io.StringIO(), width=24, color_system=None)
+    monkeypatch.setattr(screen, "out_console", console)
+    screen.print_table("words", [{"name": "a" * 30, "about": "b" * 30}])
+    text = console.file.getvalue()
+    assert (text.count("a"), text.count("b"), "…" in text) == (30 + 2, 30 + 1, False)  # and "name", "about"

@@ -112,7 +112,7 @@ def test_columns_of_a_frame_keep_their_names():
     ("rows", "error", "says"),
     [
         ({}, ConfigError, "no silo"),
-        ({"a": X}, DataError, "silo a: ndarray"),
+        ({"a": X}, DataError, "of type ndarray"),
         ({"a": (X, Y[:5])}, DataError, r"train_y is \(5,\)"),
         ({"a": (X * np.nan, Y)}, DataError, "column 0 is nan"),
         ({"a": (X, Y + 0.5)}, DataError, "label 0.5"),

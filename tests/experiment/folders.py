@@ -91,6 +91,16 @@ def series_in_one_file(path):
     )
 
 
+def a_row_a_step(path):
+    """Three hospitals; each stay has a row an hour, and one outcome."""
+    for number, name in enumerate(("north", "south", "west")):
+        rng = np.random.default_rng(number)
+        stay, hour = np.divmod(np.arange(240), 6)
+        ill = rng.permutation(np.arange(40) % 2)[stay]
+        frame = pd.DataFrame({"stay_id": stay, "hour": hour, "pulse": rng.normal(80 + 9 * ill, 9)})
+        frame.assign(outcome=np.where(ill, "ill", "well")).to_csv(path / f"{name}.csv", index=False)
+
+
 def pictures(folder, count, size=(12, 12), mode="L"):
     folder.mkdir(parents=True)
     for number in range(count):
@@ -138,6 +148,7 @@ ALL = (
         survival,
         arrays,
         series_in_one_file,
+        a_row_a_step,
         silos_of_pictures,
         classes_of_pictures,
         listed_pictures,

@@ -281,7 +281,7 @@ def test_a_method_below_the_constant_answer_is_named_with_the_silo(runs):
     assert said["methods"]["constant"]["a"]["accuracy"]["mean"] > 0.5
     below = [line for line in said["warnings"] if "constant answer" in line]
     assert [line.split(" has ")[0] for line in below] == ["local"]
-    assert "at a (0.500 against 0.5" in below[0]
+    assert "at a (50.0 against 5" in below[0]
     assert list(said["over_local"]) == ["fedtl"]
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import fedtl
+from fedtl.experiment.notes import alone_note
 
 
 def notes_of(tmp_path, labels, method="fedtl", **settings):
@@ -29,6 +30,15 @@ def test_a_label_that_a_silo_lacks_is_noted_where_heads_stay(tmp_path, method):
 
 def test_silos_with_the_same_labels_have_no_note(tmp_path):
     assert not [note for note in notes_of(tmp_path, {name: ["a", "b"] for name in LABELS}) if "label" in note]
+
+
+def test_a_silo_that_trains_without_others_is_noted():
+    told = {
+        (name, len(silos)): list(alone_note(fedtl.create_method(name), silos))
+        for name in ("fedavg", "local")
+        for silos in (["a"], ["a", "b"])
+    }
+    assert [key for key, notes in told.items() if notes] == [("fedavg", 1)]
 
 
 @pytest.mark.parametrize(("different", "told"), [(40, True), (22, True), (8, False)])

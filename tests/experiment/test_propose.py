@@ -50,7 +50,10 @@ DATA = {  # what [data] must hold, besides source and path
     folders.arrays: {"size": 12, "channels": 3},
     folders.series_in_one_file: {"silo_column": "site", "sequence": {}},
     folders.silos_of_pictures: {"size": 12, "channels": 3},
-    folders.classes_of_pictures: {"deal": DIRICHLET},
+    folders.classes_of_pictures: {"deal": {**DIRICHLET, "silos": 2}},
+    folders.a_row_a_step: {
+        **{"label": "outcome", "sequence": {"id": "stay_id", "time": "hour", "length": 6}},
+    },
     folders.listed_pictures: {
         **{"manifest": "list.csv", "file_column": "file", "silo_column": "clinic", "label": "diagnosis"}
     },

@@ -201,6 +201,7 @@ WRONG = {
     "compare.tune.train.lr=[]": "compare.tune.train.lr = []",
     "compare.tune.train.lr=[0.1,0.1]": "a value twice",
     "compare.tune.train.rate=[0.1]": '"compare.tune.train.rate" is not a setting',
+    "compare.tune.lr=[0.1]": 'did you mean "compare.tune.train.lr"?',
     "compare.tune.dito.method.mu=[0.1]": "did you mean 'ditto'?",
     "compare.tune.ditto.mu=[0.1]": "compare.tune.ditto.method.mu",
     'compare.tune={"train.lr"=[0.1]}': "key with a dot",

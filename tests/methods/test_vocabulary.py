@@ -322,5 +322,5 @@ def test_a_slot_that_saw_rows_without_noise_enters_no_private_round(tmp_path):
 
 @pytest.mark.parametrize("role", [Role.EXTRA, Role.SUMMARY])
 def test_a_slot_leaves_only_where_it_says_that_it_crosses(role):
-    with pytest.raises(ValueError, match="crosses = True"):
+    with pytest.raises(ConfigError, match="crosses = True"):
         Method(frozenset({Role.BODY, role}), slots=(Slot("own", first_model),))

@@ -12,6 +12,7 @@ from fedtl.report.wording import (
     max_guess_accuracy,
     max_true_positive_rate,
     not_covered,
+    once_spent,
     worst_case,
 )
 
@@ -55,6 +56,7 @@ def test_the_number_in_the_sentence_is_rounded_up_and_never_hides_a_weak_bound()
         assert float(format_percent(share).rstrip(" %")) / 100 >= share - 1e-12
     assert max_true_positive_rate(1e9, 0.0) == 1.0
     assert max_guess_accuracy(0.0, 0.0) == 0.5
+    assert "right in at most 88.1 % of guesses" in once_spent(2.0, 0.0)  # e^2 / (1 + e^2)
 
 
 def test_units_at_several_institutions_are_named_as_not_covered():

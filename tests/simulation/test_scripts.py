@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from fedtl.simulation.worker import failed_script
+
 SCRIPT = """
 from pathlib import Path
 from fedtl.experiment.config.load import load_experiment
@@ -38,3 +40,11 @@ def test_a_main_guard_or_one_worker_solves_it(tmp_path, call):
     done = run_script(tmp_path, call)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["result blurred"]
+
+
+def test_a_script_from_standard_input_is_told_to_be_saved(monkeypatch, tmp_path):
+    """No guard helps it: worker processes import a file."""
+    (tmp_path / "script.py").touch()
+    for name, way_out in (("<stdin>", "save it in a file"), (str(tmp_path / "script.py"), "__main__")):
+        monkeypatch.setattr(sys.modules["__main__"], "__file__", name, raising=False)
+        assert way_out in (failed_script(1) or "")

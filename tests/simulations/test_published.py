@@ -57,7 +57,7 @@ def test_a_comment_is_read(one):
 
 def test_the_page_has_expected_and_measured_and_says_what_was_not_run(one, tmp_path):
     (tmp_path / "comparison.json").write_text(json.dumps(to_plain(COMPARISON)))
-    origin = published.results.Origin("fedtl compare x", "abc", "a machine", 5)
+    origin = published.measured_runs.Origin("fedtl compare x", "abc", "a machine", 5)
     measured = published.measure(one, one.runs[0], tmp_path, origin)
     assert measured.values["all silos"]["fedbn"] == (85.0, 95.0)
     text = published.page([one], {"one": measured})
@@ -81,7 +81,7 @@ def test_errors_are_those_of_the_stored_scores(measure, factor, one, tmp_path):
         save_file({"y": y, "scores": scores[:, None]}, folder / "test.safetensors")
         expected.append(((y - scores) ** 2).mean() * factor)
     of_errors = published.Published("one", "", measure, "", one.runs)
-    found = published.measure(of_errors, one.runs[0], tmp_path, published.results.Origin("", "", ""))
+    found = published.measure(of_errors, one.runs[0], tmp_path, published.measured_runs.Origin("", "", ""))
     assert found.values["all silos"]["fedbn"] == pytest.approx(expected, rel=1e-5)
 
 

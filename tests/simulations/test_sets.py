@@ -21,7 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "simulations"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "simulations" / "results"))
 import gain_bars
 import heart_flamby
-import make
+import overview
+import row_scores
+import tables
+import transfer_overview
 
 TRAIN = {"cleveland": 199, "hungarian": 172, "switzerland": 30, "va": 85}  # Ogier du Terrail et al., 2022
 TEST = {"cleveland": 104, "hungarian": 89, "switzerland": 16, "va": 45}
@@ -52,10 +55,10 @@ def test_an_experiment_has_what_its_name_says(begin):
 
 def test_flambys_split_has_the_published_sizes_and_pooled_accuracy(shared_data, tmp_path):
     heart_flamby.main(shared_data("heart-disease"), tmp_path / "heart")
-    tables = {name: pd.read_csv(tmp_path / "heart" / f"{name}.csv") for name in TRAIN}
-    assert {name: int((one.part == "train").sum()) for name, one in tables.items()} == TRAIN
-    assert {name: int((one.part == "test").sum()) for name, one in tables.items()} == TEST
-    rows = pd.concat(tables.values())
+    sites = {name: pd.read_csv(tmp_path / "heart" / f"{name}.csv") for name in TRAIN}
+    assert {name: int((one.part == "train").sum()) for name, one in sites.items()} == TRAIN
+    assert {name: int((one.part == "test").sum()) for name, one in sites.items()} == TEST
+    rows = pd.concat(sites.values())
     x, y, train = rows.drop(columns=["num", "part"]), rows["num"], rows.part == "train"
     assert x.shape[1] == 13
     fitted = LogisticRegression(max_iter=10_000).fit(x[train], y[train])
@@ -65,7 +68,7 @@ def test_flambys_split_has_the_published_sizes_and_pooled_accuracy(shared_data, 
 def test_a_table_has_every_method_and_silo():
     gain = Gain(0.03, (0.01, 0.05))
     overall = Overall(1, gain, 1, 1, 1, 1, {Verdict.GAINS: 1}, "mnist", gain)
-    lines = list(make.table(replace(COMPARISON, overall={"fedbn": overall})))
+    lines = list(tables.table(replace(COMPARISON, overall={"fedbn": overall})))
     assert lines[0].split(" | ")[1:] == ["fedbn |"]
     text = "\n".join(lines)
     for part in ("| mnist | 90.0", "mean of 1 silos | 90.0", "local | +3.0 [+1.0", "| 1 of 1 |"):
@@ -81,17 +84,17 @@ def test_a_mean_over_fewer_silos_says_so():
     mean = {name: {"accuracy": Estimate(0.9, None, (0.85, 0.95), len(one))} for name, one in methods.items()}
     mean["local"] = {"accuracy": Estimate(0.9, None, (0.85, 0.95), 1)}
     one = replace(COMPARISON, methods=methods, mean=mean)
-    (line,) = [line for line in make.table(one) if line.startswith("| mean of 2 silos |")]
+    (line,) = [line for line in tables.table(one) if line.startswith("| mean of 2 silos |")]
     local, silobn = line.split(" | ")[1:]
     assert local.endswith(" (1 of 2)")
     assert "of 2)" not in silobn
-    assert make.fewer_silos(one) == {"local": " (1 of 2)", "silobn": ""}
+    assert tables.fewer_silos(one) == {"local": " (1 of 2)", "silobn": ""}
 
 
 def test_the_overviews_are_those_of_the_committed_numbers_and_list_every_page():
-    assert (make.HERE / "README.md").read_text() == make.overview()
+    assert (overview.HERE / "README.md").read_text() == overview.overview()
     text = (TRANSFER / "README.md").read_text()
-    assert text == make.transfer_overview()
+    assert text == transfer_overview.transfer_overview()
     assert [
         page.name
         for page in TRANSFER.glob("*.md")
@@ -122,9 +125,9 @@ def test_the_second_domain_of_each_run_is_averaged(tmp_path):
         }
         (run / "result.json").write_text(json.dumps({"silos": silos | {"c": {"target": None}}}))
     expected = 0.4 + np.mean(COMPARISON.seeds)
-    found = make.second_domain(tmp_path, COMPARISON)
+    found = row_scores.second_domain(tmp_path, COMPARISON)
     assert found == {"second domain, as trained": {"fedbn": pytest.approx(expected)}}
-    assert make.second_domain(tmp_path / "none", COMPARISON) == {}
+    assert row_scores.second_domain(tmp_path / "none", COMPARISON) == {}
 
 
 @pytest.mark.parametrize("by_rows", [False, True])
@@ -139,9 +142,9 @@ def test_means_over_silos_and_over_rows_are_those_of_the_rows(by_rows, tmp_path)
             save_file({"y": y, "scores": scores[:, None]}, folder / "test.safetensors")
             errors.append(((y - 1) / 69 - (scores - 1) / 69) ** 2 / 2)
     expected = np.concatenate(errors).mean() if by_rows else np.mean([one.mean() for one in errors])
-    found = make.mean_by_method(tmp_path, COMPARISON, make.half_squared_error, by_rows)
+    found = row_scores.mean_by_method(tmp_path, COMPARISON, row_scores.half_squared_error, by_rows)
     assert found == {"fedbn": pytest.approx(expected, rel=1e-5)}
-    assert make.accuracy({"scores": np.array([[0.1, 0.9], [0.8, 0.2]]), "y": np.array([1, 1])}) == 0.5
+    assert row_scores.accuracy({"scores": np.array([[0.1, 0.9], [0.8, 0.2]]), "y": np.array([1, 1])}) == 0.5
 
 
 def counted(lines):
@@ -152,7 +155,7 @@ def counted(lines):
 def test_the_bars_are_counted_over_sets_from_the_comparison_with_the_most_seeds(monkeypatch, tmp_path):
     above = {}
     for name, names in gain_bars.SETS.items():
-        files = [path for one in names for path in make.HERE.glob(f"**/{one}.json")]
+        files = [path for one in names for path in overview.HERE.glob(f"**/{one}.json")]
         found = max((json.loads(path.read_text()) for path in files), key=lambda one: len(one["seeds"]))
         held = found["overall"]["fedtl"]["mean"]["ci95"][0] > 0
         above.setdefault(name.partition(",")[0], []).append(held)
@@ -160,7 +163,7 @@ def test_the_bars_are_counted_over_sets_from_the_comparison_with_the_most_seeds(
     assert f" {count} of 7; the bar is 5: {gain_bars.met(count >= 5)}." in counted(gain_bars.main_bar())
 
     for name in (name for names in gain_bars.SETS.values() for name in names):
-        numbers = json.loads((make.HERE / f"{name}.json").read_text())
+        numbers = json.loads((overview.HERE / f"{name}.json").read_text())
         numbers["overall"]["fedtl"]["mean"]["ci95"] = [-0.2, -0.1] if name == "digits6" else [0.1, 0.2]
         (tmp_path / f"{name}.json").write_text(json.dumps(numbers))
     monkeypatch.setattr(gain_bars, "HERE", tmp_path)

@@ -35,6 +35,7 @@ from fedtl.methods.base import own_labels
 from fedtl.methods.label_free import made_with_labels, trains_body_alone, trains_without_labels
 from fedtl.methods.wire import Encoding
 from fedtl.models.net import stages
+from fedtl.report.figures import counted
 from fedtl.simulation.shared_store import SharedStore
 
 NO_SHARED_STORE = SharedStore(Path("/nonexistent"))  # only a simulation shares rows between processes
@@ -161,7 +162,7 @@ def check_policy(plan: SitePlan) -> None:
     if experiment.minimum_silos < policy.minimum_silos:
         raise Denied(
             Code.PLAN,
-            f"the plan combines as few as {experiment.minimum_silos} silos; policy.minimum_silos is {policy.minimum_silos}",
+            f"the plan allows rounds of only {counted(experiment.minimum_silos, 'institution')}; policy.minimum_silos is {policy.minimum_silos}",
         )
     check_manifest(plan.manifest, policy)
 

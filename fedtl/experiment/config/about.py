@@ -144,7 +144,7 @@ ABOUT = {
     "method.choose.by": 'one share between them for the "whole" model, or one for each "stage"',
     "privacy": "differential privacy in every silo; without the table there is none",
     "privacy.epsilon": "the budget of all rounds together; required",
-    "privacy.delta": 'the probability of the guarantee\'s failure; "auto": min(1e-5, 1 / (10 n))',
+    "privacy.delta": 'the probability that is allowed beyond the factor exp(epsilon); "auto": min(1e-5, 1 / (10 n))',
     "privacy.clip": "the clipping norm of one unit's gradient",
     "privacy.sample_rate": "the probability that a step takes a unit; not set: by train.batch_size",
     "privacy.steps": "steps in one round; not set: by train.epochs",

@@ -53,5 +53,5 @@ def check_deployment(experiment: Experiment) -> None:
     for key in ("verdict", "transferability"):
         if task == SEGMENTATION and getattr(experiment.request, key):
             raise ConfigError(
-                f'request.{key}: what leaves then is defined for one label a row, and data.task = "{task}"; remove it'
+                f'request.{key}: it works with one label a row only, and data.task = "{task}"; remove it'
             )

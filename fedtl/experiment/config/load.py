@@ -43,6 +43,8 @@ def read_experiment(name: str, overrides: Sequence[str] = ()) -> Table:
     if not os.path.isfile(name):
         shipped = files("fedtl") / "experiments" / f"{name}.toml"
         if path.suffix or "/" in name or name not in shipped_names():
+            if os.path.isdir(name):
+                raise ConfigError(_folder_instead(path))
             raise ConfigError(
                 f"there is no file {name}, and no shipped experiment of that name; shipped: {', '.join(shipped_names())}"
             )
@@ -50,6 +52,15 @@ def read_experiment(name: str, overrides: Sequence[str] = ()) -> Table:
     table = read_toml(path)
     _make_absolute(table, path.parent.absolute())
     return _merged(table, overriding(overrides))
+
+
+def _folder_instead(folder: Path) -> str:
+    """Return the message for a folder in the place of an experiment."""
+    if (file := folder / "experiment.toml").is_file():
+        return f"{folder} is a folder; its experiment is {file}"
+    return (
+        f"{folder} is a folder; name a TOML file, or let fedtl new propose one: fedtl new DIR --data {folder}"
+    )
 
 
 def shipped_names() -> list[str]:

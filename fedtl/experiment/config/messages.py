@@ -16,7 +16,6 @@ WISHES = {
     "string_type": "text, in quotes",
     "int_type": "a whole number",
     "float_type": "a number",
-    "list_type": 'a list, such as ["a", "b"]',
     "dict_type": 'a table, such as { name = "coral" }',
     "model_type": "a table",
     "too_short": "a list of at least one",
@@ -127,7 +126,16 @@ def _spelled(path: Sequence[str | int]) -> str:
 def _wish(problem: Mapping[str, Any]) -> str:
     text = str(problem["msg"]).removeprefix("Input should be ").removeprefix("a valid ")
     text = text.removeprefix("Value error, ").removeprefix("must be ")
+    if problem["type"] == "list_type":
+        return f"a list, such as {_as_list(problem['input'])}"
     return WISHES.get(problem["type"], text)
+
+
+def _as_list(value: Any) -> str:
+    """Return the list that was meant, in brackets; of what is neither text nor a number, an example."""
+    if isinstance(value, str):
+        return json.dumps([part.strip() for part in value.split(",")], ensure_ascii=False)
+    return f"[{value}]" if isinstance(value, int | float) and not isinstance(value, bool) else '["a", "b"]'
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -45,6 +45,8 @@ def tune_contradictions(experiment: Experiment) -> Iterator[str]:
 def _unknown(name: str) -> str:
     if "." in name:
         return unknown_setting(f"compare.tune.{name}", [f"compare.tune.{name}"])
+    if name in TrainSettings.model_fields:
+        return f'"compare.tune.{name}" is not a setting; did you mean "compare.tune.train.{name}"?'
     try:
         check_choice((*TABLES, "trials", *METHODS), name, "compare.tune")
     except ConfigError as error:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import median_low
 from typing import Any
 
@@ -19,7 +20,7 @@ from fedtl.experiment.propose.guess import Guess, listed
 from fedtl.experiment.propose.inputs import SILOS, UNITS, is_named
 from fedtl.experiment.propose.labels import MAX_CLASSES, task_of
 from fedtl.experiment.propose.layout import Layout, Silos
-from fedtl.experiment.propose.tables import guess_silos
+from fedtl.experiment.propose.silos import guess_silos
 
 FILES_LOOKED_AT = 200  # images of a folder, spread evenly, whose size is looked up
 MAX_SIDE = 64  # pixels, to which images of several sizes are resized
@@ -134,7 +135,7 @@ def _label(raws: Sequence[Raw], given: Mapping[str, Any]) -> Guess:
 
 def picture_guesses(layout: Layout, given: Mapping[str, Any]) -> Iterator[Guess]:
     """Yield the guesses about folders that name the classes of the images in them. Raises DataError."""
-    silos = guess_silos(layout, (), given, {})
+    silos = guess_silos(layout, (), given, {}, counts=_images_by_class(layout.path))
     if layout.silos is Silos.ONE_SET:
         yield silos
     else:
@@ -151,6 +152,12 @@ def picture_guesses(layout: Layout, given: Mapping[str, Any]) -> Iterator[Guess]
         "label", "the folder of an image, task classification", "folders of images name their class", doubt
     )
     yield from size_guesses(layout, given)
+
+
+def _images_by_class(path: Path) -> list[int]:
+    """Return how many images each class of one set has."""
+    home = path / "train" if (path / "train").is_dir() else path
+    return [sum(map(is_image, folder.rglob("*"))) for folder in sorted(home.iterdir()) if folder.is_dir()]
 
 
 def size_guesses(layout: Layout, given: Mapping[str, Any]) -> Iterator[Guess]:

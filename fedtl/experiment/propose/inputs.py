@@ -19,23 +19,11 @@ SILOS = (  # what institutions are called in a column
     *("machine", "sensor", "scanner", "station", "plant", "cohort", "source"),
 )
 UNITS = ("patient", "subject", "person", "participant", "individual", "customer", "speaker", "animal", "case")
+STAYS = ("stay", "icustay", "admission", "hadm", "encounter")  # with "id" behind them, as in stay_id
 NAMING = frozenset(
     {
-        "id",
-        "ids",
-        "nr",
-        "no",
-        "num",
-        "number",
-        "index",
-        "idx",
-        "key",
-        "uuid",
-        "code",
-        "name",
-        "hash",
-        "pseudonym",
-        "ref",
+        *("id", "ids", "nr", "no", "num", "number", "index", "idx", "key", "uuid", "code", "name"),
+        *("hash", "pseudonym", "ref"),
     }
 )
 COUNTING = frozenset(
@@ -67,6 +55,11 @@ def is_named(name: str, words: Iterable[str]) -> bool:
     )
 
 
+def names_units(name: str) -> bool:
+    """Return whether a column says whose row it is: of which person, or of which stay."""
+    return is_named(name, UNITS) or (is_named(name, STAYS) and name.casefold().endswith("id"))
+
+
 def silo_columns(facts: Sequence[ColumnFacts]) -> list[ColumnFacts]:
     """Return the columns that are named as institutions are, and name some of them: those that are text first."""
     fitting = [
@@ -94,7 +87,7 @@ def guess_unit(facts: Sequence[ColumnFacts]) -> Guess | None:
 
 
 def _has_repeated_units(one: ColumnFacts) -> bool:
-    return is_named(one.name, UNITS) and (one.kind == "text" or one.whole) and not one.different
+    return names_units(one.name) and (one.kind == "text" or one.whole) and not one.different
 
 
 def guess_split(facts: Sequence[ColumnFacts]) -> Guess | None:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 from fedtl.data import huggingface
 from fedtl.data.csv_files import Dialect
 from fedtl.data.csv_guess import guess_dialect
-from fedtl.data.formats import is_hidden
 from fedtl.data.image_files import SUFFIXES
-from fedtl.data.settings import DataSettings, DealSettings
+from fedtl.data.settings import DataSettings
 from fedtl.data.table import load_frame
 from fedtl.errors import DataError
 from fedtl.experiment.config.settings_file import Table, validate
@@ -24,14 +23,13 @@ from fedtl.experiment.propose.inputs import (
 )
 from fedtl.experiment.propose.labels import guess_label
 from fedtl.experiment.propose.layout import Layout, Silos
+from fedtl.experiment.propose.series import guess_series
+from fedtl.experiment.propose.silos import guess_silos
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MIN_ROWS = 10  # of a silo that a column names; smaller ones are left out
-DEALT = 4  # simulated silos, where there are rows for so many
-ROWS_A_SILO = 60  # below which fewer silos are dealt
-RARE_A_SILO = 5  # rows of the rarer labels, below which all silos get equal shares of them
 MOST_FILES = 0.9  # of the cells of a column that lists image files
 
 
@@ -111,27 +109,53 @@ def _guesses(tables: Tables, given: Mapping[str, Any]) -> Iterator[Guess]:
         yield silo
     set_aside = set(map(str, given.get("drop", ())))
     others = list(_units_and_parts(_unused(facts, used | set_aside), given))
-    for other in others:
-        used |= set(other.settings.values())
-        yield other
+    used |= {value for other in others for value in other.settings.values()}
     used |= {
         str(given[key]) for key in ("unit_column", "split_column", "event", "domain_column") if given.get(key)
     }
     label = guess_label(_unused(facts, used), files, given)
     used |= {str(label.settings[key]) for key in ("data.label", "data.event") if key in label.settings}
+    series = _series(tables, facts, (label, *others), given)
+    if series is not None:
+        columns = series.settings["data.sequence"]
+        used |= {columns["id"], columns["time"]}
+        others = [one for one in others if one.settings.get("data.unit_column") != columns["id"]]
+    yield from others
     if silo is None:
-        yield guess_silos(
-            tables.layout,
-            [file.stem for file in tables.layout.files],
-            given,
-            {key: value for one in (label, *others) for key, value in one.settings.items()},
-            _other_silos(facts, used),
-            _counts(tables.frames[0], str(label.settings.get("data.label", given.get("label", "")))),
+        yield _silos(
+            tables, [*([series] if series else []), label, *others], _other_silos(facts, used), given
         )
     yield label
+    if series is not None:
+        yield series
     yield from unfilled_columns(_unused(facts, used | set_aside), files, given)
     if tables.with_inputs:
         yield from guess_inputs(_unused(facts, used), files, given)
+
+
+def _series(
+    tables: Tables, facts: Sequence[ColumnFacts], guesses: Sequence[Guess], given: Mapping[str, Any]
+) -> Guess | None:
+    """Return how the rows are series; None where they are not, or where a guess so far does not go together with series."""
+    settings = {key for one in guesses for key in one.settings} | {f"data.{key}" for key in given}
+    if not tables.with_inputs or settings & {"data.event", "data.split_column", "data.domain_column"}:
+        return None
+    label = next((str(one.settings["data.label"]) for one in guesses if "data.label" in one.settings), "")
+    label = label or str(given.get("label", ""))
+    return guess_series(tables.frames, [one for one in facts if one.name != label], label, given)
+
+
+def _silos(
+    tables: Tables, guesses: Sequence[Guess], others: Sequence[str], given: Mapping[str, Any]
+) -> Guess:
+    """Return what a silo is where no column names it. ``guesses``: of series, label and unit; ``others``: columns that may name silos."""
+    settings = {key: value for one in guesses for key, value in one.settings.items()}
+    frame = tables.frames[0]
+    if series := settings.get("data.sequence"):
+        frame = frame.drop_duplicates(series["id"])
+    counts = _counts(frame, str(settings.get("data.label", given.get("label", ""))))
+    names = [file.stem for file in tables.layout.files]
+    return guess_silos(tables.layout, names, given, settings, others, counts)
 
 
 def _units_and_parts(facts: Sequence[ColumnFacts], given: Mapping[str, Any]) -> Iterator[Guess]:
@@ -215,63 +239,3 @@ def _other_silos(facts: Sequence[ColumnFacts], used: set[str]) -> list[str]:
 def _counts(frame: "pd.DataFrame", label: str) -> list[int]:
     """Return how many rows each label has, or each value."""
     return frame[label].value_counts().tolist() if label in frame.columns else [len(frame)]
-
-
-def _deal(counts: Sequence[int], classes: bool, of_units: str) -> tuple[Table, str]:
-    """Return how a set is dealt to silos, and that in words. ``of_units``: the words where whole units are dealt, or ""."""
-    rows = sum(counts) or DEALT * ROWS_A_SILO
-    rare = rows - max(counts, default=0)  # rows that do not have the most frequent label
-    silos = max(2, min(DEALT, rows // ROWS_A_SILO))
-    deal: Table = {"silos": silos, "by": "unit" if of_units else "iid"}
-    how = of_units or "in equal shares"
-    if classes and not of_units and rows >= 2 * ROWS_A_SILO and rare >= RARE_A_SILO * silos:
-        deal |= {"by": "dirichlet", "alpha": 1.0}
-        how = "with different shares of the labels"
-    if rows // 4 < DealSettings.model_fields["minimum"].default:
-        deal["minimum"] = max(4, rows // 4)
-    return deal, how
-
-
-def guess_silos(
-    layout: Layout,
-    names: Sequence[str],
-    given: Mapping[str, Any],
-    label: Mapping[str, Any],
-    others: Sequence[str] = (),
-    counts: Sequence[int] = (),
-) -> Guess:
-    """
-    Return what a silo is: a file or a folder, or a share of one set that is dealt. ``label``: settings of label and unit; ``others``: columns
-    that may name silos; ``counts``: how many rows of the set each label has, () where it is not known.
-    """
-    if layout.silos is not Silos.ONE_SET:
-        own = (
-            names
-            if layout.silos is Silos.FILES
-            else [
-                folder.name
-                for folder in sorted(layout.path.iterdir())
-                if folder.is_dir() and not is_hidden(folder)
-            ]
-        )
-        return Guess(
-            "silos",
-            f"{len(own)}, {layout.silos.value}: {listed(own)}",
-            "each of them is taken for an institution",
-        )
-    if "deal" in given:
-        return Guess("silos", "dealt from one set", "as set")
-    unit = label.get("data.unit_column", given.get("unit_column"))
-    classes = label.get("data.task", given.get("task", "classification")) == "classification"
-    deal, how = _deal(counts, classes, f"with all rows of one {unit} in one of them" if unit else "")
-    doubt = "they are simulated: a result says nothing about real institutions"
-    if layout.source in ("table", "huggingface") or layout.manifest:
-        doubt += "; if a column names the institution, --set data.silo_column=NAME"
-        doubt += f" ({listed(others, 4)}?)" if others else ""
-    return Guess(
-        "silos",
-        f"{deal['silos']}, dealt from one set, {how}",
-        "nothing in the data names the institution of each row",
-        doubt,
-        {"data.deal": deal},
-    )

@@ -55,7 +55,7 @@ def training_guesses(read: ReadRows) -> Iterator[Guess]:
     yield Guess(
         "rounds",
         str(ROUNDS),
-        "enough to see a difference; more if the curves of the report still rise",
+        "take more if the curves of the report still rise at the end",
         settings={"rounds": ROUNDS},
     )
     yield _methods(read)
@@ -76,7 +76,12 @@ def _model(shape: tuple[int, ...]) -> Iterator[Guess]:
         yield Guess("model", "convnet1d", why, settings={"model.name": "convnet1d"})
     else:
         yield from _image_model(shape[1:])
-    yield Guess("rate", str(RATE), "lower it where the curves of the report jump", settings=rate)
+    yield Guess(
+        "learning rate",
+        str(RATE),
+        "take a lower one if the curves of the report jump up and down",
+        settings=rate,
+    )
 
 
 def _image_model(sides: tuple[int, ...]) -> Iterator[Guess]:
@@ -93,11 +98,11 @@ def _image_model(sides: tuple[int, ...]) -> Iterator[Guess]:
 
 def _methods(read: ReadRows) -> Guess:
     names = ["local", "local ensemble", "pooled", "fedavg", "fedbn", "fedtl"]
-    why = "alone, twice alone and all rows in one place are yardsticks; the others share more or less"
+    why = "the first three are yardsticks without federation; the others differ in what is shared"
     sets = {frozenset(own) for own in read.labels.values() if own}
     if len(sets) > 1:
         names.insert(-1, "fedper")
-        why = f"{why}; fedper because labels differ"
+        why = f"{why}; fedper because silos have different labels"
     return Guess("methods", listed(names, 9), why, settings={"compare.methods": names})
 
 
@@ -122,7 +127,7 @@ def _repetitions(read: ReadRows) -> Guess:
         return Guess(
             "seeds",
             "0, 1, 2",
-            "the least for an interval that holds how a result changes from one training to the next",
+            "the fewest seeds that show how a result changes from one training to the next",
             doubt,
             {"compare.seeds": [0, 1, 2]},
         )

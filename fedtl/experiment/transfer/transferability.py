@@ -74,7 +74,7 @@ def check_question(experiment: Experiment) -> None:
         )
     if experiment.model.adapters is not None:
         raise ConfigError(
-            "model.adapters: the body does not move, so its stages tell nothing of what silos learn; remove the table"
+            "model.adapters: the body is not trained, so no stage of it can be tried; remove [model.adapters]"
         )
     if not experiment.data.val:
         raise ConfigError("data.val = 0: the cut is chosen on validation rows; set data.val above 0")
@@ -97,7 +97,7 @@ def _jobs(experiment: Experiment, folder: Path, study: Study) -> Sequence[Job]:
     silos = study.training
     if len(silos) < 2:
         raise ConfigError(
-            f"only {silos[0]} trains: what transfers between silos can be asked of two or more; add silos"
+            f"only {silos[0]} trains, and fedtl transferability needs two silos or more; add silos"
         )
     if not stages(study.trainer.spec.body):
         raise ConfigError(

@@ -272,7 +272,7 @@ def test_the_page_explains_its_terms(home, made):
     for text in (page.read_text(), page.with_suffix(".html").read_text()):
         text = " ".join(re.sub(r"<[^>]*>|&#39;", " ", text).split())
         for meaning in (
-            "delta 1.0e-05 the probability",
+            "delta 1.0e-05 and, beyond this factor, by at most this probability",
             "one record can contribute to a step",
             "as a multiple of the clip",
             "contribution of one record is 0",

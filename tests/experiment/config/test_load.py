@@ -199,7 +199,7 @@ def test_files_that_cannot_be_read(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="rounds"):
         load_experiment("digits", [deep.decode()])
-    for name in ("nothing", "nothing.toml", str(tmp_path), "../digits", "x" * 5000, "\0"):
+    for name in ("nothing", "nothing.toml", "../digits", "x" * 5000, "\0"):
         with pytest.raises(ConfigError, match="shipped: digits"):
             load_experiment(name)
 
@@ -345,6 +345,17 @@ def test_a_table_with_all_its_keys_survives(tmp_path):
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_experiments_load(name):
     assert load_experiment(name).data.source in DATA
+
+
+def test_a_folder_in_the_place_of_an_experiment_is_answered_with_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "rows", "digits"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / "experiment.toml").touch()
+    for name, way_out in (("run", "run/experiment.toml"), ("rows", "fedtl new DIR --data rows")):
+        with pytest.raises(ConfigError, match=way_out):
+            load_experiment(name)
+    assert load_experiment("digits").data.source == "digits"  # also beside a folder of its results
 
 
 @pytest.mark.parametrize("path", sorted(SIMULATIONS.glob("*.toml")), ids=lambda path: path.stem)
