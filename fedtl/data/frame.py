@@ -11,7 +11,7 @@ from fedtl.data.cells import column_inputs, is_number, numbers, numbers_by_cell,
 from fedtl.data.columns import Kind, column_named, columns_of_inputs
 from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Array, Part, Raw
-from fedtl.data.word_notes import unread_words
+from fedtl.data.word_notes import unread_texts
 from fedtl.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     """
     check_columns_with_a_use(frame, settings, where)
     columns, x = frame_inputs(frame, settings, where)
-    units, unread = units_of(frame, settings, where), _unread_words(frame, settings)
+    units, unread = units_of(frame, settings, where), unread_texts(frame, settings)
     if not settings.target_domain:
         rows = Part(x, labels_of(frame, settings, where), units)
         if settings.split_column:
@@ -63,13 +63,6 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     if not column_of(frame, settings.label, where, "data.label")[target].isna().any():
         target_test = Part(target_x, labels_of(frame[target], settings, where))
     return Raw(train, target=target_x, target_test=target_test, columns=columns, unread=unread)
-
-
-def _unread_words(frame: "pd.DataFrame", settings: DataSettings) -> tuple[str, ...]:
-    """Return a line for each kind of text that is not read as the words that a person sees, in columns of words."""
-    names = [] if settings.tokenizer else [name for name in settings.text if name in frame.columns]
-    texts = {name: [str(cell) for cell in frame[name].dropna()] for name in names}
-    return tuple(line for name, own in texts.items() for line in unread_words(own, name))
 
 
 def check_columns_with_a_use(frame: "pd.DataFrame", settings: DataSettings, where: str) -> None:

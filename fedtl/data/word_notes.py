@@ -2,12 +2,25 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from fedtl.data.settings import DataSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WORD = re.compile(r"\w\w")  # what the words of ``data.words`` begin with
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 
 
-def unread_words(texts: Sequence[str], name: str) -> Iterator[str]:
+def unread_texts(frame: "pd.DataFrame", settings: DataSettings) -> tuple[str, ...]:
+    """Return a line for each kind of text that is not read as the words that a person sees, in columns of words."""
+    names = [] if settings.tokenizer else [name for name in settings.text if name in frame.columns]
+    texts = {name: [str(cell) for cell in frame[name].dropna()] for name in names}
+    return tuple(line for name, own in texts.items() for line in _unread_words(own, name))
+
+
+def _unread_words(texts: Sequence[str], name: str) -> Iterator[str]:
     """Yield a line for texts of the column ``name`` without a word, and for those in a script that puts no blanks between words."""
     if unspaced := sum(bool(UNSPACED.search(text)) for text in texts):
         yield (
