@@ -20,6 +20,10 @@ from fedtl.federation.flower_pulls import give_up_after
 from fedtl.messages import Refusal, Task
 
 Reply = TypeVar("Reply")
+MOST_PULLS = 4  # at a time, since each may have a reply in memory
+STALLED_SECONDS = (
+    10.0  # at most a tenth of the message's time, after which a pull is not counted: its parts may never come
+)
 PATIENCE = 0.25  # seconds for one pull, before the next one begins beside it
 LAST_SECONDS = (
     2.0  # after its end, for a reply whose pull began before it; the pull itself looks once a second
@@ -33,6 +37,14 @@ class _Open:
     silo: str
     seconds: float
     end: float
+
+
+@dataclass(frozen=True)
+class _Pull:
+    """Where the reply to a message will be. ``stalled``: when the pull is not counted any more."""
+
+    replies: Future[list[Message]]
+    stalled: float
 
 
 @dataclass
@@ -50,7 +62,7 @@ class OpenMessages(Generic[Reply]):
     read: Callable[[Message, str, Task], Reply]
     late: str = ""
     _open: dict[str, _Open] = field(default_factory=dict)
-    _pulls: dict[str, Future[list[Message]]] = field(default_factory=dict)  # those that are not over
+    _pulls: dict[str, _Pull] = field(default_factory=dict)  # those that are not over
 
     @property
     def waiting(self) -> frozenset[str]:
@@ -75,44 +87,60 @@ class OpenMessages(Generic[Reply]):
                 yield self._refusal(name, "Flower could not send it the task")
 
     def receive(self) -> Iterator[Reply | Refusal]:
-        """Yield what has come, and then a refusal for each silo whose time is over."""
+        """
+        Yield what has come, and then a refusal for each silo whose time is over. Each reply is read when it is pulled, so that no two wait
+        in memory.
+        """
         if not self._open:
             return
         give_up_after(max(one.end for one in self._open.values()) - time.monotonic())
         waiting = set(self._pulls)
-        replies = [reply for sent, one in list(self._open.items()) for reply in self._pull(sent, one)]
+        for sent, one in list(self._open.items()):
+            yield from self._read(self._pull(sent, one))
         now = time.monotonic()
         over = {sent: one for sent, one in self._open.items() if now >= one.end}
-        wait([self._pulls[sent] for sent in over.keys() & self._pulls.keys()], LAST_SECONDS)
+        wait([self._pulls[sent].replies for sent in over.keys() & self._pulls.keys()], LAST_SECONDS)
         announced = over.keys() & (waiting | self._pulls.keys())
-        replies += [reply for sent in announced for reply in self._pull(sent, over[sent])]
-        while replies:  # none is kept once it is read: its tensors would be in memory twice
-            reply = replies.pop(0)
-            sent = reply.metadata.reply_to_message_id
-            one = self._open.get(sent)
-            # Of a message whose time is over Flower says an error code alone.
-            if one is not None and not (reply.has_error() and now >= one.end):
-                self._close(sent)
-                answer = self.read(reply, one.silo, self.task)
-                del reply
-                yield answer
+        for sent in announced:
+            yield from self._read(self._pull(sent, over[sent]))
         for sent, one in sorted(over.items(), key=lambda item: item[1].silo):
             if sent in self._open:
                 self._close(sent)
                 missing = "no whole reply" if sent in announced else "no reply"
                 yield self._refusal(one.silo, f"{missing} within {one.seconds:g} s{self.late}")
 
+    def _read(self, replies: list[Message]) -> Iterator[Reply]:
+        """Yield what silos replied. No message is kept once it is read: its tensors would be in memory twice."""
+        while replies:
+            reply = replies.pop(0)
+            sent = reply.metadata.reply_to_message_id
+            one = self._open.get(sent)
+            # Of a message whose time is over Flower says an error code alone.
+            if one is not None and not (reply.has_error() and time.monotonic() >= one.end):
+                self._close(sent)
+                answer = self.read(reply, one.silo, self.task)
+                del reply
+                yield answer
+                del answer
+
     def _pull(self, sent: str, one: _Open) -> list[Message]:
         """
         Return the reply to a message, if it is here. Its pull goes on in a thread where it takes longer than ``PATIENCE``; no new one
-        begins after the message's end. Raises what the pull raised.
+        begins after the message's end, nor beside ``MOST_PULLS`` others. Raises what the pull raised.
         """
-        if sent not in self._pulls and time.monotonic() < one.end:
-            self._pulls[sent] = _in_thread(lambda: list(self.grid.pull_messages([sent])))
-            wait([self._pulls[sent]], PATIENCE)
-        if sent not in self._pulls or not self._pulls[sent].done():
+        now = time.monotonic()
+        if (
+            sent not in self._pulls
+            and now < one.end
+            and sum(now < each.stalled for each in self._pulls.values()) < MOST_PULLS
+        ):
+            self._open[sent] = self._open.pop(sent)  # the others are asked for before it next time
+            replies = _in_thread(lambda: list(self.grid.pull_messages([sent])))
+            self._pulls[sent] = _Pull(replies, now + min(STALLED_SECONDS, one.seconds / 10))
+            wait([replies], PATIENCE)
+        if sent not in self._pulls or not self._pulls[sent].replies.done():
             return []
-        return self._pulls.pop(sent).result()
+        return self._pulls.pop(sent).replies.result()
 
     def _close(self, sent: str) -> None:
         del self._open[sent]

@@ -23,7 +23,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from safetensors.torch import load
 
 from fedtl.errors import Denied, NotEnoughSilos
-from fedtl.federation import flower
+from fedtl.federation import flower, flower_messages
 from fedtl.federation.flower import (
     ARRAY,
     KIND,
@@ -436,7 +436,25 @@ def test_a_message_is_not_kept_once_it_is_read():
     over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
     for number, _ in enumerate(over.ask(TASK, list("abc")), start=1):
         gc.collect()
-        assert sum(message() is None for message in messages) == number
+        assert sum(message() is None for message in messages) == len(messages) == number  # none waits
+
+
+def test_few_replies_are_pulled_at_a_time_and_one_that_stalls_holds_up_no_other(monkeypatch):
+    monkeypatch.setattr(flower_messages, "MOST_PULLS", 1)
+    monkeypatch.setattr(flower_messages, "STALLED_SECONDS", 0.4)
+    monkeypatch.setattr(flower_messages, "PATIENCE", 0.02)
+    over, begun = announcing("ab", deadline=30.0), dict[str, float]()
+
+    def pulled(ids):
+        begun.setdefault(ids[0], time.monotonic())
+        return grid.pull_messages(ids)
+
+    grid = over.grid
+    over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
+    assert next(iter(over.ask(TASK, list("abc")))).silo == "c"
+    a, b, c = begun.values()
+    assert b - a >= 0.4
+    assert c - b >= 0.4
 
 
 def test_an_error_of_a_pull_ends_the_round():

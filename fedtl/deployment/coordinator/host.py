@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fedtl._util.files import write_bytes, write_file, write_json
 from fedtl.deployment.coordinator.asking import asked_until
+from fedtl.deployment.coordinator.early_files import EARLY_FOLDER, EarlyFiles
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, log_before
 from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.deployment.coordinator.verdicts import VerdictQuestions, ask_for_verdicts, open_verdicts
@@ -90,11 +91,13 @@ def _run_rounds(
 ) -> ServerState:
     state, tries_left = study.state(), plan.tries
     known = {name for line in study.log.lines() for name in line.silos}
+    early = EarlyFiles(study.path / EARLY_FOLDER)
+    early.clear()  # what a killed process left
     while state.round < plan.config.rounds:
         started = time.monotonic()
         _check_disk(study)
         try:
-            for finished in run_rounds(federation, config, state, plan.roles):
+            for finished in run_rounds(federation, config, state, plan.roles, early):
                 finished = replace(finished, left_out={**federation.away(), **finished.left_out})
                 line = history_line(finished, time.monotonic() - started)
                 for warning in outliers(line.weights, line.norms, plan.config.limits):
