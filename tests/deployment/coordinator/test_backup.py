@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import tarfile
 
 import pytest
 import torch
 
+from fedtl.deployment.archive import files_below
+from fedtl.deployment.coordinator import backup
 from fedtl.deployment.coordinator.admitted import note_expelled, read_admitted
 from fedtl.deployment.coordinator.backup import back_up_server, restore_server
 from fedtl.deployment.coordinator.server import create_server
@@ -50,6 +53,30 @@ def test_a_restored_coordinator_has_its_studies_keys_and_sites(server, tmp_path)
     assert list(read_admitted(server)) == ["clinic"]
     assert [line.round for line in HostedStudy(server / "studies" / "first").log.lines()] == [1]
     assert str(server) in (server / "gate" / "nginx.conf").read_text()
+
+
+def test_a_backup_while_a_study_runs_leaves_out_what_is_gone_or_still_being_written(
+    server, tmp_path, monkeypatch
+):
+    study = server / "studies" / "first"
+    (study / ".early").mkdir()
+    (study / ".early" / "0.safetensors").write_bytes(b"an update")
+    (study / "queued").write_text("1.0")
+
+    def listed(folder, names):
+        found = files_below(folder, names)
+        (study / "queued").unlink()
+        return found
+
+    monkeypatch.setattr(backup, "files_below", listed)
+    back_up_server(server, tmp_path / "file")
+    with tarfile.open(tmp_path / "file") as archive:
+        names = archive.getnames()
+    assert {name for name in names if name.startswith("studies/")} == {
+        f"studies/first/{name}" for name in ("history.jsonl", "plan.json", "start.safetensors")
+    }
+    shutil.rmtree(server)
+    restore_server(server, tmp_path / "file")
 
 
 def test_a_backup_without_a_round_that_sites_paid_for_is_refused(server, tmp_path):
