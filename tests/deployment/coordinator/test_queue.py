@@ -32,6 +32,7 @@ from fedtl.deployment.coordinator.superlink import NoAnswer, SuperLink
 from fedtl.deployment.coordinator.unended import unended_studies
 from fedtl.deployment.coordinator.watch import (
     MOST_RESUMES,
+    MOST_WAITS,
     AskWatch,
     DamageWatch,
     EventWatch,
@@ -299,7 +300,7 @@ def test_a_study_waits_in_the_queue_while_the_superlink_does_not_answer(server, 
 
 @pytest.mark.parametrize("runs", [[], [77]])
 def test_a_study_is_resumed_later_where_the_superlink_does_not_answer(server, runs, caplog):
-    """However often: only a ServerApp that ends again and again stops its study. The run whose answer was lost is ended first."""
+    """More often than a ServerApp may end, but not for ever. The run whose answer was lost is ended first."""
     study, clock = server.start("first"), [0.0]
     crashed = Watches([StudyWatch(server.folder, lambda: clock[0])])
     for _ in range(2 * MOST_RESUMES):
@@ -308,12 +309,21 @@ def test_a_study_is_resumed_later_where_the_superlink_does_not_answer(server, ru
         clock[0] += studies.START_SECONDS
         crashed()
     assert (server.begun, server.silent) == (["first"], [])
-    assert caplog.text.count("did not answer") == 2 * MOST_RESUMES
+    assert caplog.text.count("is resumed in 120 s: the SuperLink did not answer") == 2 * MOST_RESUMES
     clock[0] += studies.START_SECONDS
     crashed()
     assert server.begun == ["first", "first"]
     assert server.stopped[-1] == (77 if runs else 1)
     assert not (study.path / STOPPED_FILE).exists()
+    server.silent.extend([runs] * MOST_WAITS)
+    for number in range(MOST_WAITS):
+        assert not (study.path / STOPPED_FILE).exists(), number
+        clock[0] += studies.START_SECONDS
+        crashed()
+    assert (
+        study_end("first", study).text
+        == "it could not be resumed 30 times in a row: the SuperLink did not answer"
+    )
 
 
 def test_the_server_begins_also_where_the_superlink_does_not_answer_a_resume(server, monkeypatch, caplog):
