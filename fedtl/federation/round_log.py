@@ -81,6 +81,20 @@ class RoundLog:
             ) from error
 
     @property
+    def version(self) -> tuple[int, int, int] | None:
+        """Time, size and number of the history's file, which change when it changes; None where there is none."""
+        try:
+            found = self._history.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    @property
+    def length(self) -> int:
+        """How many complete lines the history has, whatever is in them."""
+        return self._history.read_bytes().count(b"\n") if self._history.exists() else 0
+
+    @property
     def has_checkpoint(self) -> bool:
         """Whether the checkpoint of a round was written."""
         return self._checkpoint.exists()

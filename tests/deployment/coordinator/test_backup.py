@@ -87,6 +87,25 @@ def test_a_backup_without_a_round_that_sites_paid_for_is_refused(server, tmp_pat
     assert len(HostedStudy(server / "studies" / "first").log.lines()) == 2
 
 
+def test_damaged_files_are_restored_and_rounds_counted_all_the_same(server, tmp_path):
+    """Their messages say: restore it from a backup."""
+    back_up_server(server, tmp_path / "one")
+    finish(server, 2, silos=["clinic"])
+    back_up_server(server, tmp_path / "two")
+    study = server / "studies" / "first"
+    (study / "plan.json").write_text("[]")
+    (study / "history.jsonl").write_bytes(b"\xff\x00\n{}\n")
+    (server / "admitted.json").write_text("")
+    with pytest.raises(Refused, match="has 1 rounds"):
+        restore_server(server, tmp_path / "one")
+    restore_server(server, tmp_path / "two")
+    assert [line.round for line in HostedStudy(study).log.lines()] == [1, 2]
+    assert list(read_admitted(server)) == ["clinic"]
+    (server / "expelled.json").write_text("")
+    with pytest.raises(Refused, match="may admit a site again that was expelled; rename"):
+        restore_server(server, tmp_path / "two")
+
+
 def test_a_restore_does_not_take_an_expelled_site_back(server, tmp_path):
     back_up_server(server, tmp_path / "file")
     note_expelled(server, read_admitted(server)["clinic"].key, "clinic")
