@@ -39,6 +39,14 @@ def write_file(
         sync_folder(path.parent)
 
 
+def read_text_if_any(path: Path) -> str | None:
+    """Return the text of a file; None where there is none, also where another process removes it just now. Raises OSError and ValueError."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits. Raises OSError where it cannot be read."""
     with path.open("rb") as file:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from fedtl._util.files import lock_folder, write_file, write_json
+from fedtl._util.files import lock_folder, read_text_if_any, write_file, write_json
 from fedtl._util.records import from_plain
 from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.errors import ConfigError
@@ -53,7 +53,7 @@ class HostedStudy:
         path = self.path / "plan.json"
         try:
             return StudyPlan.from_json(json.loads(path.read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{path} is not the plan of a study: {error!r}; restore it, or start a new study with --study NAME"
             ) from error
@@ -78,11 +78,18 @@ class HostedStudy:
         """The time since which the study waits for another one to end; None where it does not wait. Raises ConfigError."""
         path = self.path / QUEUED_FILE
         try:
-            return float(path.read_text()) if path.is_file() else None
+            text = read_text_if_any(path)
+            return None if text is None else float(text)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{path} has no time: {error}; remove it, and start the study again: fedtl server start"
             ) from error
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the study was stopped; None where it was not."""
+        text = read_text_if_any(self.path / STOPPED_FILE)
+        return None if text is None else text.strip()
 
     @property
     def log(self) -> RoundLog:

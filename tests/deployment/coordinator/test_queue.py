@@ -16,7 +16,7 @@ from fedtl.cli.main import app
 from fedtl.deployment.coordinator import studies
 from fedtl.deployment.coordinator.asking import asked_until, begin_asking, rest, rests_until
 from fedtl.deployment.coordinator.figures import server_metrics
-from fedtl.deployment.coordinator.follow import study_end
+from fedtl.deployment.coordinator.follow import StudyFollower, study_end
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.status import server_status
 from fedtl.deployment.coordinator.studies import (
@@ -41,8 +41,10 @@ from fedtl.deployment.coordinator.watch import (
 )
 from fedtl.deployment.supervise import Watches
 from fedtl.errors import ConfigError
+from fedtl.federation.round_log import RoundLog
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
+from fedtl.results.run import HistoryLine
 
 
 @pytest.fixture
@@ -206,6 +208,7 @@ def test_a_study_waits_for_the_first_answers_of_the_sites_before_it_and_not_for_
         ("asking", "tomorrow"),
         ("asking", "nan"),
         ("plan.json", "[]"),
+        ("plan.json", '{"study": "bad", "seed": 0, "rounds": 3, "server": []}'),
         ("history.jsonl", "{}\n"),
         ("queued", "x"),
     ],
@@ -233,6 +236,22 @@ def test_a_study_with_a_damaged_file_is_stopped_and_the_others_go_on(server, fil
     assert file in (bad.path / STOPPED_FILE).read_text()
     assert unended_studies(server.folder) == [HostedStudy(bad.path.with_name("good"))]
     assert not list(bad.path.parent.glob("good/stopped"))
+
+
+def test_a_history_that_has_not_changed_is_not_read_again(server, monkeypatch):
+    """All watches look every two seconds, and a history may have thousands of lines; the events of each change come all the same."""
+    study, read = server.start("first"), list[str]()
+    lines = RoundLog.lines
+    monkeypatch.setattr(RoundLog, "lines", lambda log: (read.append(log.folder.name), lines(log))[1])
+    events = StudyFollower(server.folder)
+    every = Watches([DamageWatch(server.folder), StudyWatch(server.folder), AskWatch(server.folder)])
+    for number in range(1, 4):
+        study.log.append(HistoryLine(number, 1.0, {"a": {}}, {}, 0, 0))
+        assert [event.text.split(",")[0] for event in events.look()] == [f"round {number} of 3"]
+        for _ in range(5):
+            every()
+            assert list(events.look()) == []
+        assert read == ["first"] * 2 * number
 
 
 def test_a_study_of_a_damaged_bundle_is_refused_and_the_others_go_on(server, caplog):
