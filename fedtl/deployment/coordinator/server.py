@@ -15,6 +15,7 @@ from pathlib import Path
 from fedtl._util.files import make_folder, write_bytes
 from fedtl.deployment.certificates import MIN_DAYS, create_authority, create_server_certificate
 from fedtl.deployment.coordinator.figures import server_metrics
+from fedtl.deployment.coordinator.nginx import check_path
 from fedtl.deployment.coordinator.settings import TEMPLATE, ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.status import certificate_lines
 from fedtl.deployment.coordinator.studies import resume_studies
@@ -44,9 +45,10 @@ STOP_SECONDS = 40.0
 
 
 def create_server(folder: Path, host: str, listen: str, port: int) -> ServerSettings:
-    """Create the coordinator's folder. Raises ConfigError where the folder is not empty."""
+    """Create the coordinator's folder. Raises ConfigError where the folder is not empty, or has a path that cannot be used."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty; choose a new folder for the server")
+    check_path(folder)
     make_folder(folder, private=True)
     folder.chmod(0o700)
     text = TEMPLATE.format(host=json.dumps(host), listen=json.dumps(listen), port=port)

@@ -383,6 +383,9 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     printed = said("init", folder, "--host", "fl.example.org", "--port", free_port()).err
     assert certificate_fingerprint(folder / "tls" / "ca.crt") in printed  # to compare by telephone
     assert "is not empty" in said("init", folder, "--host", "x", code=2).err
+    for odd in ("a$b", "a?b", 'a"b', "a\\b", "a\nb"):
+        assert "choose another folder" in said("init", tmp_path / odd / "srv", "--host", "x", code=2).err
+        assert not (tmp_path / odd).exists()
     created = said(
         "init", tmp_path / "site", "--name", "clinic", "--server", "fl.example.org:1", side="silo"
     ).err
