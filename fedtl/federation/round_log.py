@@ -99,6 +99,12 @@ class RoundLog:
         """Whether the checkpoint of a round was written."""
         return self._checkpoint.exists()
 
+    @property
+    def stored_round(self) -> int:
+        """The round of the checkpoint; 0 where there is none. Raises ConfigError for a damaged one."""
+        content = self._read_checkpoint()
+        return content["round"] if content else 0
+
     def append(self, line: HistoryLine) -> None:
         """Append a line, durably. To be written before the round's checkpoint."""
         append_durably(self._history, json.dumps(to_plain(line), allow_nan=False) + "\n", self.private)
@@ -120,6 +126,8 @@ class RoundLog:
         are done again. Raises ConfigError for a damaged checkpoint.
         """
         content = self._read_checkpoint()
+        for unfinished in self._checkpoint.parent.glob(f".{self._checkpoint.name}.*"):  # of killed processes
+            unfinished.unlink()
         done = content["round"] if content else 0
         kept = [json.dumps(to_plain(line)) + "\n" for line in self.lines() if line.round <= done]
         if kept or self._history.exists():
@@ -139,5 +147,5 @@ class RoundLog:
         except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
             raise ConfigError(
-                f"{self._checkpoint} is damaged ({reason}); start again in a new folder"
+                f"{self._checkpoint} is damaged ({reason}); restore it from a backup, or start again in a new folder"
             ) from error

@@ -59,6 +59,7 @@ def restore_server(folder: Path, file: Path) -> RestoredServer:
         contents = unpack_backup(file, "server", NAMES, new)
         load_server_settings(new)
         read_admitted(new)
+        _drop_later_lines(new)
         if (folder / "server.toml").is_file():
             _check_nothing_forgotten(folder, new, file)
             with only_one(folder, PARTS, "fedtl server run"):
@@ -69,6 +70,14 @@ def restore_server(folder: Path, file: Path) -> RestoredServer:
         return RestoredServer(contents, replaced)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _drop_later_lines(folder: Path) -> None:
+    """Drop the lines of rounds that ended while the backup was made: between its copy of a checkpoint and that of the history."""
+    for path in sorted((folder / "studies").glob("*/plan.json")):
+        log = HostedStudy(path.parent).log
+        if log.has_checkpoint:
+            log.resume()
 
 
 def _check_nothing_forgotten(folder: Path, new: Path, file: Path) -> None:

@@ -89,7 +89,7 @@ def _run_rounds(
     config: FederationConfig,
     progress: Progress | None,
 ) -> ServerState:
-    state, tries_left = study.state(), plan.tries
+    state, tries_left = _resumed(study), plan.tries
     known = {name for line in study.log.lines() for name in line.silos}
     early = EarlyFiles(study.path / EARLY_FOLDER)
     early.clear()  # what a killed process left
@@ -121,6 +121,15 @@ def _run_rounds(
                 write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
                 raise
     return state
+
+
+def _resumed(study: HostedStudy) -> ServerState:
+    """Return the state to go on from; where it cannot be read, stop the study, because that is so at each attempt. Raises ConfigError."""
+    try:
+        return study.state()
+    except ConfigError as error:
+        write_bytes(study.path / STOPPED_FILE, f"{error}\n".encode(), private=True)
+        raise
 
 
 def _keep(

@@ -132,11 +132,13 @@ def start_study(folder: Path, bundle_name: str, study_name: str, now: bool = Fal
             else f"there is no bundle {bundle_name!r}; build it: fedtl server bundle {folder} EXP.toml"
         )
     plan = _plan(bundle, check_name(study_name), settings)
+    if not SuperLink(
+        folder
+    ).healthy:  # before a folder of the study is made, whose end `server watch` would wait for
+        raise ConfigError(f"no SuperLink runs for {folder}; start it: fedtl server run {folder}")
     study = HostedStudy.create(folder / "studies" / study_name, plan, _start_tensors(bundle))
     if study.done and asked_until(study) is None:
         raise ConfigError(f"study {study_name!r} is done; its result is in {study.path}")
-    if not SuperLink(folder).healthy:
-        raise ConfigError(f"no SuperLink runs for {folder}; start it: fedtl server run {folder}")
     register_sites(folder)
     with lock_folder(folder / "studies"):
         others = [other for other in studies_before(folder) if other != study]

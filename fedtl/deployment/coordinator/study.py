@@ -97,7 +97,16 @@ class HostedStudy:
         return RoundLog(self.path, private=True)
 
     def state(self) -> ServerState:
-        """Return the last checkpoint, or the start. Drops lines of the history that are later than the checkpoint."""
+        """
+        Return the last checkpoint, or the start. Drops the line of a round whose checkpoint was not written. Raises ConfigError for a
+        damaged checkpoint, and for one that is not there or is older than that: sites answer no round again that is long over.
+        """
+        lines, stored = self.log.lines(), self.log.stored_round
+        if lines and lines[-1].round > stored + 1:
+            raise ConfigError(
+                f"{self.path / 'history.jsonl'} ends with round {lines[-1].round}, and the checkpoint in {self.path} is of round {stored}; "
+                "restore both from one backup"
+            )
         checkpoint = self.log.resume()
         return checkpoint.server if checkpoint else ServerState(0, load_file(self.path / "start.safetensors"))
 

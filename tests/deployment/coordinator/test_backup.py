@@ -19,7 +19,7 @@ from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.site.keys import create_node_key
 from fedtl.errors import Refused
 from fedtl.federation.policy import MEANING, Code
-from fedtl.federation.rounds import FederationConfig
+from fedtl.federation.rounds import FederationConfig, ServerState
 from fedtl.methods.server import ServerStep
 from fedtl.results.run import HistoryLine
 
@@ -85,6 +85,21 @@ def test_a_backup_without_a_round_that_sites_paid_for_is_refused(server, tmp_pat
     with pytest.raises(Refused, match="has 1 rounds"):
         restore_server(server, tmp_path / "file")
     assert len(HostedStudy(server / "studies" / "first").log.lines()) == 2
+
+
+def test_a_round_that_ended_while_the_backup_was_made_is_not_in_it(server, tmp_path):
+    """The checkpoint is copied before the history. With a round more in its history, the study could not go on."""
+    study = HostedStudy(server / "studies" / "first")
+    study.log.save(ServerState(1, {"body.w": torch.ones(2)}))
+    for number in (2, 3):
+        finish(server, number, silos=["clinic"])
+    back_up_server(server, tmp_path / "file")
+    with pytest.raises(Refused, match="has 1 rounds"):
+        restore_server(server, tmp_path / "file")
+    shutil.rmtree(server)
+    restore_server(server, tmp_path / "file")
+    assert [line.round for line in study.log.lines()] == [1]
+    assert study.state().round == 1
 
 
 def test_damaged_files_are_restored_and_rounds_counted_all_the_same(server, tmp_path):

@@ -362,6 +362,22 @@ def test_a_plan_of_an_earlier_version_has_a_plain_step():
     assert StudyPlan.from_json(content) == plan
 
 
+@pytest.mark.parametrize("checkpoint", [b"damaged", None])
+def test_a_study_whose_checkpoint_is_lost_is_stopped_at_once_and_keeps_its_history(tmp_path, checkpoint):
+    """Started anew from the first round, every site would refuse, because its rounds are over."""
+    its = study(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        go(its, Silos(dies=3))
+    path = its.path / "checkpoint" / "state.pt"
+    path.write_bytes(checkpoint) if checkpoint else path.unlink()
+    silos = Silos()
+    with pytest.raises(ConfigError, match="restore"):
+        go(its, silos)
+    assert silos.asked == []
+    assert "state.pt is damaged" in its.stopped if checkpoint else "ends with round 2" in its.stopped
+    assert [line.round for line in its.log.lines()] == [1, 2]
+
+
 def test_a_study_stops_before_a_round_for_which_the_disk_has_no_room(tmp_path, monkeypatch):
     """Before sites are asked, and charged for updates that cannot be stored."""
     its, silos = study(tmp_path), Silos()
