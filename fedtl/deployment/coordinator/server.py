@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fedtl._util.files import make_folder, write_bytes
 from fedtl.deployment.certificates import MIN_DAYS, create_authority, create_server_certificate
+from fedtl.deployment.coordinator.database import DATABASE, check_database
 from fedtl.deployment.coordinator.figures import server_metrics
 from fedtl.deployment.coordinator.nginx import check_path
 from fedtl.deployment.coordinator.settings import TEMPLATE, ServerSettings, load_server_settings
@@ -87,7 +88,7 @@ def server_commands(folder: Path, parts: Sequence[str]) -> dict[str, list[str]]:
             *("--ssl-certfile", str(tls / "server.pem"), "--ssl-keyfile", str(tls / "server.key")),
             *("--ssl-ca-certfile", str(tls / "ca.crt"), "--enable-supernode-auth"),
             *("--isolation", "process", *secret, "--disable-runtime-dependency-installation"),
-            *("--database", str(folder / "state.db")),
+            *("--database", str(folder / DATABASE)),
         ],
         "exec": [
             *(find_command("flower-superexec"), "--root-certificates", str(tls / "ca.crt")),
@@ -139,6 +140,8 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
         watches += [EventWatch(folder), CleanUpWatch(folder)]
         watches.append(DailyWarnings(partial(certificate_lines, folder, MIN_DAYS)))
     os.umask(0o077)  # otherwise every user could read Flower's database
+    if "link" in parts:
+        check_database(folder)
     commands = server_commands(folder, parts)
     environment = flower_environment(folder, **{SERVER_FOLDER_VARIABLE: str(folder)})
 
