@@ -96,6 +96,18 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
 
 
+def folder_is_locked(folder: Path) -> bool:
+    """Return whether another process, or another thread, holds the folder's lock."""
+    handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
     """Hold the lock of one file, which is created for it, as ``lock_folder`` does."""

@@ -1,9 +1,7 @@
 """The studies of a coordinator: start, queue, resume and stop."""
 
-import fcntl
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fedtl._util.files import append_durably, lock_folder, write_bytes
+from fedtl._util.files import append_durably, folder_is_locked, lock_folder, write_bytes
 from fedtl.deployment.coordinator.asking import asked_until, end_rest, occupies_sites, rests_until
 from fedtl.deployment.coordinator.bundle import Bundle
 from fedtl.deployment.coordinator.reply_size import tensor_bytes
@@ -283,11 +281,4 @@ def _runs(study: HostedStudy) -> list[_Run]:
 
 def is_at_work(study: HostedStudy) -> bool:
     """Whether a ServerApp is running this study: it holds the lock of the folder."""
-    handle = os.open(study.path / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
+    return folder_is_locked(study.path)
