@@ -95,7 +95,7 @@ def _run_rounds(
     early.clear()  # what a killed process left
     while state.round < plan.config.rounds:
         started = time.monotonic()
-        _check_disk(study)
+        _check_may_go_on(study)
         try:
             for finished in run_rounds(federation, config, state, plan.roles, early):
                 finished = replace(finished, left_out={**federation.away(), **finished.left_out})
@@ -108,7 +108,7 @@ def _run_rounds(
                 if progress:
                     progress(finished)
                 if state.round < plan.config.rounds:
-                    _check_disk(study)
+                    _check_may_go_on(study)
         except NotEnoughSilos as error:
             reason = f"{error}{_discarded(plan, error)}"
             if error.later:
@@ -142,8 +142,13 @@ def _keep(
     study.log.save(after)
 
 
-def _check_disk(study: HostedStudy) -> None:
-    """Stop the study, before sites are asked and charged, where a round could not be stored. Raises ConfigError."""
+def _check_may_go_on(study: HostedStudy) -> None:
+    """
+    Raise ConfigError before sites are asked and charged where the study was stopped, also by a ``fedtl server stop`` that the SuperLink did not
+    answer; and stop it where a round could not be stored.
+    """
+    if (stopped := study.stopped) is not None:
+        raise ConfigError(f"study {study.path.name} was stopped: {stopped}")
     if reason := no_room(study.path):
         write_bytes(study.path / STOPPED_FILE, f"{reason}, then start it again\n".encode(), private=True)
         raise ConfigError(reason)

@@ -420,6 +420,7 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     assert (status["running"], status["listen"], status["studies"]) == (False, "127.0.0.1:8443", {})
     assert status["admitted"] == {"clinic": "waits for the server to run"}
     assert "no SuperLink runs" in said("start", folder, "digits", code=2).err
+    assert not (folder / "studies").exists()  # whose end `fedtl server watch` would wait for
     assert "no bundle 'other'" in said("start", folder, "other", code=2).err
     assert "no server runs" in said("stop", folder, code=2).err
     assert "'local'" in said("bundle", folder, "digits", "--set", "method.name=local", code=2).err

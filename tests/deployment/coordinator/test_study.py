@@ -134,6 +134,8 @@ def asking(its, **times):
 
 
 def go(its, silos):
+    (its.path / STOPPED_FILE).unlink(missing_ok=True)  # as `server start` does
+
     def connect(plan, former):
         silos.former = sorted(former)
         return silos
@@ -376,6 +378,20 @@ def test_a_study_whose_checkpoint_is_lost_is_stopped_at_once_and_keeps_its_histo
     assert silos.asked == []
     assert "state.pt is damaged" in its.stopped if checkpoint else "ends with round 2" in its.stopped
     assert [line.round for line in its.log.lines()] == [1, 2]
+
+
+def test_a_study_that_is_stopped_asks_for_no_further_round(tmp_path):
+    """Also where the SuperLink does not answer, so that its ServerApp is not ended."""
+    its, silos = study(tmp_path), Silos()
+
+    def stop(finished):
+        if finished.after.round == 2:
+            (its.path / STOPPED_FILE).write_text("by the coordinator\n")
+
+    with pytest.raises(ConfigError, match="study s was stopped: by the coordinator"):
+        host_study(its, lambda plan, former: silos, stop)
+    assert silos.asked == [1, 2]
+    assert go(its, silos).rounds == 4
 
 
 def test_a_study_stops_before_a_round_for_which_the_disk_has_no_room(tmp_path, monkeypatch):
