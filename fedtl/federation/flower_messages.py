@@ -95,52 +95,53 @@ class OpenMessages(Generic[Reply]):
             return
         give_up_after(max(one.end for one in self._open.values()) - time.monotonic())
         waiting = set(self._pulls)
-        for sent, one in list(self._open.items()):
-            yield from self._read(self._pull(sent, one))
+        yield from self._read_pulled()
+        for sent in list(self._open):
+            self._begin_pull(sent)
+            yield from self._read_pulled()
         now = time.monotonic()
         over = {sent: one for sent, one in self._open.items() if now >= one.end}
         wait([self._pulls[sent].replies for sent in over.keys() & self._pulls.keys()], LAST_SECONDS)
         announced = over.keys() & (waiting | self._pulls.keys())
-        for sent in announced:
-            yield from self._read(self._pull(sent, over[sent]))
+        yield from self._read_pulled()
         for sent, one in sorted(over.items(), key=lambda item: item[1].silo):
             if sent in self._open:
                 self._close(sent)
                 missing = "no whole reply" if sent in announced else "no reply"
                 yield self._refusal(one.silo, f"{missing} within {one.seconds:g} s{self.late}")
 
-    def _read(self, replies: list[Message]) -> Iterator[Reply]:
-        """Yield what silos replied. No message is kept once it is read: its tensors would be in memory twice."""
-        while replies:
-            reply = replies.pop(0)
-            sent = reply.metadata.reply_to_message_id
-            one = self._open.get(sent)
-            # Of a message whose time is over Flower says an error code alone.
-            if one is not None and not (reply.has_error() and time.monotonic() >= one.end):
-                self._close(sent)
-                answer = self.read(reply, one.silo, self.task)
-                del reply
-                yield answer
-                del answer
+    def _begin_pull(self, sent: str) -> None:
+        """
+        Pull the reply to a message in a thread, and wait for it for up to ``PATIENCE``. No pull begins after the message's end, nor beside
+        ``MOST_PULLS`` others.
+        """
+        now, one = time.monotonic(), self._open.get(sent)
+        pulling = sum(now < each.stalled for each in self._pulls.values())
+        if one is None or sent in self._pulls or now >= one.end or pulling >= MOST_PULLS:
+            return
+        self._open[sent] = self._open.pop(sent)  # the others are asked for before it next time
+        replies = _in_thread(lambda: list(self.grid.pull_messages([sent])))
+        self._pulls[sent] = _Pull(replies, now + min(STALLED_SECONDS, one.seconds / 10))
+        wait([replies], PATIENCE)
 
-    def _pull(self, sent: str, one: _Open) -> list[Message]:
+    def _read_pulled(self) -> Iterator[Reply]:
         """
-        Return the reply to a message, if it is here. Its pull goes on in a thread where it takes longer than ``PATIENCE``; no new one
-        begins after the message's end, nor beside ``MOST_PULLS`` others. Raises what the pull raised.
+        Yield what silos replied of all pulls that are over. No message is kept once it is read: its tensors would be in memory twice. Raises what
+        a pull raised.
         """
-        now = time.monotonic()
-        if (
-            sent not in self._pulls
-            and now < one.end
-            and sum(now < each.stalled for each in self._pulls.values()) < MOST_PULLS
-        ):
-            self._open[sent] = self._open.pop(sent)  # the others are asked for before it next time
-            replies = _in_thread(lambda: list(self.grid.pull_messages([sent])))
-            self._pulls[sent] = _Pull(replies, now + min(STALLED_SECONDS, one.seconds / 10))
-            wait([replies], PATIENCE)
-        if sent not in self._pulls or not self._pulls[sent].replies.done():
-            return []
-        return self._pulls.pop(sent).replies.result()
+        for pulled in [sent for sent, each in self._pulls.items() if each.replies.done()]:
+            replies = self._pulls.pop(pulled).replies.result()
+            while replies:
+                reply = replies.pop(0)
+                sent = reply.metadata.reply_to_message_id
+                one = self._open.get(sent)
+                # Of a message whose time is over Flower says an error code alone.
+                if one is not None and not (reply.has_error() and time.monotonic() >= one.end):
+                    self._close(sent)
+                    answer = self.read(reply, one.silo, self.task)
+                    del reply
+                    yield answer
+                    del answer
 
     def _close(self, sent: str) -> None:
         del self._open[sent]

@@ -457,6 +457,24 @@ def test_few_replies_are_pulled_at_a_time_and_one_that_stalls_holds_up_no_other(
     assert c - b >= 0.4
 
 
+def test_a_slow_superlink_is_asked_for_every_reply_in_turn(monkeypatch):
+    """Each of its answers takes longer than one waits for it, and the first silos have not replied yet."""
+    monkeypatch.setattr(flower_messages, "MOST_PULLS", 1)
+    monkeypatch.setattr(flower_messages, "PATIENCE", 0.01)
+    monkeypatch.setattr(flower, "SHORTEST_POLL", 0.01)
+    over, asked = announcing("", deadline=30.0), list[str]()
+
+    def pulled(ids):
+        asked.append(ids[0])
+        time.sleep(0.03)
+        return grid.pull_messages(ids) if len(asked) > 9 else []
+
+    grid = over.grid
+    over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
+    assert len(list(over.ask(TASK, list("abc")))) == 3
+    assert [asked.count(sent) for sent in set(asked)] == [4, 4, 4]
+
+
 def test_an_error_of_a_pull_ends_the_round():
     over = announcing("", deadline=30.0)
     over.grid.pull_messages = lambda ids: [][0]
