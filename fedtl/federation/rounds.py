@@ -174,6 +174,10 @@ def _by_name(
     too early are kept in ``early``. A second reply of a silo does not count.
     """
     turn, refusals, seen = deque(sorted(asked)), dict[str, Refusal](), set[str]()
+
+    def take(name: str) -> Update | Refusal:
+        return refusals.pop(name) if name in refusals else early.take(name)
+
     early.clear()
     try:
         for reply in replies:
@@ -193,11 +197,10 @@ def _by_name(
                 early.keep(reply)
             del reply  # before the next one is read: its tensors would be in memory with it
             while turn and turn[0] in seen:
-                name = turn.popleft()
-                yield refusals.pop(name, None) or early.take(name)
+                yield take(turn.popleft())
         for name in turn:
             if name in seen:
-                yield refusals.pop(name, None) or early.take(name)
+                yield take(name)
     finally:
         early.clear()
 

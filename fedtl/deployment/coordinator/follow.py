@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedtl.deployment.coordinator.study import HostedStudy
+from fedtl.deployment.coordinator.study import HostedStudy, why_stopped
 from fedtl.errors import ConfigError
 from fedtl.federation.limits import outliers
 from fedtl.results.run import HistoryLine
@@ -89,7 +89,7 @@ def study_end(name: str, study: HostedStudy) -> StudyEvent | None:
     """Return that a study is done, or stopped and why; None for one that is neither."""
     if study.done:
         return StudyEvent(name, DONE, "")
-    reason = study.stopped
+    reason = why_stopped(study)
     return None if reason is None else StudyEvent(name, STOPPED, reason)
 
 

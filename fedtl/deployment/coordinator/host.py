@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from fedtl._util.files import write_bytes, write_file, write_json
 from fedtl.deployment.coordinator.asking import asked_until
 from fedtl.deployment.coordinator.early_files import EARLY_FOLDER, EarlyFiles
-from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, log_before
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, log_before, why_stopped
 from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.deployment.coordinator.verdicts import VerdictQuestions, ask_for_verdicts, open_verdicts
 from fedtl.deployment.running import no_room
@@ -147,7 +147,7 @@ def _check_may_go_on(study: HostedStudy) -> None:
     Raise ConfigError before sites are asked and charged where the study was stopped, also by a ``fedtl server stop`` that the SuperLink did not
     answer; and stop it where a round could not be stored.
     """
-    if (stopped := study.stopped) is not None:
+    if (stopped := why_stopped(study)) is not None:
         raise ConfigError(f"study {study.path.name} was stopped: {stopped}")
     if reason := no_room(study.path):
         write_bytes(study.path / STOPPED_FILE, f"{reason}, then start it again\n".encode(), private=True)

@@ -10,7 +10,7 @@ from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.asking import asked_until, verdicts_of
 from fedtl.deployment.coordinator.settings import load_server_settings
 from fedtl.deployment.coordinator.studies import is_at_work
-from fedtl.deployment.coordinator.study import HostedStudy
+from fedtl.deployment.coordinator.study import HostedStudy, why_stopped
 from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.deployment.coordinator.unended import damage
 from fedtl.deployment.running import free_space
@@ -87,7 +87,7 @@ def certificate_lines(folder: Path, within: float = math.inf) -> list[str]:
 
 
 def _study_status(study: HostedStudy) -> StudyStatus:
-    stopped = study.stopped
+    stopped = why_stopped(study)
     if reason := damage(study):
         return StudyStatus(at_work=is_at_work(study), stopped=stopped, damaged=reason)
     lines = study.log.lines()

@@ -86,12 +86,6 @@ class HostedStudy:
             ) from error
 
     @property
-    def stopped(self) -> str | None:
-        """Why the study was stopped; None where it was not."""
-        text = read_text_if_any(self.path / STOPPED_FILE)
-        return None if text is None else text.strip()
-
-    @property
     def log(self) -> RoundLog:
         """The history and the checkpoint."""
         return RoundLog(self.path, private=True)
@@ -118,3 +112,9 @@ class HostedStudy:
 def log_before(study: HostedStudy, number: int) -> RoundLog:
     """Return the checkpoint of the state before round ``number``, where a site's update counted for the first time in that round."""
     return RoundLog(study.path / "before" / str(number), private=True)
+
+
+def why_stopped(study: HostedStudy) -> str | None:
+    """Return why a study was stopped; None where it was not."""
+    text = read_text_if_any(study.path / STOPPED_FILE)
+    return None if text is None else text.strip()

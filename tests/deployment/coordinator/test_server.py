@@ -71,7 +71,7 @@ def test_only_the_owner_can_read_secret_files(folder):
 def test_a_damaged_database_is_named_before_the_superlink_starts(folder, content):
     check_database(folder)
     (folder / "state.db").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"state\.db cannot be read: .*; remove it"):
+    with pytest.raises(ConfigError, match=r"state\.db cannot be read"):
         run_server(folder, ["link", "exec"])
     (folder / "state.db").unlink()
     with closing(sqlite3.connect(folder / "state.db", isolation_level=None)) as other:

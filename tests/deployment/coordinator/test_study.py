@@ -13,7 +13,7 @@ from fedtl.deployment.coordinator import asking as asking_files
 from fedtl.deployment.coordinator import host, verdicts
 from fedtl.deployment.coordinator.asking import asked_until, rests_until, verdicts_of
 from fedtl.deployment.coordinator.host import host_study
-from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, why_stopped
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.federation.limits import UpdateLimits
@@ -376,7 +376,7 @@ def test_a_study_whose_checkpoint_is_lost_is_stopped_at_once_and_keeps_its_histo
     with pytest.raises(ConfigError, match="restore"):
         go(its, silos)
     assert silos.asked == []
-    assert "state.pt is damaged" in its.stopped if checkpoint else "ends with round 2" in its.stopped
+    assert ("state.pt is damaged" if checkpoint else "ends with round 2") in why_stopped(its)
     assert [line.round for line in its.log.lines()] == [1, 2]
 
 
@@ -388,7 +388,7 @@ def test_a_study_that_is_stopped_asks_for_no_further_round(tmp_path):
         if finished.after.round == 2:
             (its.path / STOPPED_FILE).write_text("by the coordinator\n")
 
-    with pytest.raises(ConfigError, match="study s was stopped: by the coordinator"):
+    with pytest.raises(ConfigError, match="s was stopped: by"):
         host_study(its, lambda plan, former: silos, stop)
     assert silos.asked == [1, 2]
     assert go(its, silos).rounds == 4
