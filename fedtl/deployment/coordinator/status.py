@@ -8,6 +8,7 @@ from pathlib import Path
 from fedtl.deployment.certificates import days_left, validity
 from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.asking import asked_until, verdicts_of
+from fedtl.deployment.coordinator.history_summary import history_summary
 from fedtl.deployment.coordinator.settings import load_server_settings
 from fedtl.deployment.coordinator.studies import is_at_work
 from fedtl.deployment.coordinator.study import HostedStudy, why_stopped
@@ -90,8 +91,7 @@ def _study_status(study: HostedStudy) -> StudyStatus:
     stopped = why_stopped(study)
     if reason := damage(study):
         return StudyStatus(at_work=is_at_work(study), stopped=stopped, damaged=reason)
-    lines = study.log.lines()
-    last = lines[-1] if lines else None
+    last = history_summary(study).last
     return StudyStatus(
         round=last.round if last else 0,
         rounds=study.plan.config.rounds,

@@ -1,12 +1,11 @@
 """Which studies have not ended, and what is wrong with the files of one that cannot be read."""
 
-from functools import lru_cache
 from pathlib import Path
 
 from fedtl.deployment.coordinator.asking import ASKING_FILE, asked_until
+from fedtl.deployment.coordinator.history_summary import history_summary
 from fedtl.deployment.coordinator.study import QUEUED_FILE, STOPPED_FILE, HostedStudy
 from fedtl.errors import ConfigError
-from fedtl.federation.round_log import RoundLog
 
 
 def unended_studies(folder: Path) -> list[HostedStudy]:
@@ -28,16 +27,6 @@ def damage(study: HostedStudy) -> str:
         _ = study.plan, study.queued_since, asked_until(study)
         if study.done:
             _ = study.result
-        return _history_damage(study.log, study.log.version)
+        return history_summary(study).damage
     except (ConfigError, OSError) as error:
         return str(error)
-
-
-@lru_cache(maxsize=1000)
-def _history_damage(log: RoundLog, version: object) -> str:
-    """As ``damage``, of the history alone. It is asked for every two seconds, and a history may have thousands of lines."""
-    try:
-        log.lines()
-    except ConfigError as error:
-        return str(error)
-    return ""

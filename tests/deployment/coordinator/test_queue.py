@@ -250,6 +250,8 @@ def test_a_history_that_has_not_changed_is_not_read_again(server, monkeypatch):
         assert [event.text.split(",")[0] for event in events.look()] == [f"round {number} of 3"]
         for _ in range(5):
             every()
+            server_metrics(server.folder)
+            assert server_status(server.folder).studies["first"].round == number
             assert list(events.look()) == []
         assert read == ["first"] * 2 * number
 
