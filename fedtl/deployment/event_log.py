@@ -35,10 +35,22 @@ class JsonLines(logging.Formatter):
 
 
 class _PrivateFile(RotatingFileHandler):
-    """A full disk ends nothing."""
+    """A full disk ends nothing. A file that somebody removes or renames, as logrotate does, is made anew."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=FILE_BYTES, backupCount=FILES - 1)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.stream is not None and not self._is_there():
+            self.stream.close()
+            self.stream = None  # type: ignore[assignment]  # it is opened again for the next line
+        super().emit(record)
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self.baseFilename), os.fstat(self.stream.fileno()))
+        except OSError:
+            return False
 
     def handleError(self, record: logging.LogRecord) -> None:
         return
