@@ -35,7 +35,7 @@ class JsonLines(logging.Formatter):
 
 
 class _PrivateFile(RotatingFileHandler):
-    """A full disk ends nothing. A file that somebody removes or renames, as logrotate does, is made anew."""
+    """A full disk ends nothing. A file that somebody removes or renames is made anew."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=FILE_BYTES, backupCount=FILES - 1)
