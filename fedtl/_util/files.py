@@ -98,12 +98,21 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 def folder_is_locked(folder: Path) -> bool:
     """Return whether another process, or another thread, holds the folder's lock."""
+    with lock_folder_if_free(folder) as held:
+        return not held
+
+
+@contextmanager
+def lock_folder_if_free(folder: Path) -> Iterator[bool]:
+    """Hold the folder's lock where nobody else does, and yield whether it is held."""
     handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
+        held = True
     except BlockingIOError:
-        return True
+        held = False
+    try:
+        yield held
     finally:
         os.close(handle)
 

@@ -26,6 +26,7 @@ from fedtl.deployment.coordinator.watch import (
     BundleWatch,
     CleanUpWatch,
     DamageWatch,
+    EarlyWatch,
     EventWatch,
     GateWatch,
     QueueWatch,
@@ -136,6 +137,7 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
             StudyWatch(folder),
             AskWatch(folder),
             QueueWatch(folder),
+            EarlyWatch(folder),
         ]
         watches += [EventWatch(folder), CleanUpWatch(folder)]
         watches.append(DailyWarnings(partial(certificate_lines, folder, MIN_DAYS)))

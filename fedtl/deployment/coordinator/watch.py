@@ -13,9 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedtl._util.files import write_bytes
+from fedtl._util.files import lock_folder_if_free, write_bytes
 from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.asking import rests_until
+from fedtl.deployment.coordinator.early_files import EARLY_FOLDER, EarlyFiles
 from fedtl.deployment.coordinator.follow import LEFT_OUT, ROUND, STOPPED, WARNING, StudyEvent, StudyFollower
 from fedtl.deployment.coordinator.nginx import nginx_configuration
 from fedtl.deployment.coordinator.reply_size import damaged_bundles, reply_size
@@ -121,6 +122,19 @@ class DamageWatch:
             with suppress(OSError):  # of a folder that another user owns; the others are looked at anyway
                 if not is_at_work(study):
                     write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
+
+
+@dataclass(frozen=True)
+class EarlyWatch:
+    """Removes the updates that a killed ServerApp has left, also where its study is stopped and never goes on."""
+
+    folder: Path
+
+    def __call__(self) -> None:
+        for left in (self.folder / "studies").glob(f"*/{EARLY_FOLDER}"):
+            with lock_folder_if_free(left.parent) as held:
+                if held:
+                    EarlyFiles(left).clear()
 
 
 @dataclass

@@ -10,8 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedtl._util.files import lock_folder
 from fedtl.deployment.coordinator import early_files
 from fedtl.deployment.coordinator.early_files import EarlyFiles
+from fedtl.deployment.coordinator.watch import EarlyWatch
 from fedtl.errors import NotEnoughSilos
 from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.messages import Update
@@ -82,6 +84,17 @@ def test_a_round_that_ends_early_leaves_no_file(tmp_path):
     with pytest.raises(NotEnoughSilos):
         rounds(folder, EarlyFiles(folder), minimum_silos=9)
     assert not folder.exists()
+
+
+def test_what_a_killed_serverapp_left_is_removed_also_of_a_stopped_study(tmp_path):
+    study = tmp_path / "studies" / "s"
+    study.mkdir(parents=True)
+    EarlyFiles(study / ".early").keep(Update("a", 1, {"body.w": torch.ones(2)}, 1.0))
+    with lock_folder(study):  # as its ServerApp
+        EarlyWatch(tmp_path)()
+        assert (study / ".early" / "0.safetensors").exists()
+    EarlyWatch(tmp_path)()
+    assert [path.name for path in study.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
