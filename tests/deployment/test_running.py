@@ -38,16 +38,17 @@ def home(tmp_path):
 
 
 def test_a_second_process_on_one_folder_is_refused_with_the_first_ones_id(home, tmp_path, monkeypatch):
+    """Whatever else is taken, such as the port of the first one's figures."""
     monkeypatch.setattr(run, "supervise", lambda *_, **__: ("", 0, ""))
     monkeypatch.setattr(server, "supervise", lambda *_, **__: ("", 0, ""))
     create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
     for folder, part, start in (
-        (home.path, "exec", lambda: run_site(home, ["node", "exec"])),
-        (tmp_path / "srv", "link", lambda: run_server(tmp_path / "srv", ["link"])),
+        (home.path, "exec", lambda port=None: run_site(home, ["node", "exec"], port)),
+        (tmp_path / "srv", "link", lambda port=None: run_server(tmp_path / "srv", ["link"], port)),
     ):
-        with only_one(folder, ["node", part], "x"):
+        with only_one(folder, ["node", part], "x"), socket.create_server(("127.0.0.1", 0)) as taken:
             with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
-                start()
+                start(taken.getsockname()[1])
             with only_one(folder, ["gate"], "another part"):
                 pass
         assert start() == 0  # the lock is free again

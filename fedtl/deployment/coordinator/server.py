@@ -119,7 +119,11 @@ def run_server(folder: Path, parts: Sequence[str], metrics: int | None = None) -
     """
     folder = folder.absolute()
     load_server_settings(folder)
-    with event_log(folder, parts), serve_metrics(metrics, partial(server_metrics, folder)):
+    with (
+        only_one(folder, parts, "fedtl server run"),
+        event_log(folder, parts),
+        serve_metrics(metrics, partial(server_metrics, folder)),
+    ):
         return _run_parts(folder, parts)
 
 
@@ -153,12 +157,11 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
         if "link" in parts:
             resume_studies(folder)
 
-    with only_one(folder, parts, "fedtl server run"):
-        if "gate" in parts:  # the number of an nginx that has ended may be that of the new one
-            (folder / "gate" / "nginx.pid").unlink(missing_ok=True)
-        ended, code, last_line = supervise(
-            commands, dict.fromkeys(commands, environment), ready, Watches(watches)
-        )
+    if "gate" in parts:  # the number of an nginx that has ended may be that of the new one
+        (folder / "gate" / "nginx.pid").unlink(missing_ok=True)
+    ended, code, last_line = supervise(
+        commands, dict.fromkeys(commands, environment), ready, Watches(watches)
+    )
     if ended:
         log.error("%s", ended_line(ended, code, last_line=last_line))
     return 0 if not ended else abs(code) or 1

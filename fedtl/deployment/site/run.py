@@ -38,7 +38,11 @@ def run_site(home: Home, parts: Sequence[str], metrics: int | None = None) -> in
     ConfigError where another process runs a part of this folder, or the port is taken.
     """
     os.umask(0o077)
-    with event_log(home.path, parts), serve_metrics(metrics, lambda: _figures(home)):
+    with (
+        only_one(home.path, parts, "fedtl silo run"),
+        event_log(home.path, parts),
+        serve_metrics(metrics, lambda: _figures(home)),
+    ):
         return _run_parts(home, parts)
 
 
@@ -50,13 +54,12 @@ def _figures(home: Home) -> Sequence[Metric]:
 
 def _run_parts(home: Home, parts: Sequence[str]) -> int:
     environment = flower_environment(home.path, **{SILO_FOLDER_VARIABLE: str(home.path)})
-    with only_one(home.path, parts, "fedtl silo run"):
-        watches: list[Callable[[], None]] = []
-        if "node" in parts:
-            watches = [RecordWatch(home), DailyWarnings(partial(warnings_before_connecting, home))]
-        ended, code, last_line = supervise(
-            site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=Watches(watches)
-        )
+    watches: list[Callable[[], None]] = []
+    if "node" in parts:
+        watches = [RecordWatch(home), DailyWarnings(partial(warnings_before_connecting, home))]
+    ended, code, last_line = supervise(
+        site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=Watches(watches)
+    )
     if not ended:
         return 0
     last = home.record.lines()[-1:] if ended == "node" and code > 0 else []
