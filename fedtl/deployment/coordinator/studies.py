@@ -143,7 +143,8 @@ def start_study(folder: Path, bundle_name: str, study_name: str, now: bool = Fal
         _check_not_running(folder, study)
         if others and not now:
             _check_bundle(bundle, study)
-            write_bytes(study.path / QUEUED_FILE, f"{time.time()}\n".encode(), private=True)
+            if not (study.path / QUEUED_FILE).exists():  # otherwise it would lose its place in the queue
+                write_bytes(study.path / QUEUED_FILE, f"{time.time()}\n".encode(), private=True)
             (study.path / STOPPED_FILE).unlink(missing_ok=True)
         else:
             _submit(folder, bundle, study)
