@@ -7,7 +7,7 @@ alone, in a thread of its own.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from threading import Thread
@@ -35,6 +35,7 @@ class _Open:
     """A message to a silo, which has until ``end``, ``seconds`` after it was sent."""
 
     silo: str
+    node: int
     seconds: float
     end: float
 
@@ -51,7 +52,8 @@ class _Pull:
 class OpenMessages(Generic[Reply]):
     """
     One task, sent as messages of one ``kind``. ``nodes`` returns the Flower node of each admitted silo. ``records`` writes the task and ``read``
-    reads a reply. ``late``: what a silo that does not reply in time reads as well.
+    reads a reply. ``late``: what a silo that does not reply in time reads as well. ``members``: returns the nodes that may still reply; None:
+    all may.
     """
 
     grid: Grid
@@ -61,6 +63,7 @@ class OpenMessages(Generic[Reply]):
     records: Callable[[Task], RecordDict]
     read: Callable[[Message, str, Task], Reply]
     late: str = ""
+    members: Callable[[], Collection[int]] | None = None
     _open: dict[str, _Open] = field(default_factory=dict)
     _pulls: dict[str, _Pull] = field(default_factory=dict)  # those that are not over
 
@@ -82,7 +85,7 @@ class OpenMessages(Generic[Reply]):
         ]
         for name, sent in zip(admitted, self.grid.push_messages(messages), strict=True):
             if sent:
-                self._open[sent] = _Open(name, seconds, end)
+                self._open[sent] = _Open(name, nodes[name], seconds, end)
             else:
                 yield self._refusal(name, "Flower could not send it the task")
 
@@ -99,6 +102,7 @@ class OpenMessages(Generic[Reply]):
         for sent in list(self._open):
             self._begin_pull(sent)
             yield from self._read_pulled()
+        yield from self._expelled()
         now = time.monotonic()
         over = {sent: one for sent, one in self._open.items() if now >= one.end}
         wait([self._pulls[sent].replies for sent in over.keys() & self._pulls.keys()], LAST_SECONDS)
@@ -109,6 +113,14 @@ class OpenMessages(Generic[Reply]):
                 self._close(sent)
                 missing = "no whole reply" if sent in announced else "no reply"
                 yield self._refusal(one.silo, f"{missing} within {one.seconds:g} s{self.late}")
+
+    def _expelled(self) -> Iterator[Refusal]:
+        """Yield a refusal for each silo that may reply no more: the parts of a reply that it announced would be waited for in vain."""
+        members = self.members() if self.members else {one.node for one in self._open.values()}
+        for sent, one in list(self._open.items()):
+            if one.node not in members:
+                self._close(sent)
+                yield self._refusal(one.silo, "was expelled before its whole reply came")
 
     def _begin_pull(self, sent: str) -> None:
         """

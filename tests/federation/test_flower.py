@@ -417,6 +417,22 @@ def test_a_reply_whose_parts_never_come_holds_no_round_beyond_its_deadline():
     assert sorted(over.grid.given_up) == [NODES["a"], NODES["b"]]  # nothing of the round goes on in a thread
 
 
+def test_a_silo_that_is_expelled_while_its_reply_comes_holds_no_round_up():
+    """One that is only asked no more, which ``nodes`` lacks, still counts."""
+    over, members = announcing("a", deadline=30.0, later=0.3), set(NODES.values())
+    asked = dict(NODES)
+    over.nodes, over.members = (lambda: asked), lambda: members
+    replies = iter(over.ask(TASK, list("abc")))
+    found = {"first": next(replies)}
+    asked.clear()
+    members.discard(NODES["a"])
+    found |= {reply.silo: reply for reply in replies}
+    found[found["first"].silo] = found["first"]
+    assert found["a"].reason == "a: was expelled before its whole reply came"
+    assert isinstance(found["b"], Update)
+    assert isinstance(found["c"], Update)
+
+
 def test_a_reply_that_flower_gives_up_before_the_deadline_says_so():
     over = announcing("a", deadline=30.0, push_session=0.2)
     replies = {reply.silo: reply for reply in over.ask(TASK, ["a", "b"])}
