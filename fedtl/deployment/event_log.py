@@ -41,14 +41,15 @@ class _PrivateFile(RotatingFileHandler):
         super().__init__(path, maxBytes=FILE_BYTES, backupCount=FILES - 1)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.stream is not None and not self._is_there():
+        if self.stream is not None and not self._is_named(self.stream):
             self.stream.close()
-            self.stream = None  # type: ignore[assignment]  # it is opened again for the next line
+            self.stream = None  # it is opened again for this line
         super().emit(record)
 
-    def _is_there(self) -> bool:
+    def _is_named(self, stream: TextIOWrapper) -> bool:
+        """Whether the open file is the one that has the log's name."""
         try:
-            return os.path.samestat(os.stat(self.baseFilename), os.fstat(self.stream.fileno()))
+            return os.path.samestat(os.stat(self.baseFilename), os.fstat(stream.fileno()))
         except OSError:
             return False
 
