@@ -117,12 +117,19 @@ def test_the_end_of_a_part_is_one_line_with_the_reason(home, tmp_path, monkeypat
     home.record.append(Disconnected(reason="CERTIFICATE_VERIFY_FAILED"))
     for *ended, text in (
         ("node", 1, "Traceback", "ended with exit code 1: CERTIFICATE_VERIFY_FAILED"),
+        (
+            "node",
+            0,
+            "INFO: Finished",
+            f"ended with exit code 0: {run.NO_ERROR}; see: fedtl silo check {home.path}",
+        ),
+        ("node", 0, "KeyError: 1", 'ended with exit code 0: its last line was "KeyError: 1"'),
         ("exec", -9, "", "was killed by SIGKILL"),
         ("exec", 2, "error: no port", 'ended with exit code 2: its last line was "error: no port"'),
     ):
         for module in (run, server):
             monkeypatch.setattr(module, "supervise", lambda *_, ended=ended, **__: tuple(ended))
-        assert run_site(home, ["node", "exec"]) == abs(ended[1])
+        assert run_site(home, ["node", "exec"]) == (abs(ended[1]) or 1)
         assert caplog.messages[-1] == f"part {ended[0]} {text}; the other parts were stopped"
     create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
     assert run_server(tmp_path / "srv", ["exec"]) == 2

@@ -9,6 +9,7 @@ from functools import partial
 from fedtl.deployment.daily import DailyWarnings
 from fedtl.deployment.event_log import event_log
 from fedtl.deployment.flower_commands import flower_environment
+from fedtl.deployment.last_line import ERROR
 from fedtl.deployment.metrics import Metric, serve_metrics
 from fedtl.deployment.running import ended_line, only_one
 from fedtl.deployment.site.egress_lines import Disconnected
@@ -19,6 +20,7 @@ from fedtl.deployment.supervise import Watches, supervise
 
 log = logging.getLogger(__name__)
 PARTS = ("node", "exec")
+NO_ERROR = "Flower gave no error, as where the coordinator has expelled the key, or its SuperLink has lost its database"
 
 
 def site_commands(home: Home, parts: Sequence[str]) -> dict[str, list[str]]:
@@ -64,5 +66,7 @@ def _run_parts(home: Home, parts: Sequence[str]) -> int:
         return 0
     last = home.record.lines()[-1:] if ended == "node" and code > 0 else []
     reason = next((line.entry.reason for line in last if isinstance(line.entry, Disconnected)), "")
+    if ended == "node" and code == 0 and not ERROR.search(last_line):
+        reason = f"{NO_ERROR}; see: fedtl silo check {home.path}"
     log.error("%s", ended_line(ended, code, reason, last_line))
     return abs(code) or 1
