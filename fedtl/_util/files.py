@@ -39,6 +39,14 @@ def write_file(
         sync_folder(path.parent)
 
 
+def read_text_if_any(path: Path) -> str | None:
+    """Return the text of a file; None where there is none, also where another process removes it just now. Raises OSError and ValueError."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits. Raises OSError where it cannot be read."""
     with path.open("rb") as file:
@@ -86,6 +94,27 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """Wait until no other process holds the folder's lock, and hold it. The lock of a process that died is free."""
     with lock_file(folder / ".lock"):
         yield
+
+
+def folder_is_locked(folder: Path) -> bool:
+    """Return whether another process, or another thread, holds the folder's lock."""
+    with lock_folder_if_free(folder) as held:
+        return not held
+
+
+@contextmanager
+def lock_folder_if_free(folder: Path) -> Iterator[bool]:
+    """Hold the folder's lock where nobody else does, and yield whether it is held."""
+    handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = True
+    except BlockingIOError:
+        held = False
+    try:
+        yield held
+    finally:
+        os.close(handle)
 
 
 @contextmanager

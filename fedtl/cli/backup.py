@@ -20,9 +20,13 @@ def back_up_silo(folder: Dir, file: File) -> None:
 
     Example: fedtl silo backup clinic clinic-2026-11-26.backup
     """
+    from fedtl._util.files import folder_is_locked
     from fedtl.deployment.site.backup import back_up_site
 
-    left_out = back_up_site(open_home(folder), file)
+    home = open_home(folder)
+    if folder_is_locked(home.path):
+        say("the site works on a round; the backup is made when that has ended")
+    left_out = back_up_site(home, file)
     say(f"wrote {file}; {SECRET}")
     for reason in left_out:
         say(f"not in it: {reason}; keep a copy of this file")

@@ -6,8 +6,8 @@ encrypted. Its last file lists the hash of every other one.
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -40,18 +40,35 @@ class BackupContents:
 
 
 def files_below(folder: Path, names: Iterable[str]) -> dict[str, Path]:
-    """Return the plain files among ``names`` in ``folder``, and below those that are folders, by their path in the folder."""
-    found = {}
-    for name in names:
-        paths = [folder / name, *sorted((folder / name).rglob("*"))]
-        for path in paths:
-            if path.is_file() and not path.is_symlink() and not path.name.startswith("."):
-                found[path.relative_to(folder).as_posix()] = path
-    return found
+    """
+    Return the plain files among ``names`` in ``folder``, and below those that are folders, by their path in the folder. What is hidden is not
+    among them: files that are written just now, and locks.
+    """
+    paths = [path for name in names for path in (folder / name, *_below(folder / name))]
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in paths
+        if path.is_file() and not path.is_symlink() and not path.name.startswith(".")
+    }
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder and its folders that are not hidden. Raises OSError for a folder that cannot be read."""
+
+    def note(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    for where, folders, files in os.walk(folder, onerror=note):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(where, name) for name in sorted(files))
 
 
 def write_backup(out: Path, contents: BackupContents, files: Mapping[str, Path]) -> None:
-    """Write ``files``, by their path in the folder, into a new file. Raises ConfigError where it exists."""
+    """
+    Write ``files``, by their path in the folder, into a new file; not those that a running process has removed since they were listed. Raises
+    ConfigError where ``out`` exists.
+    """
     if out.exists():
         raise ConfigError(f"{out} exists; choose a new file for the backup")
     write_file(out, lambda new: _fill(new, contents, files), private=True)
@@ -61,7 +78,7 @@ def _fill(new: Path, contents: BackupContents, files: Mapping[str, Path]) -> Non
     digests = {}
     with tarfile.open(new, "w", format=tarfile.PAX_FORMAT) as archive:
         for name, path in sorted(files.items()):
-            with path.open("rb") as content:
+            with suppress(FileNotFoundError), path.open("rb") as content:
                 size = os.fstat(content.fileno()).st_size  # a history may grow meanwhile
                 digests[name] = _digest_of(content, size)
                 content.seek(0)

@@ -35,10 +35,23 @@ class JsonLines(logging.Formatter):
 
 
 class _PrivateFile(RotatingFileHandler):
-    """A full disk ends nothing."""
+    """A full disk ends nothing. A file that somebody removes or renames is made anew."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=FILE_BYTES, backupCount=FILES - 1)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.stream is not None and not self._is_named(self.stream):
+            self.stream.close()
+            self.stream = None  # it is opened again for this line
+        super().emit(record)
+
+    def _is_named(self, stream: TextIOWrapper) -> bool:
+        """Whether the open file is the one that has the log's name."""
+        try:
+            return os.path.samestat(os.stat(self.baseFilename), os.fstat(stream.fileno()))
+        except OSError:
+            return False
 
     def handleError(self, record: logging.LogRecord) -> None:
         return

@@ -7,7 +7,7 @@ one, in a request of its own. Nothing from a peer is unpickled. Must not depend 
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -193,7 +193,7 @@ class FlowerFederation:
     The silos behind a grid. ``nodes`` returns the Flower node of each admitted silo, anew each round; ``deadline``: seconds
     for a round, and for ``minimum`` silos to connect. A later reply is dropped: the message's time to live ends too. ``former``: the
     silos of the last round, for which a round waits up to ``grace`` seconds, so that after a partition the first one to
-    reconnect does not train alone.
+    reconnect does not train alone. ``members``: returns the nodes that may still reply, those that are asked no more included; None: all may.
     """
 
     def __init__(
@@ -204,10 +204,11 @@ class FlowerFederation:
         deadline: float,
         former: Iterable[str] = (),
         grace: float = 0.0,
+        members: Callable[[], Collection[int]] | None = None,
     ) -> None:
         ask_again_soon()
         self.grid, self.nodes, self.minimum, self.deadline = grid, nodes, minimum, deadline
-        self.former, self.grace = frozenset(former), grace
+        self.former, self.grace, self.members = frozenset(former), grace, members
         self._away: frozenset[str] = frozenset()
 
     def silos(self) -> Sequence[str]:
@@ -246,7 +247,9 @@ class FlowerFederation:
     def ask(self, task: Task, silos: Sequence[str]) -> Iterator[Update | Refusal]:
         """Send the task to these silos and yield their replies as they come, one for each silo."""
         late = "; it is asked again next round"
-        messages = OpenMessages(self.grid, self.nodes, task, TRAIN, task_to_records, reply_from_message, late)
+        messages = OpenMessages(
+            *(self.grid, self.nodes, task, TRAIN, task_to_records, reply_from_message, late, self.members)
+        )
         yield from messages.send(silos, self.deadline)
         pace = Pace(SHORTEST_POLL, LONGEST_POLL)
         while messages.waiting:

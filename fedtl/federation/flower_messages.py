@@ -7,7 +7,7 @@ alone, in a thread of its own.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from threading import Thread
@@ -20,6 +20,10 @@ from fedtl.federation.flower_pulls import give_up_after
 from fedtl.messages import Refusal, Task
 
 Reply = TypeVar("Reply")
+MOST_PULLS = 4  # at a time, since each may have a reply in memory
+STALLED_SECONDS = (
+    10.0  # at most a tenth of the message's time, after which a pull is not counted: its parts may never come
+)
 PATIENCE = 0.25  # seconds for one pull, before the next one begins beside it
 LAST_SECONDS = (
     2.0  # after its end, for a reply whose pull began before it; the pull itself looks once a second
@@ -31,15 +35,25 @@ class _Open:
     """A message to a silo, which has until ``end``, ``seconds`` after it was sent."""
 
     silo: str
+    node: int
     seconds: float
     end: float
+
+
+@dataclass(frozen=True)
+class _Pull:
+    """Where the reply to a message will be. ``stalled``: when the pull is not counted any more."""
+
+    replies: Future[list[Message]]
+    stalled: float
 
 
 @dataclass
 class OpenMessages(Generic[Reply]):
     """
     One task, sent as messages of one ``kind``. ``nodes`` returns the Flower node of each admitted silo. ``records`` writes the task and ``read``
-    reads a reply. ``late``: what a silo that does not reply in time reads as well.
+    reads a reply. ``late``: what a silo that does not reply in time reads as well. ``members``: returns the nodes that may still reply; None:
+    all may.
     """
 
     grid: Grid
@@ -49,8 +63,9 @@ class OpenMessages(Generic[Reply]):
     records: Callable[[Task], RecordDict]
     read: Callable[[Message, str, Task], Reply]
     late: str = ""
+    members: Callable[[], Collection[int]] | None = None
     _open: dict[str, _Open] = field(default_factory=dict)
-    _pulls: dict[str, Future[list[Message]]] = field(default_factory=dict)  # those that are not over
+    _pulls: dict[str, _Pull] = field(default_factory=dict)  # those that are not over
 
     @property
     def waiting(self) -> frozenset[str]:
@@ -70,49 +85,75 @@ class OpenMessages(Generic[Reply]):
         ]
         for name, sent in zip(admitted, self.grid.push_messages(messages), strict=True):
             if sent:
-                self._open[sent] = _Open(name, seconds, end)
+                self._open[sent] = _Open(name, nodes[name], seconds, end)
             else:
                 yield self._refusal(name, "Flower could not send it the task")
 
     def receive(self) -> Iterator[Reply | Refusal]:
-        """Yield what has come, and then a refusal for each silo whose time is over."""
+        """
+        Yield what has come, and then a refusal for each silo whose time is over. Each reply is read when it is pulled, so that no two wait
+        in memory.
+        """
         if not self._open:
             return
         give_up_after(max(one.end for one in self._open.values()) - time.monotonic())
         waiting = set(self._pulls)
-        replies = [reply for sent, one in list(self._open.items()) for reply in self._pull(sent, one)]
+        yield from self._read_pulled()
+        for sent in list(self._open):
+            self._begin_pull(sent)
+            yield from self._read_pulled()
+        yield from self._expelled()
         now = time.monotonic()
         over = {sent: one for sent, one in self._open.items() if now >= one.end}
-        wait([self._pulls[sent] for sent in over.keys() & self._pulls.keys()], LAST_SECONDS)
+        wait([self._pulls[sent].replies for sent in over.keys() & self._pulls.keys()], LAST_SECONDS)
         announced = over.keys() & (waiting | self._pulls.keys())
-        replies += [reply for sent in announced for reply in self._pull(sent, over[sent])]
-        while replies:  # none is kept once it is read: its tensors would be in memory twice
-            reply = replies.pop(0)
-            sent = reply.metadata.reply_to_message_id
-            one = self._open.get(sent)
-            # Of a message whose time is over Flower says an error code alone.
-            if one is not None and not (reply.has_error() and now >= one.end):
-                self._close(sent)
-                answer = self.read(reply, one.silo, self.task)
-                del reply
-                yield answer
+        yield from self._read_pulled()
         for sent, one in sorted(over.items(), key=lambda item: item[1].silo):
             if sent in self._open:
                 self._close(sent)
                 missing = "no whole reply" if sent in announced else "no reply"
                 yield self._refusal(one.silo, f"{missing} within {one.seconds:g} s{self.late}")
 
-    def _pull(self, sent: str, one: _Open) -> list[Message]:
+    def _expelled(self) -> Iterator[Refusal]:
+        """Yield a refusal for each silo that may reply no more: the parts of a reply that it announced would be waited for in vain."""
+        members = self.members() if self.members else {one.node for one in self._open.values()}
+        for sent, one in list(self._open.items()):
+            if one.node not in members:
+                self._close(sent)
+                yield self._refusal(one.silo, "was expelled before its whole reply came")
+
+    def _begin_pull(self, sent: str) -> None:
         """
-        Return the reply to a message, if it is here. Its pull goes on in a thread where it takes longer than ``PATIENCE``; no new one
-        begins after the message's end. Raises what the pull raised.
+        Pull the reply to a message in a thread, and wait for it for up to ``PATIENCE``. No pull begins after the message's end, nor beside
+        ``MOST_PULLS`` others.
         """
-        if sent not in self._pulls and time.monotonic() < one.end:
-            self._pulls[sent] = _in_thread(lambda: list(self.grid.pull_messages([sent])))
-            wait([self._pulls[sent]], PATIENCE)
-        if sent not in self._pulls or not self._pulls[sent].done():
-            return []
-        return self._pulls.pop(sent).result()
+        now, one = time.monotonic(), self._open.get(sent)
+        pulling = sum(now < each.stalled for each in self._pulls.values())
+        if one is None or sent in self._pulls or now >= one.end or pulling >= MOST_PULLS:
+            return
+        self._open[sent] = self._open.pop(sent)  # the others are asked for before it next time
+        replies = _in_thread(lambda: list(self.grid.pull_messages([sent])))
+        self._pulls[sent] = _Pull(replies, now + min(STALLED_SECONDS, one.seconds / 10))
+        wait([replies], PATIENCE)
+
+    def _read_pulled(self) -> Iterator[Reply]:
+        """
+        Yield what silos replied of all pulls that are over. No message is kept once it is read: its tensors would be in memory twice. Raises what
+        a pull raised.
+        """
+        for pulled in [sent for sent, each in self._pulls.items() if each.replies.done()]:
+            replies = self._pulls.pop(pulled).replies.result()
+            while replies:
+                reply = replies.pop(0)
+                sent = reply.metadata.reply_to_message_id
+                one = self._open.get(sent)
+                # Of a message whose time is over Flower says an error code alone.
+                if one is not None and not (reply.has_error() and time.monotonic() >= one.end):
+                    self._close(sent)
+                    answer = self.read(reply, one.silo, self.task)
+                    del reply
+                    yield answer
+                    del answer
 
     def _close(self, sent: str) -> None:
         del self._open[sent]

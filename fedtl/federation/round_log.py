@@ -81,9 +81,29 @@ class RoundLog:
             ) from error
 
     @property
+    def version(self) -> tuple[int, int, int] | None:
+        """Time, size and number of the history's file, which change when it changes; None where there is none."""
+        try:
+            found = self._history.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    @property
+    def length(self) -> int:
+        """How many complete lines the history has, whatever is in them."""
+        return self._history.read_bytes().count(b"\n") if self._history.exists() else 0
+
+    @property
     def has_checkpoint(self) -> bool:
         """Whether the checkpoint of a round was written."""
         return self._checkpoint.exists()
+
+    @property
+    def stored_round(self) -> int:
+        """The round of the checkpoint; 0 where there is none. Raises ConfigError for a damaged one."""
+        content = self._read_checkpoint()
+        return content["round"] if content else 0
 
     def append(self, line: HistoryLine) -> None:
         """Append a line, durably. To be written before the round's checkpoint."""
@@ -106,6 +126,8 @@ class RoundLog:
         are done again. Raises ConfigError for a damaged checkpoint.
         """
         content = self._read_checkpoint()
+        for unfinished in self._checkpoint.parent.glob(f".{self._checkpoint.name}.*"):  # of killed processes
+            unfinished.unlink()
         done = content["round"] if content else 0
         kept = [json.dumps(to_plain(line)) + "\n" for line in self.lines() if line.round <= done]
         if kept or self._history.exists():
@@ -125,5 +147,5 @@ class RoundLog:
         except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
             raise ConfigError(
-                f"{self._checkpoint} is damaged ({reason}); start again in a new folder"
+                f"{self._checkpoint} is damaged ({reason}); restore it from a backup, or start again in a new folder"
             ) from error

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from fedtl._util.randomness import numpy_generator
 from fedtl.errors import NotEnoughSilos
+from fedtl.federation.early_updates import EarlyUpdates, InMemory
 from fedtl.federation.limits import NO_LIMITS, UpdateLimits
 from fedtl.federation.policy import Code
 from fedtl.federation.soup import next_soup, soup_rounds
@@ -84,21 +85,25 @@ class Round:
 
 
 def run_rounds(
-    federation: Federation, config: FederationConfig, start: ServerState, roles: Mapping[str, Role]
+    federation: Federation,
+    config: FederationConfig,
+    start: ServerState,
+    roles: Mapping[str, Role],
+    early: EarlyUpdates | None = None,
 ) -> Iterator[Round]:
     """
     Run the rounds from ``start.round`` + 1 to ``config.rounds``. Updates are added in the order of their silos' names,
-    whichever came first, so that the sums have the same bits every time. After the last round the shared tensors are the
-    server's soup, if it makes one.
+    whichever came first, so that the sums have the same bits every time. ``early``: where an update waits for those before it; None: in
+    memory. After the last round the shared tensors are the server's soup, if it makes one.
 
     Raises NotEnoughSilos when fewer than ``config.minimum_silos`` replies of a round are valid.
     """
-    state, encoding = start, Encoding.of(config.wire, roles)
+    state, encoding, early = start, Encoding.of(config.wire, roles), early or InMemory()
     for number in range(start.round + 1, config.rounds + 1):
         chosen = _sample(federation.silos(), config, number)
         task = Task(config.study, number, config.rounds, config.seed, state.shared)
         log = _RoundLog()
-        replies = federation.ask(task, chosen)
+        replies = _by_name(federation.ask(task, chosen), chosen, log.faults, early)
         updates = _valid_updates(replies, task, chosen, config, encoding, log)
         shared, memory = config.server(state.shared, updates, roles, state.memory)
         soup = next_soup(state.soup, shared, soup_rounds(config.server), number, config.rounds)
@@ -134,7 +139,7 @@ def _valid_updates(
     Yield the updates that count, decoded, one at a time. Raises NotEnoughSilos after the last one if there were fewer than
     ``config.minimum_silos``, so that a server step over them gives no result.
     """
-    for reply in _by_name(replies, asked, log.faults):
+    for reply in replies:
         decoded = _decoded(reply, task, encoding)
         if isinstance(reply, Refusal) or isinstance(decoded, str):
             log.faults[reply.silo] = str(decoded)
@@ -162,25 +167,42 @@ def _too_few(task: Task, asked: Sequence[str], minimum: int, log: _RoundLog) -> 
 
 
 def _by_name(
-    replies: Iterable[Update | Refusal], asked: Sequence[str], faults: dict[str, str]
+    replies: Iterable[Update | Refusal], asked: Sequence[str], faults: dict[str, str], early: EarlyUpdates
 ) -> Iterator[Update | Refusal]:
     """
-    Yield one reply for each silo in the order of names, each as soon as those before it have come. Only replies that came
-    too early are held in memory. A second reply of a silo does not count.
+    Yield one reply for each silo in the order of names, each as soon as those before it have come. Only updates that came
+    too early are kept in ``early``. A second reply of a silo does not count.
     """
-    turn, early, seen = deque(sorted(asked)), dict[str, Update | Refusal](), set[str]()
-    for reply in replies:
-        if reply.silo not in asked:
-            faults[reply.silo] = f"{reply.silo}: was not asked in this round"
-        elif reply.silo in seen:
-            faults[reply.silo] = f"{reply.silo}: sent more than one reply; only the first counts"
-        else:
+    turn, refusals, seen = deque(sorted(asked)), dict[str, Refusal](), set[str]()
+
+    def take(name: str) -> Update | Refusal:
+        return refusals.pop(name) if name in refusals else early.take(name)
+
+    early.clear()
+    try:
+        for reply in replies:
+            if reply.silo not in asked:
+                faults[reply.silo] = f"{reply.silo}: was not asked in this round"
+                continue
+            if reply.silo in seen:
+                faults[reply.silo] = f"{reply.silo}: sent more than one reply; only the first counts"
+                continue
             seen.add(reply.silo)
-            early[reply.silo] = reply
-        while turn and turn[0] in early:
-            yield early.pop(turn.popleft())
-    for name in sorted(early):
-        yield early.pop(name)
+            if turn and turn[0] == reply.silo:
+                yield reply
+                turn.popleft()
+            elif isinstance(reply, Refusal):
+                refusals[reply.silo] = reply
+            else:
+                early.keep(reply)
+            del reply  # before the next one is read: its tensors would be in memory with it
+            while turn and turn[0] in seen:
+                yield take(turn.popleft())
+        for name in turn:
+            if name in seen:
+                yield take(name)
+    finally:
+        early.clear()
 
 
 def _sample(silos: Sequence[str], config: FederationConfig, number: int) -> list[str]:

@@ -166,5 +166,17 @@ def crowd(rows: Sequence[Mapping[str, Any]], beside: float | None = None) -> lis
     return found
 
 
+CLUSTER = 1.15  # Ray on two nodes over two processes on the same cores
+
+
+def cluster(ratios: Mapping[str, float], beside: float) -> list[Verdict]:
+    """Whether a round on two nodes takes at most ``CLUSTER`` times as long as on one. ``ratios``: by load. ``beside``: as ``conclude``."""
+    claim = f"at most x {CLUSTER:g} of two processes"
+    return [
+        conclude(load, "Ray, two nodes", claim, ratio, ratio <= CLUSTER, beside)
+        for load, ratio in ratios.items()
+    ]
+
+
 def _silos(row: Mapping[str, Any]) -> int:
     return int(row["silos"])

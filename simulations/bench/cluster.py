@@ -5,7 +5,8 @@ A round on two machines against a round on one: Ray on two nodes, each with one 
 
 Each node is a network namespace of Linux, so that what the nodes send each other crosses a link whose bytes are counted; only root
 may make them. Both nodes and the two processes share this machine's two cores, and rounds are taken in turn. The nodes stand in for
-machines: their link is as fast as memory, so seconds say what the engine costs, and bytes what a real link would carry.
+machines: their link is as fast as memory, so seconds say what the engine costs, and bytes what a real link would carry. No bar is judged
+where the machine is loaded: ``crowding`` says so, before and after.
 """
 
 import argparse
@@ -18,13 +19,16 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import bars
 import machine
-from cluster_round import LOADS
+from cluster_round import LOADS, WORKERS
+from crowding import crowding
 from rich.console import Console
 from rich.table import Table
 
@@ -33,7 +37,6 @@ NODES = ("fedtl-bench-a", "fedtl-bench-b")
 LINKS = ("fedtl-a", "fedtl-b")
 ADDRESSES = ("10.211.77.1", "10.211.77.2")
 PORT = 6379
-BAR = 1.15  # Ray on two nodes over two processes on the same cores
 START_SECONDS = 60.0
 ROUNDS_SECONDS = 1200.0
 
@@ -121,17 +124,18 @@ def measure(load: str, rounds: int) -> dict[str, Any]:
     return measured
 
 
-def table(measured: Sequence[dict[str, Any]]) -> Table:
+def table(measured: Sequence[dict[str, Any]], judged: Sequence[bars.Verdict]) -> Table:
     shown = Table(title="A round of 100 silos, two cores")
     for column in ("load", "two processes", "Ray, two nodes", "ratio", "MB to the other node", "MB back"):
         shown.add_column(column, justify="left" if column == "load" else "right")
-    for one in measured:
+    for one, bar in zip(measured, judged, strict=True):
+        said = f"not concluded: {bar.why}" if bar.met is None else "met" if bar.met else "NOT MET"
         processes, cluster = (median(one[who]) for who in ("processes", "ray"))
         shown.add_row(
             one["load"],
             f"{processes:.2f} s",
             f"{cluster:.2f} s",
-            f"{one['ratio']:.2f} (bar {BAR})",
+            f"{one['ratio']:.2f} (bar {bars.CLUSTER}: {said})",
             *(f"{median(one[way]) / 1e6:.2f}" for way in ("sent", "received")),
         )
     return shown
@@ -153,6 +157,7 @@ def main() -> None:
         signal.SIGTERM, signal.default_int_handler
     )  # so that nodes and namespaces end with this process
     now, about = datetime.now(UTC), machine.description()
+    before = crowding(WORKERS, False)
     with ExitStack() as open_:
         folder = open_.enter_context(tempfile.TemporaryDirectory(prefix="ray-"))
         open_.enter_context(two_networks())
@@ -160,16 +165,20 @@ def main() -> None:
             open_.enter_context(ray_node(number, folder))
             time.sleep(5)  # the rounds wait until both have joined
         measured = [measure(load, given.rounds) for load in given.only.split(",")]
+    beside = max(before, crowding(WORKERS, False))
+    judged = bars.cluster({one["load"]: one["ratio"] for one in measured}, beside)
     result = {
         "date": f"{now:%Y-%m-%d}",
         "machine": about,
         "loads": {name: vars(LOADS[name]) for name in given.only.split(",")},
         "measured": measured,
-        "bar": BAR,
+        "bar": bars.CLUSTER,
+        "beside": beside,
+        "bars": [asdict(verdict) for verdict in judged],
     }
     path = given.out or HERE / f"{machine.slug()}-{now:%Y-%m-%d}-cluster.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    Console(width=None if sys.stdout.isatty() else 140).print(table(measured))
+    Console(width=None if sys.stdout.isatty() else 140).print(table(measured, judged))
     print(f"wrote {path}", file=sys.stderr)
 
 

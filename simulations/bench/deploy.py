@@ -5,6 +5,8 @@ Each load is measured with fedtl and then with Flower alone: its own SuperLink a
 with FedAvg over the same tensors and a plain PyTorch loop of as many steps. The numbers of fedtl are compared with those of its simulation,
 bit by bit. A round is timed at the coordinator; the first one, in which processes start, does not count.
 
+Before and after each measurement one floor is compared with several at once (``crowding``). Where the machine is loaded, no bar is judged.
+
 Every measurement is a process of its own with a time limit (--limit). One that reaches it is ended with all that it started, and the
 rounds that it finished are shown and kept; so are the results of the others.
 """
@@ -21,9 +23,11 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import bars
 import deploy_fedtl
 import deploy_flower
 import machine
+from crowding import crowding
 from deploy_limited import run_limited
 from deploy_load import LOADS, DeployLoad, SiteFailed, write_rows
 from rich.console import Console
@@ -35,6 +39,8 @@ LIMIT_SECONDS = 900.0  # of one measurement
 NOTES = (
     "Every process runs on this machine, so sites share its cores; at institutions each site has its own.",
     "seconds: of each round after the first, from the end of the one before, as history.jsonl has them.",
+    f"beside: how many times as long as one floor as many at once as cores take, the larger of before and after; above {bars.CROWDED} the machine "
+    "is loaded, and no bar is judged.",
     "mib: largest resident memory of the coordinator's ServerApp and SuperLink, in MiB.",
     "flower: its default pauses, a new process for each message, an object of each tensor. Its aggregate is not compared.",
 )
@@ -44,7 +50,7 @@ NOTES = (
 class Measured:
     """
     ``seconds``: of the rounds after the first. ``same``: whether fedtl's shared tensors have the bits of the simulation; None where they were
-    not compared. ``problem``: why not all rounds were measured, "" where they were.
+    not compared. ``problem``: why not all rounds were measured, "" where they were. ``beside``: how loaded the machine was; None: not measured.
     """
 
     load: str
@@ -53,6 +59,7 @@ class Measured:
     mib: dict[str, float]
     same: bool | None = None
     problem: str = ""
+    beside: float | None = None
 
     @property
     def median(self) -> float | None:
@@ -82,14 +89,14 @@ def measure(load: DeployLoad, who: str, given: argparse.Namespace) -> Measured:
 
 
 def verdicts(found: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Compare the medians of fedtl with the bars of the loads, and with Flower's."""
+    """Compare the medians of fedtl with the bars of the loads, and with Flower's. "met" is None where the machine was loaded, as "why" says."""
     flower = {one.load: one.median for one in found if one.who != "fedtl" and one.median}
     return [
         {
             "load": one.load,
             "seconds": one.median,
             "bar": LOADS[one.load].bar,
-            "met": not one.problem and one.median <= LOADS[one.load].bar and one.same is not False,
+            **_judged(one, one.median),
             "same_bits_as_simulation": one.same,
             "ratio_to_flower": one.median / flower[one.load] if one.load in flower else None,
         }
@@ -98,12 +105,20 @@ def verdicts(found: Sequence[Measured]) -> list[dict[str, Any]]:
     ]
 
 
-def table(found: Sequence[Measured], bars: Sequence[dict[str, Any]]) -> Table:
+def _judged(one: Measured, seconds: float) -> dict[str, Any]:
+    bar = LOADS[one.load].bar
+    met = not one.problem and seconds <= bar and one.same is not False
+    beside = None if one.same is False else one.beside  # load changes no bit
+    verdict = bars.conclude(one.load, one.who, f"at most {bar:g} s", seconds, met, beside)
+    return {"met": verdict.met, "why": verdict.why}
+
+
+def table(found: Sequence[Measured], judged: Sequence[dict[str, Any]]) -> Table:
     shown = Table(title=f"seconds a round between real processes; {machine.cpu()}, {machine.cores()} cores")
     for column in ("load", "who", "median", "min - max", "MiB", "bar", "same bits", "x Flower", "problem"):
         shown.add_column(column, justify="left" if column in ("load", "who", "problem") else "right")
     for one in found:
-        bar = next((bar for bar in bars if one.who == "fedtl" and bar["load"] == one.load), None)
+        bar = next((bar for bar in judged if one.who == "fedtl" and bar["load"] == one.load), None)
         ratio = bar and bar["ratio_to_flower"]
         shown.add_row(
             one.load,
@@ -111,12 +126,16 @@ def table(found: Sequence[Measured], bars: Sequence[dict[str, Any]]) -> Table:
             f"{one.median:.2f}" if one.median is not None else "",
             f"{min(one.seconds):.2f} - {max(one.seconds):.2f}" if one.seconds else "",
             ", ".join(f"{name} {mib:.0f}" for name, mib in one.mib.items()),
-            f"{bar['bar']:g} s, {'met' if bar['met'] else 'NOT MET'}" if bar else "",
+            f"{bar['bar']:g} s, {_said(bar)}" if bar else "",
             str(one.same) if bar else "",
             f"{ratio:.2f}" if ratio else "",
             one.problem,
         )
     return shown
+
+
+def _said(bar: dict[str, Any]) -> str:
+    return f"not concluded: {bar['why']}" if bar["met"] is None else "met" if bar["met"] else "NOT MET"
 
 
 def arguments() -> argparse.Namespace:
@@ -162,7 +181,9 @@ def main() -> None:
         for load in loads:
             for who in ["fedtl"] if given.no_flower else CONTENDERS:
                 print(f"{load.name}: {who}", file=sys.stderr, flush=True)
-                found.append(measure(load, who, given))
+                before = crowding(max(2, machine.cores()), given.quick)
+                one = measure(load, who, given)
+                found.append(replace(one, beside=max(before, crowding(max(2, machine.cores()), given.quick))))
                 result = {
                     "date": f"{now:%Y-%m-%d}",
                     "machine": about,

@@ -84,6 +84,22 @@ def test_a_log_line_is_json_and_the_file_is_private_and_rotated(tmp_path, monkey
     assert (last["text"], last["source"]) == ('round "1"\nfailed', "fedtl.somewhere")
 
 
+@pytest.mark.parametrize("rotated", [False, True])
+def test_a_log_that_is_removed_or_renamed_is_made_anew(tmp_path, rotated):
+    log, path = logging.getLogger("fedtl.somewhere"), tmp_path / "log.jsonl"
+    with event_log(tmp_path, ["node", "exec"]):
+        log.warning("before")
+        if rotated:
+            path.rename(tmp_path / "log.jsonl.old")
+            path.write_text("")
+        else:
+            path.unlink()
+        log.warning("after")
+        log.warning("last")
+    assert [json.loads(line)["text"] for line in path.read_text().splitlines()] == ["after", "last"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 or rotated
+
+
 def test_the_tracebacks_of_a_site_are_private_and_rotated(tmp_path, monkeypatch):
     home = Home.create(tmp_path / "home", "here", "localhost:1")
     monkeypatch.setattr(logs, "FILE_BYTES", 500)

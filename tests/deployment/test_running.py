@@ -38,16 +38,17 @@ def home(tmp_path):
 
 
 def test_a_second_process_on_one_folder_is_refused_with_the_first_ones_id(home, tmp_path, monkeypatch):
+    """Whatever else is taken, such as the port of the first one's figures."""
     monkeypatch.setattr(run, "supervise", lambda *_, **__: ("", 0, ""))
     monkeypatch.setattr(server, "supervise", lambda *_, **__: ("", 0, ""))
     create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
     for folder, part, start in (
-        (home.path, "exec", lambda: run_site(home, ["node", "exec"])),
-        (tmp_path / "srv", "link", lambda: run_server(tmp_path / "srv", ["link"])),
+        (home.path, "exec", lambda port=None: run_site(home, ["node", "exec"], port)),
+        (tmp_path / "srv", "link", lambda port=None: run_server(tmp_path / "srv", ["link"], port)),
     ):
-        with only_one(folder, ["node", part], "x"):
+        with only_one(folder, ["node", part], "x"), socket.create_server(("127.0.0.1", 0)) as taken:
             with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
-                start()
+                start(taken.getsockname()[1])
             with only_one(folder, ["gate"], "another part"):
                 pass
         assert start() == 0  # the lock is free again
@@ -116,12 +117,19 @@ def test_the_end_of_a_part_is_one_line_with_the_reason(home, tmp_path, monkeypat
     home.record.append(Disconnected(reason="CERTIFICATE_VERIFY_FAILED"))
     for *ended, text in (
         ("node", 1, "Traceback", "ended with exit code 1: CERTIFICATE_VERIFY_FAILED"),
+        (
+            "node",
+            0,
+            "INFO: Finished",
+            f"ended with exit code 0: {run.NO_ERROR}; see: fedtl silo check {home.path}",
+        ),
+        ("node", 0, "KeyError: 1", 'ended with exit code 0: its last line was "KeyError: 1"'),
         ("exec", -9, "", "was killed by SIGKILL"),
         ("exec", 2, "error: no port", 'ended with exit code 2: its last line was "error: no port"'),
     ):
         for module in (run, server):
             monkeypatch.setattr(module, "supervise", lambda *_, ended=ended, **__: tuple(ended))
-        assert run_site(home, ["node", "exec"]) == abs(ended[1])
+        assert run_site(home, ["node", "exec"]) == (abs(ended[1]) or 1)
         assert caplog.messages[-1] == f"part {ended[0]} {text}; the other parts were stopped"
     create_server(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
     assert run_server(tmp_path / "srv", ["exec"]) == 2

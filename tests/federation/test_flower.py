@@ -23,7 +23,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from safetensors.torch import load
 
 from fedtl.errors import Denied, NotEnoughSilos
-from fedtl.federation import flower
+from fedtl.federation import flower, flower_messages
 from fedtl.federation.flower import (
     ARRAY,
     KIND,
@@ -417,6 +417,22 @@ def test_a_reply_whose_parts_never_come_holds_no_round_beyond_its_deadline():
     assert sorted(over.grid.given_up) == [NODES["a"], NODES["b"]]  # nothing of the round goes on in a thread
 
 
+def test_a_silo_that_is_expelled_while_its_reply_comes_holds_no_round_up():
+    """One that is only asked no more, which ``nodes`` lacks, still counts."""
+    over, members = announcing("a", deadline=30.0, later=0.3), set(NODES.values())
+    asked = dict(NODES)
+    over.nodes, over.members = (lambda: asked), lambda: members
+    replies = iter(over.ask(TASK, list("abc")))
+    found = {"first": next(replies)}
+    asked.clear()
+    members.discard(NODES["a"])
+    found |= {reply.silo: reply for reply in replies}
+    found[found["first"].silo] = found["first"]
+    assert found["a"].reason == "a: was expelled before its whole reply came"
+    assert isinstance(found["b"], Update)
+    assert isinstance(found["c"], Update)
+
+
 def test_a_reply_that_flower_gives_up_before_the_deadline_says_so():
     over = announcing("a", deadline=30.0, push_session=0.2)
     replies = {reply.silo: reply for reply in over.ask(TASK, ["a", "b"])}
@@ -436,7 +452,43 @@ def test_a_message_is_not_kept_once_it_is_read():
     over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
     for number, _ in enumerate(over.ask(TASK, list("abc")), start=1):
         gc.collect()
-        assert sum(message() is None for message in messages) == number
+        assert sum(message() is None for message in messages) == len(messages) == number  # none waits
+
+
+def test_few_replies_are_pulled_at_a_time_and_one_that_stalls_holds_up_no_other(monkeypatch):
+    monkeypatch.setattr(flower_messages, "MOST_PULLS", 1)
+    monkeypatch.setattr(flower_messages, "STALLED_SECONDS", 0.4)
+    monkeypatch.setattr(flower_messages, "PATIENCE", 0.02)
+    over, begun = announcing("ab", deadline=30.0), dict[str, float]()
+
+    def pulled(ids):
+        begun.setdefault(ids[0], time.monotonic())
+        return grid.pull_messages(ids)
+
+    grid = over.grid
+    over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
+    assert next(iter(over.ask(TASK, list("abc")))).silo == "c"
+    a, b, c = begun.values()
+    assert b - a >= 0.4
+    assert c - b >= 0.4
+
+
+def test_a_slow_superlink_is_asked_for_every_reply_in_turn(monkeypatch):
+    """Each of its answers takes longer than one waits for it, and the first silos have not replied yet."""
+    monkeypatch.setattr(flower_messages, "MOST_PULLS", 1)
+    monkeypatch.setattr(flower_messages, "PATIENCE", 0.01)
+    monkeypatch.setattr(flower, "SHORTEST_POLL", 0.01)
+    over, asked = announcing("", deadline=30.0), list[str]()
+
+    def pulled(ids):
+        asked.append(ids[0])
+        time.sleep(0.03)
+        return grid.pull_messages(ids) if len(asked) > 9 else []
+
+    grid = over.grid
+    over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
+    assert len(list(over.ask(TASK, list("abc")))) == 3
+    assert [asked.count(sent) for sent in set(asked)] == [4, 4, 4]
 
 
 def test_an_error_of_a_pull_ends_the_round():

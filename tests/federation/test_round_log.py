@@ -28,6 +28,7 @@ def test_the_last_checkpoint_and_its_lines_are_what_remains(tmp_path):
     log.append(line(3))  # killed before its checkpoint
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"round": 4, "sec')  # killed while it wrote
+    (tmp_path / "checkpoint" / ".state.pt.71.new").write_bytes(b"killed while it wrote")
     assert [one.round for one in log.lines()] == [1, 2, 3]
     checkpoint = RoundLog(tmp_path).resume()
     assert checkpoint.server.round == 2
@@ -35,6 +36,7 @@ def test_the_last_checkpoint_and_its_lines_are_what_remains(tmp_path):
     assert checkpoint.server.memory == {"m": 1}
     assert checkpoint.extra == {"own": [2]}
     assert log.lines() == [line(1), line(2)]
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["state.pt"]
 
 
 def test_only_the_owner_reads_private_files(tmp_path):

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,22 @@ def test_a_bar_is_met_only_with_the_bits_of_the_simulation(deploy):
     assert (tiny["seconds"], tiny["met"], tiny["ratio_to_flower"]) == (2.0, True, 0.25)
     assert (light["met"], light["ratio_to_flower"]) == (False, None)
     assert resnet["met"] is False
+
+
+def test_nothing_is_concluded_on_a_loaded_machine(deploy):
+    """But for the bits, which no load changes."""
+    one = deploy.Measured("tiny", "fedtl", [1.0], {}, True, beside=1.2)
+    loaded = replace(one, beside=1.3)
+    (quiet,), (busy,) = deploy.verdicts([one]), deploy.verdicts([loaded])
+    assert (quiet["met"], quiet["why"]) == (True, "")
+    assert (busy["met"], busy["why"]) == (
+        None,
+        "floors side by side took 1.30 times as long as one, above 1.25",
+    )
+    assert deploy.verdicts([replace(loaded, same=False)])[0]["met"] is False
+    ratios = {"mlp": 1.1, "convnet": 1.2}
+    assert [bar.met for bar in deploy.bars.cluster(ratios, 1.2)] == [True, False]
+    assert [bar.met for bar in deploy.bars.cluster(ratios, 1.3)] == [None, None]
 
 
 def test_every_site_has_rows_of_its_own(deploy, tmp_path):

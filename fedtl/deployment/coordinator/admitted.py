@@ -89,6 +89,11 @@ def expelled_message(name: str) -> str:
     )
 
 
+def member_nodes(folder: Path) -> frozenset[int]:
+    """Return Flower's node id of each site that was not expelled, the suspended ones included: a reply on its way still counts."""
+    return frozenset(site.node for site in read_admitted(folder).values())
+
+
 def node_ids(folder: Path) -> dict[str, int]:
     """Return Flower's node id of each site that may be asked: its key is registered, and it is not suspended."""
     return {

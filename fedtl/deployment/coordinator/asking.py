@@ -6,7 +6,7 @@ rests: no ServerApp runs for it, which would keep about 335 MiB of memory for da
 import math
 import time
 
-from fedtl._util.files import write_bytes
+from fedtl._util.files import read_text_if_any, write_bytes
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import NOT_YET
 from fedtl.errors import ConfigError
@@ -54,10 +54,11 @@ def _write(study: HostedStudy, *times: float) -> None:
 def _times(study: HostedStudy) -> tuple[float, float | None]:
     """Return both times of the file; (0.0, None) where there is none, or where the study is not done."""
     path = study.path / ASKING_FILE
-    if not study.done or not path.is_file():
-        return 0.0, None
     try:
-        until, *following = map(float, path.read_text().split())
+        text = read_text_if_any(path)
+        if text is None or not study.done:
+            return 0.0, None
+        until, *following = map(float, text.split())
         if len(following) > 1 or not all(map(math.isfinite, (until, *following))):
             raise ValueError("not one time or two")
     except (OSError, ValueError) as error:

@@ -59,6 +59,7 @@ def restore_server(folder: Path, file: Path) -> RestoredServer:
         contents = unpack_backup(file, "server", NAMES, new)
         load_server_settings(new)
         read_admitted(new)
+        _drop_later_lines(new)
         if (folder / "server.toml").is_file():
             _check_nothing_forgotten(folder, new, file)
             with only_one(folder, PARTS, "fedtl server run"):
@@ -71,18 +72,42 @@ def restore_server(folder: Path, file: Path) -> RestoredServer:
         shutil.rmtree(new, ignore_errors=True)
 
 
+def _drop_later_lines(folder: Path) -> None:
+    """Drop the lines of rounds that ended while the backup was made: between its copy of a checkpoint and that of the history."""
+    for path in sorted((folder / "studies").glob("*/plan.json")):
+        log = HostedStudy(path.parent).log
+        if log.has_checkpoint:
+            log.resume()
+
+
 def _check_nothing_forgotten(folder: Path, new: Path, file: Path) -> None:
     for path in sorted((folder / "studies").glob("*/plan.json")):
         study, copy = HostedStudy(path.parent), HostedStudy(new / "studies" / path.parent.name)
-        rounds, kept = len(study.log.lines()), len(copy.log.lines()) if copy.path.is_dir() else 0
-        if rounds > kept or (rounds and not study.plan.is_same_study(copy.plan)):
+        rounds, kept = study.log.length, len(copy.log.lines()) if copy.path.is_dir() else 0
+        if rounds > kept or (rounds and _is_other_study(study, copy)):
             raise Refused(
                 f"{file} has {kept} rounds of study {path.parent.name!r}, and {folder} has {rounds}: sites have paid for them and send "
                 f"none again; restore a later backup, or rename {folder} to give these rounds up"
             )
-    if lost := read_expelled(folder).keys() - read_expelled(new).keys():
-        name = read_expelled(folder)[sorted(lost)[0]]
+    try:
+        expelled = read_expelled(folder)
+    except ConfigError as error:
+        raise Refused(
+            f"{folder / 'expelled.json'} cannot be read, so {file} may admit a site again that was expelled; rename {folder}, restore, and "
+            "expel it again"
+        ) from error
+    if lost := expelled.keys() - read_expelled(new).keys():
+        name = expelled[sorted(lost)[0]]
         raise Refused(
             f"{file} was made before {name!r} was expelled, and would admit it again; restore a later backup, or rename {folder} and "
             "expel it again"
         )
+
+
+def _is_other_study(study: HostedStudy, copy: HostedStudy) -> bool:
+    """Whether the backup has another study of this name. Where the plan is damaged, nothing shows it: the backup may be to restore it."""
+    plan = copy.plan
+    try:
+        return not study.plan.is_same_study(plan)
+    except ConfigError:
+        return False

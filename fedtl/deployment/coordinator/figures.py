@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fedtl.deployment.certificates import days_left
 from fedtl.deployment.coordinator.admitted import read_admitted
+from fedtl.deployment.coordinator.history_summary import history_summary
 from fedtl.deployment.coordinator.status import StudyStatus, server_status
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.superlink import SuperLink
@@ -19,8 +20,8 @@ def server_metrics(folder: Path) -> list[Metric]:
     """Return the figures of now. Raises ConfigError."""
     status = server_status(folder)
     readable = [name for name, study in status.studies.items() if not study.damaged]
-    rows = {name: HostedStudy(folder / "studies" / name).log.lines() for name in readable}
-    last = {name: lines[-1] for name, lines in rows.items() if lines}
+    rows = {name: history_summary(HostedStudy(folder / "studies" / name)) for name in readable}
+    last = {name: one.last for name, one in rows.items() if one.last}
     tls = folder / "tls"
     ends = {"server": days_left(tls / "server.pem"), "authority": days_left(tls / "ca.crt")}
     studies = status.studies.items()
@@ -44,13 +45,13 @@ def server_metrics(folder: Path) -> list[Metric]:
         Metric(
             "received_bytes_total",
             "bytes of all updates",
-            [Value.of(sum(line.bytes_up for line in lines), study=name) for name, lines in rows.items()],
+            [Value.of(one.bytes_up, study=name) for name, one in rows.items()],
             "counter",
         ),
         Metric(
             "sent_bytes_total",
             "bytes of all tasks",
-            [Value.of(sum(line.bytes_down for line in lines), study=name) for name, lines in rows.items()],
+            [Value.of(one.bytes_down, study=name) for name, one in rows.items()],
             "counter",
         ),
         Metric("certificate_days", "days until a certificate expires", [Value.of(days, certificate=name) for name, days in ends.items()]),

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.deployment.coordinator.study import HostedStudy, why_stopped
 from fedtl.errors import ConfigError
 from fedtl.federation.limits import outliers
 from fedtl.results.run import HistoryLine
@@ -32,11 +32,15 @@ class StudyEvent:
 
 @dataclass
 class StudyFollower:
-    """What happened in the studies of ``folder`` since the last look; at the first one, the last round of each."""
+    """
+    What happened in the studies of ``folder`` since the last look; at the first one, the last round of each. A history is read when it has
+    changed, since a coordinator keeps its studies for years.
+    """
 
     folder: Path
     _seen: dict[str, int] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
+    _versions: dict[str, object] = field(default_factory=dict)  # of the history at the last look
 
     def look(self) -> Iterator[StudyEvent]:
         for name, study in started_studies(self.folder).items():
@@ -50,10 +54,13 @@ class StudyFollower:
                 self._ended.discard(name)
 
     def _rounds(self, name: str, study: HostedStudy) -> Iterator[StudyEvent]:
+        version = study.log.version
+        if name in self._seen and self._versions[name] == version:
+            return
         lines = study.log.lines()
         for line in lines[self._seen.get(name, max(len(lines) - 1, 0)) :]:
             yield from _of_round(name, study, line)
-        self._seen[name] = len(lines)
+        self._seen[name], self._versions[name] = len(lines), version
 
     @property
     def all_ended(self) -> bool:
@@ -82,8 +89,8 @@ def study_end(name: str, study: HostedStudy) -> StudyEvent | None:
     """Return that a study is done, or stopped and why; None for one that is neither."""
     if study.done:
         return StudyEvent(name, DONE, "")
-    stopped = study.path / STOPPED_FILE
-    return StudyEvent(name, STOPPED, stopped.read_text().strip()) if stopped.is_file() else None
+    reason = why_stopped(study)
+    return None if reason is None else StudyEvent(name, STOPPED, reason)
 
 
 def _of_round(name: str, study: HostedStudy, line: HistoryLine) -> Iterator[StudyEvent]:

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from fedtl._util.files import write_bytes, write_file, write_json
 from fedtl.deployment.coordinator.asking import asked_until
-from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, log_before
+from fedtl.deployment.coordinator.early_files import EARLY_FOLDER, EarlyFiles
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, log_before, why_stopped
 from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.deployment.coordinator.verdicts import VerdictQuestions, ask_for_verdicts, open_verdicts
 from fedtl.deployment.running import no_room
@@ -88,13 +89,15 @@ def _run_rounds(
     config: FederationConfig,
     progress: Progress | None,
 ) -> ServerState:
-    state, tries_left = study.state(), plan.tries
+    state, tries_left = _resumed(study), plan.tries
     known = {name for line in study.log.lines() for name in line.silos}
+    early = EarlyFiles(study.path / EARLY_FOLDER)
+    early.clear()  # what a killed process left
     while state.round < plan.config.rounds:
         started = time.monotonic()
-        _check_disk(study)
+        _check_may_go_on(study)
         try:
-            for finished in run_rounds(federation, config, state, plan.roles):
+            for finished in run_rounds(federation, config, state, plan.roles, early):
                 finished = replace(finished, left_out={**federation.away(), **finished.left_out})
                 line = history_line(finished, time.monotonic() - started)
                 for warning in outliers(line.weights, line.norms, plan.config.limits):
@@ -105,7 +108,7 @@ def _run_rounds(
                 if progress:
                     progress(finished)
                 if state.round < plan.config.rounds:
-                    _check_disk(study)
+                    _check_may_go_on(study)
         except NotEnoughSilos as error:
             reason = f"{error}{_discarded(plan, error)}"
             if error.later:
@@ -120,6 +123,15 @@ def _run_rounds(
     return state
 
 
+def _resumed(study: HostedStudy) -> ServerState:
+    """Return the state to go on from; where it cannot be read, stop the study, because that is so at each attempt. Raises ConfigError."""
+    try:
+        return study.state()
+    except ConfigError as error:
+        write_bytes(study.path / STOPPED_FILE, f"{error}\n".encode(), private=True)
+        raise
+
+
 def _keep(
     study: HostedStudy, before: ServerState, after: ServerState, line: HistoryLine, known: set[str]
 ) -> None:
@@ -130,8 +142,13 @@ def _keep(
     study.log.save(after)
 
 
-def _check_disk(study: HostedStudy) -> None:
-    """Stop the study, before sites are asked and charged, where a round could not be stored. Raises ConfigError."""
+def _check_may_go_on(study: HostedStudy) -> None:
+    """
+    Raise ConfigError before sites are asked and charged where the study was stopped, also by a ``fedtl server stop`` that the SuperLink did not
+    answer; and stop it where a round could not be stored.
+    """
+    if (stopped := why_stopped(study)) is not None:
+        raise ConfigError(f"study {study.path.name} was stopped: {stopped}")
     if reason := no_room(study.path):
         write_bytes(study.path / STOPPED_FILE, f"{reason}, then start it again\n".encode(), private=True)
         raise ConfigError(reason)

@@ -37,7 +37,7 @@ KEEP_ALIVE_SECONDS = (
 TEMPLATE = """\
 # Written by fedtl server init and run. Forwards the calls that a SuperNode needs; every other call gets 404.
 {user}daemon off;
-pid {gate}/nginx.pid;
+pid "{gate}/nginx.pid";
 error_log stderr warn;
 worker_processes 1;
 events {{ worker_connections 1024; }}
@@ -66,10 +66,10 @@ http {{
   server {{
     listen {listen} ssl;
     server_name {host};
-    ssl_certificate {tls}/server.pem;
-    ssl_certificate_key {tls}/server.key;
+    ssl_certificate "{tls}/server.pem";
+    ssl_certificate_key "{tls}/server.key";
     ssl_protocols TLSv1.2 TLSv1.3;
-    proxy_ssl_trusted_certificate {tls}/ca.crt;
+    proxy_ssl_trusted_certificate "{tls}/ca.crt";
     proxy_ssl_name {host};
     proxy_ssl_server_name on;
     proxy_ssl_verify on;
@@ -101,11 +101,12 @@ def nginx_configuration(
 ) -> str:
     """
     Return nginx's whole configuration. It runs as the user who calls this, and writes to ``gate/`` only. ``sites``: whose keys
-    may pass, once they are registered. ``reply``: the largest reply of a site.
+    may pass, once they are registered. ``reply``: the largest reply of a site. Raises ConfigError for a folder that nginx cannot be told.
     """
+    check_path(folder)
     gate = folder / "gate"
     temporary = "\n".join(
-        f"  {kind}_temp_path {gate}/tmp-{kind};"
+        f'  {kind}_temp_path "{gate}/tmp-{kind}";'
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     # Started by root without this line, nginx would run its workers as the user "nobody".
@@ -135,6 +136,15 @@ def nginx_configuration(
         host=settings.host,
         tls=folder / "tls",
     )
+
+
+def check_path(folder: Path) -> None:
+    """Raise ConfigError for a folder that nginx's configuration cannot name ($ is a variable there), or Flower's name of a database (? ends it)."""
+    odd = sorted({each for each in str(folder.absolute()) if each in '"$?\\' or not each.isprintable()})
+    if odd:
+        raise ConfigError(
+            f"{str(folder.absolute())!r} has {odd[0]!r} in its path, which nginx and Flower read as something else; choose another folder"
+        )
 
 
 def _site_line(name: str, site: AdmittedSite) -> str:

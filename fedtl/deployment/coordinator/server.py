@@ -14,7 +14,9 @@ from pathlib import Path
 
 from fedtl._util.files import make_folder, write_bytes
 from fedtl.deployment.certificates import MIN_DAYS, create_authority, create_server_certificate
+from fedtl.deployment.coordinator.database import DATABASE, check_database
 from fedtl.deployment.coordinator.figures import server_metrics
+from fedtl.deployment.coordinator.nginx import check_path
 from fedtl.deployment.coordinator.settings import TEMPLATE, ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.status import certificate_lines
 from fedtl.deployment.coordinator.studies import resume_studies
@@ -24,6 +26,7 @@ from fedtl.deployment.coordinator.watch import (
     BundleWatch,
     CleanUpWatch,
     DamageWatch,
+    EarlyWatch,
     EventWatch,
     GateWatch,
     QueueWatch,
@@ -44,9 +47,10 @@ STOP_SECONDS = 40.0
 
 
 def create_server(folder: Path, host: str, listen: str, port: int) -> ServerSettings:
-    """Create the coordinator's folder. Raises ConfigError where the folder is not empty."""
+    """Create the coordinator's folder. Raises ConfigError where the folder is not empty, or has a path that cannot be used."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty; choose a new folder for the server")
+    check_path(folder)
     make_folder(folder, private=True)
     folder.chmod(0o700)
     text = TEMPLATE.format(host=json.dumps(host), listen=json.dumps(listen), port=port)
@@ -85,7 +89,7 @@ def server_commands(folder: Path, parts: Sequence[str]) -> dict[str, list[str]]:
             *("--ssl-certfile", str(tls / "server.pem"), "--ssl-keyfile", str(tls / "server.key")),
             *("--ssl-ca-certfile", str(tls / "ca.crt"), "--enable-supernode-auth"),
             *("--isolation", "process", *secret, "--disable-runtime-dependency-installation"),
-            *("--database", str(folder / "state.db")),
+            *("--database", str(folder / DATABASE)),
         ],
         "exec": [
             *(find_command("flower-superexec"), "--root-certificates", str(tls / "ca.crt")),
@@ -115,7 +119,11 @@ def run_server(folder: Path, parts: Sequence[str], metrics: int | None = None) -
     """
     folder = folder.absolute()
     load_server_settings(folder)
-    with event_log(folder, parts), serve_metrics(metrics, partial(server_metrics, folder)):
+    with (
+        only_one(folder, parts, "fedtl server run"),
+        event_log(folder, parts),
+        serve_metrics(metrics, partial(server_metrics, folder)),
+    ):
         return _run_parts(folder, parts)
 
 
@@ -133,10 +141,13 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
             StudyWatch(folder),
             AskWatch(folder),
             QueueWatch(folder),
+            EarlyWatch(folder),
         ]
         watches += [EventWatch(folder), CleanUpWatch(folder)]
         watches.append(DailyWarnings(partial(certificate_lines, folder, MIN_DAYS)))
     os.umask(0o077)  # otherwise every user could read Flower's database
+    if "link" in parts:
+        check_database(folder)
     commands = server_commands(folder, parts)
     environment = flower_environment(folder, **{SERVER_FOLDER_VARIABLE: str(folder)})
 
@@ -146,12 +157,11 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
         if "link" in parts:
             resume_studies(folder)
 
-    with only_one(folder, parts, "fedtl server run"):
-        if "gate" in parts:  # the number of an nginx that has ended may be that of the new one
-            (folder / "gate" / "nginx.pid").unlink(missing_ok=True)
-        ended, code, last_line = supervise(
-            commands, dict.fromkeys(commands, environment), ready, Watches(watches)
-        )
+    if "gate" in parts:  # the number of an nginx that has ended may be that of the new one
+        (folder / "gate" / "nginx.pid").unlink(missing_ok=True)
+    ended, code, last_line = supervise(
+        commands, dict.fromkeys(commands, environment), ready, Watches(watches)
+    )
     if ended:
         log.error("%s", ended_line(ended, code, last_line=last_line))
     return 0 if not ended else abs(code) or 1

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedtl.deployment.coordinator.admitted import node_ids
+from fedtl.deployment.coordinator.admitted import member_nodes, node_ids
 from fedtl.deployment.coordinator.host import host_study
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
@@ -35,9 +36,8 @@ def server_app() -> ServerApp:
 
         def connect(plan: StudyPlan, former: Iterable[str]) -> FlowerFederation:
             minimum = plan.config.minimum_silos
-            return FlowerFederation(
-                grid, lambda: node_ids(folder), minimum, plan.deadline, former, plan.grace
-            )
+            nodes, members = partial(node_ids, folder), partial(member_nodes, folder)
+            return FlowerFederation(grid, nodes, minimum, plan.deadline, former, plan.grace, members)
 
         host_study(study, connect, configure=configure)
 

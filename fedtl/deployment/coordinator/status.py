@@ -8,9 +8,10 @@ from pathlib import Path
 from fedtl.deployment.certificates import days_left, validity
 from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.asking import asked_until, verdicts_of
+from fedtl.deployment.coordinator.history_summary import history_summary
 from fedtl.deployment.coordinator.settings import load_server_settings
 from fedtl.deployment.coordinator.studies import is_at_work
-from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.deployment.coordinator.study import HostedStudy, why_stopped
 from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.deployment.coordinator.unended import damage
 from fedtl.deployment.running import free_space
@@ -87,12 +88,10 @@ def certificate_lines(folder: Path, within: float = math.inf) -> list[str]:
 
 
 def _study_status(study: HostedStudy) -> StudyStatus:
-    path = study.path / STOPPED_FILE
-    stopped = path.read_text().strip() if path.is_file() else None
+    stopped = why_stopped(study)
     if reason := damage(study):
         return StudyStatus(at_work=is_at_work(study), stopped=stopped, damaged=reason)
-    lines = study.log.lines()
-    last = lines[-1] if lines else None
+    last = history_summary(study).last
     return StudyStatus(
         round=last.round if last else 0,
         rounds=study.plan.config.rounds,

@@ -1,9 +1,7 @@
 """The studies of a coordinator: start, queue, resume and stop."""
 
-import fcntl
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fedtl._util.files import append_durably, lock_folder, write_bytes
+from fedtl._util.files import append_durably, folder_is_locked, lock_folder, write_bytes
 from fedtl.deployment.coordinator.asking import asked_until, end_rest, occupies_sites, rests_until
 from fedtl.deployment.coordinator.bundle import Bundle
 from fedtl.deployment.coordinator.reply_size import tensor_bytes
@@ -132,18 +130,21 @@ def start_study(folder: Path, bundle_name: str, study_name: str, now: bool = Fal
             else f"there is no bundle {bundle_name!r}; build it: fedtl server bundle {folder} EXP.toml"
         )
     plan = _plan(bundle, check_name(study_name), settings)
+    if not SuperLink(
+        folder
+    ).healthy:  # before a folder of the study is made, whose end `server watch` would wait for
+        raise ConfigError(f"no SuperLink runs for {folder}; start it: fedtl server run {folder}")
     study = HostedStudy.create(folder / "studies" / study_name, plan, _start_tensors(bundle))
     if study.done and asked_until(study) is None:
         raise ConfigError(f"study {study_name!r} is done; its result is in {study.path}")
-    if not SuperLink(folder).healthy:
-        raise ConfigError(f"no SuperLink runs for {folder}; start it: fedtl server run {folder}")
     register_sites(folder)
     with lock_folder(folder / "studies"):
         others = [other for other in studies_before(folder) if other != study]
         _check_not_running(folder, study)
         if others and not now:
             _check_bundle(bundle, study)
-            write_bytes(study.path / QUEUED_FILE, f"{time.time()}\n".encode(), private=True)
+            if not (study.path / QUEUED_FILE).exists():  # otherwise it would lose its place in the queue
+                write_bytes(study.path / QUEUED_FILE, f"{time.time()}\n".encode(), private=True)
             (study.path / STOPPED_FILE).unlink(missing_ok=True)
         else:
             _submit(folder, bundle, study)
@@ -281,11 +282,4 @@ def _runs(study: HostedStudy) -> list[_Run]:
 
 def is_at_work(study: HostedStudy) -> bool:
     """Whether a ServerApp is running this study: it holds the lock of the folder."""
-    handle = os.open(study.path / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
+    return folder_is_locked(study.path)

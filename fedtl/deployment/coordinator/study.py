@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from fedtl._util.files import lock_folder, write_file, write_json
+from fedtl._util.files import lock_folder, read_text_if_any, write_file, write_json
 from fedtl._util.records import from_plain
 from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.errors import ConfigError
@@ -53,7 +53,7 @@ class HostedStudy:
         path = self.path / "plan.json"
         try:
             return StudyPlan.from_json(json.loads(path.read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{path} is not the plan of a study: {error!r}; restore it, or start a new study with --study NAME"
             ) from error
@@ -78,7 +78,8 @@ class HostedStudy:
         """The time since which the study waits for another one to end; None where it does not wait. Raises ConfigError."""
         path = self.path / QUEUED_FILE
         try:
-            return float(path.read_text()) if path.is_file() else None
+            text = read_text_if_any(path)
+            return None if text is None else float(text)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{path} has no time: {error}; remove it, and start the study again: fedtl server start"
@@ -90,7 +91,16 @@ class HostedStudy:
         return RoundLog(self.path, private=True)
 
     def state(self) -> ServerState:
-        """Return the last checkpoint, or the start. Drops lines of the history that are later than the checkpoint."""
+        """
+        Return the last checkpoint, or the start. Drops the line of a round whose checkpoint was not written. Raises ConfigError for a
+        damaged checkpoint, and for one that is not there or is older than that: sites answer no round again that is long over.
+        """
+        lines, stored = self.log.lines(), self.log.stored_round
+        if lines and lines[-1].round > stored + 1:
+            raise ConfigError(
+                f"{self.path / 'history.jsonl'} ends with round {lines[-1].round}, and the checkpoint in {self.path} is of round {stored}; "
+                "restore both from one backup"
+            )
         checkpoint = self.log.resume()
         return checkpoint.server if checkpoint else ServerState(0, load_file(self.path / "start.safetensors"))
 
@@ -102,3 +112,9 @@ class HostedStudy:
 def log_before(study: HostedStudy, number: int) -> RoundLog:
     """Return the checkpoint of the state before round ``number``, where a site's update counted for the first time in that round."""
     return RoundLog(study.path / "before" / str(number), private=True)
+
+
+def why_stopped(study: HostedStudy) -> str | None:
+    """Return why a study was stopped; None where it was not."""
+    text = read_text_if_any(study.path / STOPPED_FILE)
+    return None if text is None else text.strip()

@@ -28,10 +28,15 @@ UNREGISTERED = "unregistered"  # Flower's status of a node whose key it never ac
 ONLINE = "online"
 FINISHED = "finished"  # Flower's status of a run
 LISTED_RUNS = 1000  # the newest
+RUNS_AT_ONCE = 100  # that one call has cleaned up, at about 7 ms each
+PASSING = (500, 502, 503, 504)  # codes of HTTP for what is wrong at the SuperLink and not with the request
 
 
 class NoAnswer(ConfigError):
-    """The SuperLink does not run, or did not answer in time. It may have done what it was asked for all the same."""
+    """
+    The SuperLink does not run, did not answer in time, or says that something is wrong with itself. It may have done what it was asked
+    for all the same.
+    """
 
 
 @dataclass(frozen=True)
@@ -127,12 +132,17 @@ class SuperLink:
 
     def clean_up(self) -> None:
         """
-        Have Flower remove the messages and tensors of all runs that have ended. It does so itself where a run ends in order, but for a list of
-        names, and not where its ServerApp was killed. SQLite uses the space again for later runs.
+        Have Flower remove the messages and tensors of the ``LISTED_RUNS`` newest runs that have ended. It does so itself where a run ends in
+        order, but for a list of names, and not where its ServerApp was killed. Flower cleans up the runs that it lists, which are the 20 newest
+        where nobody asks for more. SQLite uses the space again for later runs.
         """
         from flwr.proto import control_pb2 as control
 
-        self._call("list-runs", control.ListRunsRequest().SerializeToString())
+        for first in range(0, LISTED_RUNS, RUNS_AT_ONCE):
+            request = control.ListRunsRequest(limit=RUNS_AT_ONCE, skip=first)
+            body = self._call("list-runs", request.SerializeToString())
+            if len(control.ListRunsResponse.FromString(body).run_dict) < RUNS_AT_ONCE:
+                return
 
     def _call(self, name: str, body: bytes) -> bytes:
         try:
@@ -140,6 +150,10 @@ class SuperLink:
                 return reply.read()
         except urllib.error.HTTPError as error:
             with error:
+                if error.code in PASSING:
+                    raise NoAnswer(
+                        f"the SuperLink of {self.folder} failed at {name} (HTTP {error.code}: {_reason(error)})"
+                    ) from error
                 raise ConfigError(f"the SuperLink refuses {name}: {_reason(error)}") from error
         except (OSError, HTTPException) as error:
             if isinstance(getattr(error, "reason", error), TimeoutError):

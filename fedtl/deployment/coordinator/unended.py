@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fedtl.deployment.coordinator.asking import ASKING_FILE, asked_until
+from fedtl.deployment.coordinator.history_summary import history_summary
 from fedtl.deployment.coordinator.study import QUEUED_FILE, STOPPED_FILE, HostedStudy
 from fedtl.errors import ConfigError
 
@@ -23,9 +24,9 @@ def unended_studies(folder: Path) -> list[HostedStudy]:
 def damage(study: HostedStudy) -> str:
     """Return which file of a study cannot be read, and what to do; "" where all can. No other study depends on it."""
     try:
-        _ = study.plan, study.queued_since, study.log.lines(), asked_until(study)
+        _ = study.plan, study.queued_since, asked_until(study)
         if study.done:
             _ = study.result
+        return history_summary(study).damage
     except (ConfigError, OSError) as error:
         return str(error)
-    return ""

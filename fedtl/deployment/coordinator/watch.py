@@ -13,9 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedtl._util.files import write_bytes
+from fedtl._util.files import lock_folder_if_free, write_bytes
 from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.asking import rests_until
+from fedtl.deployment.coordinator.early_files import EARLY_FOLDER, EarlyFiles
 from fedtl.deployment.coordinator.follow import LEFT_OUT, ROUND, STOPPED, WARNING, StudyEvent, StudyFollower
 from fedtl.deployment.coordinator.nginx import nginx_configuration
 from fedtl.deployment.coordinator.reply_size import damaged_bundles, reply_size
@@ -28,26 +29,28 @@ from fedtl.deployment.coordinator.studies import (
     studies_to_resume,
 )
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
-from fedtl.deployment.coordinator.superlink import SuperLink
+from fedtl.deployment.coordinator.superlink import NoAnswer, SuperLink
 from fedtl.deployment.coordinator.unended import damage, unended_studies
 from fedtl.deployment.event_log import log_event
 
 log = logging.getLogger(__name__)
 CLEAN_UP_SECONDS = 3600.0
 MOST_RESUMES = 3  # of a study without a finished round in between
+MOST_WAITS = 30  # of a study in a row, START_SECONDS apart: an hour in which the SuperLink does not answer
 
 
 @dataclass
 class StudyWatch:
     """
     Resumes a study that should run and whose lock no ServerApp holds, ``START_SECONDS`` after it was last seen at work. After
-    ``MOST_RESUMES`` without a finished round it stops the study.
+    ``MOST_RESUMES`` without a finished round it stops the study, and after ``MOST_WAITS`` attempts that the SuperLink did not answer.
     """
 
     folder: Path
     clock: Callable[[], float] = time.monotonic
     _seen: dict[str, float] = field(default_factory=dict)  # when it was at work, or started
     _resumes: dict[str, list[int]] = field(default_factory=dict)  # the last finished round at each
+    _unanswered: dict[str, int] = field(default_factory=dict)  # attempts since the last answer
 
     def __call__(self) -> None:
         now = self.clock()
@@ -72,15 +75,33 @@ class StudyWatch:
                 if study.done
                 else f"in round {done + 1} without a result"
             )
-            reason = (
-                f"its ServerApp ended {MOST_RESUMES + 1} times {where}; see the output of fedtl server run"
+            _stop(
+                study,
+                f"its ServerApp ended {MOST_RESUMES + 1} times {where}; see the output of fedtl server run",
             )
-            write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
-            log.error("study %s is stopped: %s", name, reason)
             return
-        resume_study(self.folder, study)  # where the SuperLink does not answer, it is tried again later
+        try:
+            resume_study(self.folder, study)
+        except NoAnswer as error:
+            self._wait(study, str(error))
+            return
+        self._unanswered.pop(name, None)
         at.append(done)
         log.warning("study %s: its ServerApp has ended; it is resumed after round %d", name, done)
+
+    def _wait(self, study: HostedStudy, reason: str) -> None:
+        name = study.path.name
+        self._unanswered[name] = attempts = self._unanswered.get(name, 0) + 1
+        if attempts < MOST_WAITS:
+            log.warning("study %s is resumed in %g s: %s", name, START_SECONDS, reason)
+        else:
+            del self._unanswered[name]
+            _stop(study, f"it could not be resumed {attempts} times in a row: {reason}")
+
+
+def _stop(study: HostedStudy, reason: str) -> None:
+    write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
+    log.error("study %s is stopped: %s", study.path.name, reason)
 
 
 @dataclass
@@ -101,6 +122,19 @@ class DamageWatch:
             with suppress(OSError):  # of a folder that another user owns; the others are looked at anyway
                 if not is_at_work(study):
                     write_bytes(study.path / STOPPED_FILE, f"{reason}\n".encode(), private=True)
+
+
+@dataclass(frozen=True)
+class EarlyWatch:
+    """Removes the updates that a killed ServerApp has left, also where its study is stopped and never goes on."""
+
+    folder: Path
+
+    def __call__(self) -> None:
+        for left in (self.folder / "studies").glob(f"*/{EARLY_FOLDER}"):
+            with lock_folder_if_free(left.parent) as held:
+                if held:
+                    EarlyFiles(left).clear()
 
 
 @dataclass

@@ -9,6 +9,7 @@ from functools import partial
 from fedtl.deployment.daily import DailyWarnings
 from fedtl.deployment.event_log import event_log
 from fedtl.deployment.flower_commands import flower_environment
+from fedtl.deployment.last_line import ERROR
 from fedtl.deployment.metrics import Metric, serve_metrics
 from fedtl.deployment.running import ended_line, only_one
 from fedtl.deployment.site.egress_lines import Disconnected
@@ -19,6 +20,7 @@ from fedtl.deployment.supervise import Watches, supervise
 
 log = logging.getLogger(__name__)
 PARTS = ("node", "exec")
+NO_ERROR = "Flower gave no error, as where the coordinator has expelled the key, or its SuperLink has lost its database"
 
 
 def site_commands(home: Home, parts: Sequence[str]) -> dict[str, list[str]]:
@@ -38,7 +40,11 @@ def run_site(home: Home, parts: Sequence[str], metrics: int | None = None) -> in
     ConfigError where another process runs a part of this folder, or the port is taken.
     """
     os.umask(0o077)
-    with event_log(home.path, parts), serve_metrics(metrics, lambda: _figures(home)):
+    with (
+        only_one(home.path, parts, "fedtl silo run"),
+        event_log(home.path, parts),
+        serve_metrics(metrics, lambda: _figures(home)),
+    ):
         return _run_parts(home, parts)
 
 
@@ -50,16 +56,17 @@ def _figures(home: Home) -> Sequence[Metric]:
 
 def _run_parts(home: Home, parts: Sequence[str]) -> int:
     environment = flower_environment(home.path, **{SILO_FOLDER_VARIABLE: str(home.path)})
-    with only_one(home.path, parts, "fedtl silo run"):
-        watches: list[Callable[[], None]] = []
-        if "node" in parts:
-            watches = [RecordWatch(home), DailyWarnings(partial(warnings_before_connecting, home))]
-        ended, code, last_line = supervise(
-            site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=Watches(watches)
-        )
+    watches: list[Callable[[], None]] = []
+    if "node" in parts:
+        watches = [RecordWatch(home), DailyWarnings(partial(warnings_before_connecting, home))]
+    ended, code, last_line = supervise(
+        site_commands(home, parts), dict.fromkeys(PARTS, environment), watch=Watches(watches)
+    )
     if not ended:
         return 0
     last = home.record.lines()[-1:] if ended == "node" and code > 0 else []
     reason = next((line.entry.reason for line in last if isinstance(line.entry, Disconnected)), "")
+    if ended == "node" and code == 0 and not ERROR.search(last_line):
+        reason = f"{NO_ERROR}; see: fedtl silo check {home.path}"
     log.error("%s", ended_line(ended, code, reason, last_line))
     return abs(code) or 1

@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import tarfile
 
 import pytest
 import torch
 
+from fedtl.deployment.archive import files_below
+from fedtl.deployment.coordinator import backup
 from fedtl.deployment.coordinator.admitted import note_expelled, read_admitted
 from fedtl.deployment.coordinator.backup import back_up_server, restore_server
 from fedtl.deployment.coordinator.server import create_server
@@ -16,7 +19,7 @@ from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.site.keys import create_node_key
 from fedtl.errors import Refused
 from fedtl.federation.policy import MEANING, Code
-from fedtl.federation.rounds import FederationConfig
+from fedtl.federation.rounds import FederationConfig, ServerState
 from fedtl.methods.server import ServerStep
 from fedtl.results.run import HistoryLine
 
@@ -52,12 +55,70 @@ def test_a_restored_coordinator_has_its_studies_keys_and_sites(server, tmp_path)
     assert str(server) in (server / "gate" / "nginx.conf").read_text()
 
 
+def test_a_backup_while_a_study_runs_leaves_out_what_is_gone_or_still_being_written(
+    server, tmp_path, monkeypatch
+):
+    study = server / "studies" / "first"
+    (study / ".early").mkdir()
+    (study / ".early" / "0.safetensors").write_bytes(b"an update")
+    (study / "queued").write_text("1.0")
+
+    def listed(folder, names):
+        found = files_below(folder, names)
+        (study / "queued").unlink()
+        return found
+
+    monkeypatch.setattr(backup, "files_below", listed)
+    back_up_server(server, tmp_path / "file")
+    with tarfile.open(tmp_path / "file") as archive:
+        names = archive.getnames()
+    assert {name for name in names if name.startswith("studies/")} == {
+        f"studies/first/{name}" for name in ("history.jsonl", "plan.json", "start.safetensors")
+    }
+    shutil.rmtree(server)
+    restore_server(server, tmp_path / "file")
+
+
 def test_a_backup_without_a_round_that_sites_paid_for_is_refused(server, tmp_path):
     back_up_server(server, tmp_path / "file")
     finish(server, 2, silos=["clinic"])
     with pytest.raises(Refused, match="has 1 rounds"):
         restore_server(server, tmp_path / "file")
     assert len(HostedStudy(server / "studies" / "first").log.lines()) == 2
+
+
+def test_a_round_that_ended_while_the_backup_was_made_is_not_in_it(server, tmp_path):
+    """The checkpoint is copied before the history. With a round more in its history, the study could not go on."""
+    study = HostedStudy(server / "studies" / "first")
+    study.log.save(ServerState(1, {"body.w": torch.ones(2)}))
+    for number in (2, 3):
+        finish(server, number, silos=["clinic"])
+    back_up_server(server, tmp_path / "file")
+    with pytest.raises(Refused, match="has 1 rounds"):
+        restore_server(server, tmp_path / "file")
+    shutil.rmtree(server)
+    restore_server(server, tmp_path / "file")
+    assert [line.round for line in study.log.lines()] == [1]
+    assert study.state().round == 1
+
+
+def test_damaged_files_are_restored_and_rounds_counted_all_the_same(server, tmp_path):
+    """Their messages say: restore it from a backup."""
+    back_up_server(server, tmp_path / "one")
+    finish(server, 2, silos=["clinic"])
+    back_up_server(server, tmp_path / "two")
+    study = server / "studies" / "first"
+    (study / "plan.json").write_text("[]")
+    (study / "history.jsonl").write_bytes(b"\xff\x00\n{}\n")
+    (server / "admitted.json").write_text("")
+    with pytest.raises(Refused, match="has 1 rounds"):
+        restore_server(server, tmp_path / "one")
+    restore_server(server, tmp_path / "two")
+    assert [line.round for line in HostedStudy(study).log.lines()] == [1, 2]
+    assert list(read_admitted(server)) == ["clinic"]
+    (server / "expelled.json").write_text("")
+    with pytest.raises(Refused, match="may admit a site again"):
+        restore_server(server, tmp_path / "two")
 
 
 def test_a_restore_does_not_take_an_expelled_site_back(server, tmp_path):

@@ -69,7 +69,7 @@ def gate(tmp_path_factory):
     if NGINX is None:
         pytest.skip("no nginx: apt-get install nginx-light")
     tmp = tmp_path_factory.mktemp("gate")
-    folder = tmp / "server"
+    folder = tmp / "server of {two}; #1, it's ü"
     create_server(folder, "localhost", f"127.0.0.1:{free_port()}", free_port())
     settings = load_server_settings(folder)
     homes = {

@@ -16,7 +16,7 @@ from fedtl.cli.main import app
 from fedtl.deployment.coordinator import studies
 from fedtl.deployment.coordinator.asking import asked_until, begin_asking, rest, rests_until
 from fedtl.deployment.coordinator.figures import server_metrics
-from fedtl.deployment.coordinator.follow import study_end
+from fedtl.deployment.coordinator.follow import StudyFollower, study_end
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.status import server_status
 from fedtl.deployment.coordinator.studies import (
@@ -32,6 +32,7 @@ from fedtl.deployment.coordinator.superlink import NoAnswer, SuperLink
 from fedtl.deployment.coordinator.unended import unended_studies
 from fedtl.deployment.coordinator.watch import (
     MOST_RESUMES,
+    MOST_WAITS,
     AskWatch,
     DamageWatch,
     EventWatch,
@@ -40,8 +41,10 @@ from fedtl.deployment.coordinator.watch import (
 )
 from fedtl.deployment.supervise import Watches
 from fedtl.errors import ConfigError
+from fedtl.federation.round_log import RoundLog
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
+from fedtl.results.run import HistoryLine
 
 
 @pytest.fixture
@@ -95,7 +98,7 @@ def server(tmp_path, monkeypatch):
 def test_studies_start_one_after_the_other_in_the_order_of_their_start(server):
     assert server.watch() == []
     assert server.start("z").queued_since is None
-    for name in ("y", "x"):
+    for name in ("y", "x", "y"):  # once more, which changes nothing
         assert server.start(name).queued_since is not None
     assert server.watch() == ["z"]
     assert [study.path.name for study in studies_to_resume(server.folder)] == ["z"]
@@ -205,6 +208,7 @@ def test_a_study_waits_for_the_first_answers_of_the_sites_before_it_and_not_for_
         ("asking", "tomorrow"),
         ("asking", "nan"),
         ("plan.json", "[]"),
+        ("plan.json", '{"study": "bad", "seed": 0, "rounds": 3, "server": []}'),
         ("history.jsonl", "{}\n"),
         ("queued", "x"),
     ],
@@ -232,6 +236,24 @@ def test_a_study_with_a_damaged_file_is_stopped_and_the_others_go_on(server, fil
     assert file in (bad.path / STOPPED_FILE).read_text()
     assert unended_studies(server.folder) == [HostedStudy(bad.path.with_name("good"))]
     assert not list(bad.path.parent.glob("good/stopped"))
+
+
+def test_a_history_that_has_not_changed_is_not_read_again(server, monkeypatch):
+    """All watches look every two seconds, and a history may have thousands of lines; the events of each change come all the same."""
+    study, read = server.start("first"), list[str]()
+    lines = RoundLog.lines
+    monkeypatch.setattr(RoundLog, "lines", lambda log: (read.append(log.folder.name), lines(log))[1])
+    events = StudyFollower(server.folder)
+    every = Watches([DamageWatch(server.folder), StudyWatch(server.folder), AskWatch(server.folder)])
+    for number in range(1, 4):
+        study.log.append(HistoryLine(number, 1.0, {"a": {}}, {}, 0, 0))
+        assert [event.text.split(",")[0] for event in events.look()] == [f"round {number} of 3"]
+        for _ in range(5):
+            every()
+            server_metrics(server.folder)
+            assert server_status(server.folder).studies["first"].round == number
+            assert list(events.look()) == []
+        assert read == ["first"] * 2 * number
 
 
 def test_a_study_of_a_damaged_bundle_is_refused_and_the_others_go_on(server, caplog):
@@ -299,7 +321,7 @@ def test_a_study_waits_in_the_queue_while_the_superlink_does_not_answer(server, 
 
 @pytest.mark.parametrize("runs", [[], [77]])
 def test_a_study_is_resumed_later_where_the_superlink_does_not_answer(server, runs, caplog):
-    """However often: only a ServerApp that ends again and again stops its study. The run whose answer was lost is ended first."""
+    """More often than a ServerApp may end, but not for ever. The run whose answer was lost is ended first."""
     study, clock = server.start("first"), [0.0]
     crashed = Watches([StudyWatch(server.folder, lambda: clock[0])])
     for _ in range(2 * MOST_RESUMES):
@@ -308,12 +330,21 @@ def test_a_study_is_resumed_later_where_the_superlink_does_not_answer(server, ru
         clock[0] += studies.START_SECONDS
         crashed()
     assert (server.begun, server.silent) == (["first"], [])
-    assert caplog.text.count("did not answer") == 2 * MOST_RESUMES
+    assert caplog.text.count("is resumed in 120 s: the SuperLink did not answer") == 2 * MOST_RESUMES
     clock[0] += studies.START_SECONDS
     crashed()
     assert server.begun == ["first", "first"]
     assert server.stopped[-1] == (77 if runs else 1)
     assert not (study.path / STOPPED_FILE).exists()
+    server.silent.extend([runs] * MOST_WAITS)
+    for number in range(MOST_WAITS):
+        assert not (study.path / STOPPED_FILE).exists(), number
+        clock[0] += studies.START_SECONDS
+        crashed()
+    assert (
+        study_end("first", study).text
+        == "it could not be resumed 30 times in a row: the SuperLink did not answer"
+    )
 
 
 def test_the_server_begins_also_where_the_superlink_does_not_answer_a_resume(server, monkeypatch, caplog):

@@ -3,10 +3,12 @@
 import io
 import json
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
 import zipfile
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -24,8 +26,9 @@ from fedtl.deployment.coordinator.bundle import (
     load_without_rows,
     read_agreement,
 )
+from fedtl.deployment.coordinator.database import check_database
 from fedtl.deployment.coordinator.pack import pack_app
-from fedtl.deployment.coordinator.server import create_server
+from fedtl.deployment.coordinator.server import create_server, run_server
 from fedtl.deployment.coordinator.sites import admit_site, expel_site, register_sites, suspend_site
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
@@ -62,6 +65,19 @@ def test_only_the_owner_can_read_secret_files(folder):
         mode = stat.S_IMODE(path.stat().st_mode)
         public = path.name in ("ca.crt", "server.pem", "nginx.conf")
         assert public or mode == (0o700 if path.is_dir() else 0o600), (path, oct(mode))
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + b"garbage" * 1000])
+def test_a_damaged_database_is_named_before_the_superlink_starts(folder, content):
+    check_database(folder)
+    (folder / "state.db").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"state\.db cannot be read"):
+        run_server(folder, ["link", "exec"])
+    (folder / "state.db").unlink()
+    with closing(sqlite3.connect(folder / "state.db", isolation_level=None)) as other:
+        other.execute("CREATE TABLE runs (id)")
+        other.execute("BEGIN EXCLUSIVE")
+        check_database(folder)
 
 
 def test_the_certificate_is_for_the_host_and_signed_by_the_authority(folder):
@@ -383,6 +399,9 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     printed = said("init", folder, "--host", "fl.example.org", "--port", free_port()).err
     assert certificate_fingerprint(folder / "tls" / "ca.crt") in printed  # to compare by telephone
     assert "is not empty" in said("init", folder, "--host", "x", code=2).err
+    for odd in ("a$b", "a?b", 'a"b', "a\\b", "a\nb"):
+        assert "choose another folder" in said("init", tmp_path / odd / "srv", "--host", "x", code=2).err
+        assert not (tmp_path / odd).exists()
     created = said(
         "init", tmp_path / "site", "--name", "clinic", "--server", "fl.example.org:1", side="silo"
     ).err
@@ -401,6 +420,7 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     assert (status["running"], status["listen"], status["studies"]) == (False, "127.0.0.1:8443", {})
     assert status["admitted"] == {"clinic": "waits for the server to run"}
     assert "no SuperLink runs" in said("start", folder, "digits", code=2).err
+    assert not (folder / "studies").exists()  # whose end `fedtl server watch` would wait for
     assert "no bundle 'other'" in said("start", folder, "other", code=2).err
     assert "no server runs" in said("stop", folder, code=2).err
     assert "'local'" in said("bundle", folder, "digits", "--set", "method.name=local", code=2).err

@@ -13,7 +13,7 @@ from fedtl.deployment.coordinator import asking as asking_files
 from fedtl.deployment.coordinator import host, verdicts
 from fedtl.deployment.coordinator.asking import asked_until, rests_until, verdicts_of
 from fedtl.deployment.coordinator.host import host_study
-from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, why_stopped
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.federation.limits import UpdateLimits
@@ -134,6 +134,8 @@ def asking(its, **times):
 
 
 def go(its, silos):
+    (its.path / STOPPED_FILE).unlink(missing_ok=True)  # as `server start` does
+
     def connect(plan, former):
         silos.former = sorted(former)
         return silos
@@ -360,6 +362,36 @@ def test_a_plan_of_an_earlier_version_has_a_plain_step():
     content = json.loads(json.dumps(plan.to_json()))
     del content["server"]["kind"], content["ask_again"], content["verdict_days"]
     assert StudyPlan.from_json(content) == plan
+
+
+@pytest.mark.parametrize("checkpoint", [b"damaged", None])
+def test_a_study_whose_checkpoint_is_lost_is_stopped_at_once_and_keeps_its_history(tmp_path, checkpoint):
+    """Started anew from the first round, every site would refuse, because its rounds are over."""
+    its = study(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        go(its, Silos(dies=3))
+    path = its.path / "checkpoint" / "state.pt"
+    path.write_bytes(checkpoint) if checkpoint else path.unlink()
+    silos = Silos()
+    with pytest.raises(ConfigError, match="restore"):
+        go(its, silos)
+    assert silos.asked == []
+    assert ("state.pt is damaged" if checkpoint else "ends with round 2") in why_stopped(its)
+    assert [line.round for line in its.log.lines()] == [1, 2]
+
+
+def test_a_study_that_is_stopped_asks_for_no_further_round(tmp_path):
+    """Also where the SuperLink does not answer, so that its ServerApp is not ended."""
+    its, silos = study(tmp_path), Silos()
+
+    def stop(finished):
+        if finished.after.round == 2:
+            (its.path / STOPPED_FILE).write_text("by the coordinator\n")
+
+    with pytest.raises(ConfigError, match="s was stopped: by"):
+        host_study(its, lambda plan, former: silos, stop)
+    assert silos.asked == [1, 2]
+    assert go(its, silos).rounds == 4
 
 
 def test_a_study_stops_before_a_round_for_which_the_disk_has_no_room(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ REPLIES = {
     "stop-run": control.StopRunResponse(success=True),
     "register-node": control.RegisterNodeResponse(node_id=2**64 - 1),
 }
+CODES = {}  # of HTTP, of the calls without a reply; 409 where there is none
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def served(tmp_path, monkeypatch):
             name = self.path.removeprefix("/v1/control/")
             calls.append((name, self.rfile.read(int(self.headers["Content-Length"]))))
             reply = REPLIES.get(name)
-            self.send_response(200 if reply else 409)
+            self.send_response(200 if reply else CODES.get(name, 409))
             self.end_headers()
             said = json.dumps({"code": 7, "detail": "Public key\n already in use.", "extra": "x"}).encode()
             self.wfile.write(reply.SerializeToString() if reply else said)
@@ -103,6 +104,12 @@ def test_an_answer_that_does_not_come_is_no_refusal(served, tmp_path, monkeypatc
     with pytest.raises(ConfigError) as error:
         link.unregister(7)
     assert not isinstance(error.value, NoAnswer)
+    monkeypatch.setitem(CODES, "unregister-node", 503)
+    with pytest.raises(NoAnswer, match="HTTP 503: Public key"):
+        link.unregister(7)
+    monkeypatch.setitem(CODES, "unregister-node", 501)
+    with pytest.raises(ConfigError, match="refuses unregister-node"):
+        link.unregister(7)
     monkeypatch.setattr(superlink, "CALL_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         Federation.change(link.folder / "server.toml", port=silent.getsockname()[1])
@@ -129,3 +136,23 @@ def test_the_runs_of_a_study_that_have_not_ended(served, monkeypatch):
     monkeypatch.setitem(REPLIES, "list-runs", listed)
     assert link.unfinished_runs("first") == [2**63 + 1, 2**63]
     assert control.ListRunsRequest.FromString(calls[-1][1]).limit == 1000
+
+
+def test_every_run_that_has_ended_is_cleaned_up_and_not_only_the_newest(served, monkeypatch):
+    link, calls = served
+    full, last = control.ListRunsResponse(), control.ListRunsResponse()
+    for number in range(100):
+        full.run_dict[number].run_id = number
+    last.run_dict[7].run_id = 7
+
+    def asked():
+        requests = [control.ListRunsRequest.FromString(body) for _, body in calls]
+        calls.clear()
+        return [(request.skip, request.limit) for request in requests]
+
+    monkeypatch.setitem(REPLIES, "list-runs", last)
+    link.clean_up()
+    assert asked() == [(0, 100)]
+    monkeypatch.setitem(REPLIES, "list-runs", full)
+    link.clean_up()
+    assert asked() == [(first, 100) for first in range(0, 1000, 100)]

@@ -9,10 +9,11 @@ from io import BytesIO
 import pytest
 
 from fedtl._util.files import write_json
+from fedtl.cli import backup as cli_backup
 from fedtl.deployment import archive
 from fedtl.deployment.coordinator.site_rounds import SiteRounds, StudyRounds
 from fedtl.deployment.running import only_one
-from fedtl.deployment.site import named_files
+from fedtl.deployment.site import backup, named_files
 from fedtl.deployment.site.backup import back_up_site, restore_site
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.status import dataset_budget
@@ -94,6 +95,16 @@ def test_a_backup_has_the_files_of_the_folder_that_silo_toml_names(tmp_path):
     assert restored.replaced is None
     for name in TAKEN:
         assert (tmp_path / "new" / name).read_text() == name
+
+
+def test_a_backup_that_waits_for_a_round_says_so(tmp_path, monkeypatch, capsys):
+    home = Home.create(tmp_path / "clinic", "plain", "localhost:1")
+    monkeypatch.setattr(backup, "back_up_site", lambda home, file: ())
+    cli_backup.back_up_silo(home.path, tmp_path / "file")
+    assert "works on a round" not in capsys.readouterr().err
+    with home.alone():
+        cli_backup.back_up_silo(home.path, tmp_path / "file")
+    assert "the site works on a round; the backup is made when that has ended" in capsys.readouterr().err
 
 
 def test_a_backup_has_no_file_from_elsewhere_and_says_so(tmp_path, monkeypatch):
