@@ -94,8 +94,8 @@ QUANTITIES = (
     Quantity("weight of the update", "1 for every private silo", NO_ROW),
     Quantity(
         "seeds",
-        "seed of the experiment and the silo's secret: the split, dropout",
-        f"{NO_ROW}; noise and samples come from the operating system",
+        "seed of the experiment and the silo's secret: the split",
+        f"{NO_ROW}; noise, samples and dropout come from the operating system",
     ),
     Quantity(
         "initial weights",
