@@ -38,7 +38,7 @@ from fedtl.experiment.config.known_tasks import check_every_task
 from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
-from fedtl.report.wording import not_covered
+from fedtl.report.wording import format_delta, not_covered
 from fedtl.results.audit import CheckResult, Status
 from fedtl.results.privacy import SiloPrivacy
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
@@ -218,7 +218,7 @@ def _summary(audited: AuditedSilo, checks: Sequence[Check], violations: Sequence
         f"{statuses.count(Status.NOT_EXERCISED)} were not exercised. "
         f"{'REFUTED: do not sign.' if violations else 'No check failed.'}",
         *(f"Failed: {check.name}: {check.reason}" for check in violations),
-        f"Claimed: epsilon {guarantee.epsilon:.3g} at delta {guarantee.delta:.0e} for each of {guarantee.protected.count} {unit}s, "
+        f"Claimed: epsilon {guarantee.epsilon:.3g} at delta {format_delta(guarantee.delta)} for each of {guarantee.protected.count} {unit}s, "
         f"noise of {training.noise_multiplier:.3g} clips, sample rate {training.sample_rate:.3g}, {training.rounds} rounds.",
         f"Measured: the noise has {_number(values['noise'])} times the claimed standard deviation; one {unit} changes a sum by "
         f"{_number(values['one record'])} clips.",

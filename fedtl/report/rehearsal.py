@@ -182,15 +182,15 @@ def _by_limits(numbers: Mapping[str, Sequence[float]]) -> str:
 
 
 def _privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    unit = privacy["unit"]
+    unit, delta = privacy["unit"], wording.format_delta(privacy["delta"])
     from_plan = ", ".join(name.replace("_", " ") for name in privacy["from_plan"])
     return [
         (
             "epsilon",
-            f"{privacy['epsilon']:.2f}",
+            wording.format_epsilon(privacy["epsilon"], 2),
             f"one {unit} changes the probability of anything that leaves by at most a factor of e^epsilon",
         ),
-        ("delta", f"{privacy['delta']:.1e}", "the probability that the limit of epsilon does not hold"),
+        ("delta", delta, "the probability that the limit of epsilon does not hold"),
         (
             "adjacency",
             privacy["adjacency"],
@@ -198,7 +198,7 @@ def _privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ),
         (
             "epsilon, replace-one",
-            f"{privacy['epsilon_replace_one']:.2f}",
+            wording.format_epsilon(privacy["epsilon_replace_one"], 2),
             f"stricter: one {unit} is replaced by any other {unit}",
         ),
         (
