@@ -75,7 +75,11 @@ def size_is_public(count: int, unit: str) -> str:
 
 def format_epsilon(epsilon: float, decimals: int = 3) -> str:
     """Epsilon with so many decimals, rounded up, so that an upper bound stays one."""
-    return f"{math.ceil(epsilon * 10**decimals - 1e-9) / 10**decimals:.{decimals}f}"
+    return (
+        "inf"
+        if math.isinf(epsilon)
+        else f"{math.ceil(epsilon * 10**decimals - 1e-9) / 10**decimals:.{decimals}f}"
+    )
 
 
 def format_delta(delta: float) -> str:

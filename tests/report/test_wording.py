@@ -62,6 +62,7 @@ def test_the_number_in_the_sentence_is_rounded_up_and_never_hides_a_weak_bound()
         "1.5e-05",
         "0.01",
     )
+    assert format_epsilon(math.inf) == "inf"
     assert max_true_positive_rate(1e9, 0.0) == 1.0
     assert max_guess_accuracy(0.0, 0.0) == 0.5
 
