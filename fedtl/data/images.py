@@ -124,14 +124,23 @@ def _of_folders(settings: DataSettings, name: str) -> tuple[dict[str, Labelled],
         split: Labelled(
             [path for path, _ in found],
             np.array([label for _, label in found]),
-            # A path would say the class, and units are drawn in the order of their names.
-            np.array([f"{split}/{number:09}" for number in range(len(found))])
-            if by_name and settings.slices is not None
-            else None,
+            _units_of_names(split, found, settings) if by_name else None,
         )
         for split, found in files.items()
     }
     return labelled, _unread(home, splits)
+
+
+def _units_of_names(split: str, files: Sequence[tuple[Path, str]], settings: DataSettings) -> Array | None:
+    """
+    Return whose file each is [N], where slices of a file stay together or, with ``by_record``, files of one name: their order follows
+    from their contents, so one would decide where another goes. A path would say the class, and units are drawn in the order of their names.
+    """
+    _, which = np.unique([path.name for path, _ in files], return_inverse=True)
+    alike = settings.by_record and which.max(initial=-1) + 1 < len(files)
+    if settings.slices is None and not alike:
+        return None
+    return np.array([f"{split}/{number:09}" for number in (which if alike else range(len(files)))])
 
 
 def _files(folder: Path, settings: DataSettings, by_name: bool) -> list[tuple[Path, str]]:
