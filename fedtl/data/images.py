@@ -150,7 +150,7 @@ def _files(folder: Path, settings: DataSettings, by_name: bool) -> list[tuple[Pa
     """
     files: list[tuple[Path, str]] = []
     for label in _folders(folder):
-        own = [(path, label) for path in sorted((folder / label).iterdir()) if is_image(path)]
+        own = [(path, label) for path in sorted((folder / label).iterdir()) if _is_row(path, settings)]
         others = _other_files(folder / label)
         if not own and others and not settings.by_record:
             raise DataError(
@@ -167,6 +167,15 @@ def _files(folder: Path, settings: DataSettings, by_name: bool) -> list[tuple[Pa
     count = Counter(path.name for path, _ in files)
     alike = {path: sha256(path.read_bytes()).digest() for path, _ in files if count[path.name] > 1}
     return sorted(files, key=lambda file: (file[0].name, alike.get(file[0], b"")))
+
+
+def _is_row(path: Path, settings: DataSettings) -> bool:
+    """
+    Return whether a file is a row. With ``by_record`` so is each one without a suffix: were it one only where it begins as DICOM does,
+    its content would move all rows after it.
+    """
+    nameless = settings.by_record and not path.suffix and path.is_file() and not is_hidden(path)
+    return nameless or is_image(path)
 
 
 def _other_files(folder: Path) -> list[Path]:

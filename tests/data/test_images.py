@@ -308,6 +308,9 @@ def test_a_class_without_a_readable_file_is_refused(tmp_path):
         read(settings(tmp_path), "a")
     assert "3 .mha, 1 .png in folders below" in str(error.value)
     assert len(read(settings(tmp_path, by_record=True), "a").train.y) == 4
+    (tmp_path / "a" / "cat" / "scan").write_bytes(b"DICM, but at the wrong place")
+    with pytest.raises(DataError, match="scan"):
+        read(settings(tmp_path, by_record=True), "a")
 
 
 def test_with_by_record_no_file_decides_where_another_of_its_name_goes(tmp_path):
