@@ -32,11 +32,7 @@ def guarantee_claims(examined: Examined) -> Iterator[str]:
     )
     yield (
         "accounting: one ledger for each silo, which reserves the whole run before its first round: "
-        + by_silo(
-            lambda guarantee: (
-                f"at most epsilon {format_epsilon(guarantee.epsilon)} at delta {format_delta(guarantee.delta)}"
-            )
-        )
+        + by_silo(_cost)
     )
     yield f"what leaves: {_leaves(examined)}"
     if any(guarantee.releases.summaries for guarantee in guarantees.values()):
@@ -53,6 +49,10 @@ def guarantee_claims(examined: Examined) -> Iterator[str]:
         )
     else:
         yield f"per-example gradients: not checked here, because {model} is slow; checked every round before training"
+
+
+def _cost(guarantee: PrivacyGuarantee) -> str:
+    return f"at most epsilon {format_epsilon(guarantee.epsilon)} at delta {format_delta(guarantee.delta)}"
 
 
 def _steps(training: PrivateTraining) -> str:
