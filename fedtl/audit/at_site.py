@@ -38,7 +38,7 @@ from fedtl.experiment.config.known_tasks import check_every_task
 from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
-from fedtl.report.wording import not_covered
+from fedtl.report.wording import format_delta, not_covered
 from fedtl.results.audit import CheckResult, Status
 from fedtl.results.privacy import SiloPrivacy
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
@@ -212,16 +212,18 @@ def _summary(audited: AuditedSilo, checks: Sequence[Check], violations: Sequence
     unit = guarantee.protected.unit
     statuses = [status(check, violations) for check in checks]
     values = {check.name: check.value for check in checks}
+    of_steps, of_summaries = ("noise", "one record"), ("noise on summaries", "one record in the summaries")
+    noise, change = (values.get(name) for name in (of_steps if audited.private_phases() else of_summaries))
     idle = ", ".join(check.name for check in checks if check.p is None) or "none"
     return [
         f"Audit on this institution's own rows: {statuses.count(Status.PASSED)} checks passed, {len(violations)} failed, "
         f"{statuses.count(Status.NOT_EXERCISED)} were not exercised. "
         f"{'REFUTED: do not sign.' if violations else 'No check failed.'}",
         *(f"Failed: {check.name}: {check.reason}" for check in violations),
-        f"Claimed: epsilon {guarantee.epsilon:.3g} at delta {guarantee.delta:.0e} for each of {guarantee.protected.count} {unit}s, "
+        f"Claimed: epsilon {guarantee.epsilon:.3g} at delta {format_delta(guarantee.delta)} for each of {guarantee.protected.count} {unit}s, "
         f"noise of {training.noise_multiplier:.3g} clips, sample rate {training.sample_rate:.3g}, {training.rounds} rounds.",
-        f"Measured: the noise has {_number(values['noise'])} times the claimed standard deviation; one {unit} changes a sum by "
-        f"{_number(values['one record'])} clips.",
+        f"Measured: the noise has {_number(noise)} times the claimed standard deviation; one {unit} changes a sum by "
+        f"{_number(change)} clips.",
         f"Noise below {_detectable_noise(audited, len(checks)):.2f} times the claimed noise would have failed the check of the "
         f"canaries with a probability of {POWER:.0%}.",
         f"Not exercised: {idle}.",
@@ -237,6 +239,7 @@ def _number(value: float | None) -> str:
 
 def _detectable_noise(audited: AuditedSilo, checks: int) -> float:
     assert audited.guarantee.canaries is not None
-    absent = int((~audited.guarantee.canaries.members()).sum())
-    values = max(1, absent * _rounds(audited) * audited.guarantee.training.steps_a_round)
+    absent, rounds = int((~audited.guarantee.canaries.members()).sum()), _rounds(audited)
+    summaries = sum(rounds if one.every_round else 1 for one in audited.guarantee.releases.summaries)
+    values = max(1, absent * (rounds * audited.guarantee.training.steps_a_round or summaries))
     return detectable_noise_ratio(values, FAMILY_LEVEL / checks)

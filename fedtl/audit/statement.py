@@ -7,6 +7,7 @@ Reads the result and decides nothing. What follows from the claim alone is repor
 
 from collections.abc import Mapping, Sequence
 
+from fedtl.report.wording import format_delta, format_epsilon
 from fedtl.results.audit import AuditResult, ClaimResult, ConformanceResult, DetectableEpsilon, Part, Status
 
 ATTACK_NAMES = {"rmia": "RMIA", "lira": "LiRA"}
@@ -27,7 +28,7 @@ def verdict(audit: AuditResult) -> str:
     claims = audit.claims.values()
     units = " or ".join(sorted({claim.unit for claim in claims}))
     claimed = (
-        f"epsilon {max(claim.epsilon for claim in claims):.3f} or less for each {units}"
+        f"epsilon {format_epsilon(max(claim.epsilon for claim in claims))} or less for each {units}"
         if claims
         else "no privacy"
     )
@@ -56,7 +57,7 @@ def _claimed(claims: Mapping[str, ClaimResult], private: bool) -> list[str]:
     lines = [
         f"Differential privacy of each {claim.unit} ({claim.adjacency}). {which}: n = {claim.units} {claim.unit}s, noise "
         f"multiplier sigma = {claim.noise_multiplier:.3f}, sample rate q = {claim.sample_rate:.3f}, {claim.rounds} rounds with "
-        f"{claim.steps} steps in all; epsilon = {claim.epsilon:.3f} at delta = {claim.delta:.0e}, {mu}.",
+        f"{claim.steps} steps in all; epsilon = {format_epsilon(claim.epsilon)} at delta = {format_delta(claim.delta)}, {mu}.",
         f"If this is true, then no attacker, whatever else they know, recognises a training {claim.unit} with a true positive "
         f"rate above {percent(claim.tpr_at_fpr_1_percent)} at a false positive rate of 1 % (guessing: 1.0 %), or above "
         f"{percent(claim.tpr_at_fpr_01_percent)} at 0.1 %. This follows from the trade-off curve of the plan, that is, from the "

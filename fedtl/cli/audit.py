@@ -11,6 +11,7 @@ from fedtl.cli.options import Device, Json, Quiet, Set, Workers, device_for
 from fedtl.cli.run_folder import begin
 from fedtl.cli.screen import out_console, print_json, print_line, progress_bar, say, training_progress
 from fedtl.errors import ConfigError, Refuted
+from fedtl.report.wording import format_delta
 from fedtl.results.audit import Adversary
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _audit_export(path: Path, as_json: bool) -> None:
     else:
         for name, study in audited.studies.items():
             print_line(
-                f"{audited.silo}: {name}: epsilon {study.epsilon:.4g} at delta {study.delta:.0e} for the whole plan; "
+                f"{audited.silo}: {name}: epsilon {study.epsilon:.4g} at delta {format_delta(study.delta)} for the whole plan; "
                 f"{study.charged:.4g} up to round {study.round}"
             )
     for line in audited.violations:

@@ -130,14 +130,23 @@ def _of_folders(settings: DataSettings, name: str) -> tuple[dict[str, Labelled],
         split: Labelled(
             [path for path, _ in found],
             np.array([label for _, label in found]),
-            # A path would say the class, and units are drawn in the order of their names.
-            np.array([f"{split}/{number:09}" for number in range(len(found))])
-            if by_name and settings.slices is not None
-            else None,
+            _units_of_names(split, found, settings) if by_name else None,
         )
         for split, found in files.items()
     }
     return labelled, _unread(home, splits)
+
+
+def _units_of_names(split: str, files: Sequence[tuple[Path, str]], settings: DataSettings) -> Array | None:
+    """
+    Return whose file each is [N], where slices of a file stay together or, with ``by_record``, files of one name: their order follows
+    from their contents, so one would decide where another goes. A path would say the class, and units are drawn in the order of their names.
+    """
+    _, which = np.unique([path.name for path, _ in files], return_inverse=True)
+    alike = settings.by_record and which.max(initial=-1) + 1 < len(files)
+    if settings.slices is None and not alike:
+        return None
+    return np.array([f"{split}/{number:09}" for number in (which if alike else range(len(files)))])
 
 
 def _files(folder: Path, settings: DataSettings, by_name: bool) -> list[tuple[Path, str]]:
@@ -147,7 +156,7 @@ def _files(folder: Path, settings: DataSettings, by_name: bool) -> list[tuple[Pa
     """
     files: list[tuple[Path, str]] = []
     for label in _folders(folder):
-        own = [(path, label) for path in sorted((folder / label).iterdir()) if is_image(path)]
+        own = [(path, label) for path in sorted((folder / label).iterdir()) if _is_row(path, settings)]
         others = _other_files(folder / label)
         if not own and others and not settings.by_record:
             raise DataError(
@@ -164,6 +173,15 @@ def _files(folder: Path, settings: DataSettings, by_name: bool) -> list[tuple[Pa
     count = Counter(path.name for path, _ in files)
     alike = {path: sha256(path.read_bytes()).digest() for path, _ in files if count[path.name] > 1}
     return sorted(files, key=lambda file: (file[0].name, alike.get(file[0], b"")))
+
+
+def _is_row(path: Path, settings: DataSettings) -> bool:
+    """
+    Return whether a file is a row. With ``by_record`` so is each one without a suffix: were it one only where it begins as DICOM does,
+    its content would move all rows after it.
+    """
+    nameless = settings.by_record and not path.suffix and path.is_file() and not is_hidden(path)
+    return nameless or is_image(path)
 
 
 def _other_files(folder: Path) -> list[Path]:

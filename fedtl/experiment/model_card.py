@@ -16,7 +16,7 @@ from fedtl.experiment.uncertainty import measure
 from fedtl.models.folder_files import is_folder_name, shown_name
 from fedtl.report.figures import TITLES, counted, format_with_interval
 from fedtl.report.page_notes import NO_PRIVACY, NOT_PRIVATE
-from fedtl.report.wording import not_covered
+from fedtl.report.wording import format_delta, format_epsilon, not_covered
 from fedtl.results.run import RunResult
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _privacy(model: "SiloModel", result: RunResult | None) -> str:
         return f"{NOT_PRIVATE}."
     own = (result.privacy.silos or {}).get(model.silo) if result and result.privacy else None
     said = (
-        f"Differential privacy for each {settings.unit} ({result.privacy.adjacency}): epsilon = {own.epsilon:.3f} at delta = {own.delta:.0e} "
+        f"Differential privacy for each {settings.unit} ({result.privacy.adjacency}): epsilon = {format_epsilon(own.epsilon)} at delta = {format_delta(own.delta)} "
         f"at this silo, as its ledger records. "
         if own and result and result.privacy
         else ""

@@ -143,6 +143,8 @@ class HashChainFile:
         """Yield all chains by name, to read; none if there is no such file."""
         with _reading(self.path) as connection:
             names = {name for (name,) in connection.execute("SELECT DISTINCT chain FROM lines")}
+            if not all(isinstance(name, str) for name in names):
+                raise _damaged(self.path, "a line belongs to no chain")
             yield [self._chain(connection, name) for name in sorted(names | self.tips().keys())]
 
     def names(self) -> list[str]:
@@ -158,7 +160,7 @@ class HashChainFile:
         name = chain.name
         query = "SELECT line, hash FROM lines WHERE chain = ? ORDER BY number"
         for number, (text, digest) in enumerate(chain.connection.execute(query, (name,)), 1):
-            if _hash(chain.last_hash, text) != digest or json.loads(text)["chain"] != name:
+            if _hash(chain.last_hash, text) != digest or _place(text) != (name, number):
                 raise _damaged(
                     self.path, f"line {number} of {name} was altered, or the line before it was removed"
                 )
@@ -167,7 +169,7 @@ class HashChainFile:
         if chain.entries and name not in tips:
             raise _damaged(self.path, f"{self.tip.name} has no entry for {name}")
         count, digest = tips.get(name, (0, GENESIS))
-        if count > len(chain.entries):
+        if not 0 <= count <= len(chain.entries):
             raise _damaged(self.path, f"{name} has {len(chain.entries)} lines and had {count}")
         if count and chain.entries[count - 1][1] != digest:
             raise _damaged(self.path, f"line {count} of {name} was replaced")
@@ -190,6 +192,15 @@ class HashChainFile:
 
 def _canonical(content: Mapping[str, Any]) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _place(text: str) -> tuple[Any, Any] | None:
+    """Return of which chain a line says that it is, and its number there; None for a text that is no line."""
+    try:
+        line = json.loads(text)
+        return line["chain"], line["number"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _hash(previous: str, text: str) -> str:

@@ -62,6 +62,10 @@ class Noise:
         """Return ``count`` multiples of 2^-53 in [0, 1), float64."""
         return torch.from_numpy((self._bits(count) >> 11) * 2.0**-53)
 
+    def seed(self) -> int:
+        """Return a whole number below 2^56, to seed a generator of other random numbers that nobody else may know."""
+        return int(self._bits(1)[0] >> 8)
+
     def _bits(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
         if os.getpid() != self._process:
             raise RuntimeError(

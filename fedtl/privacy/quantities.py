@@ -71,7 +71,8 @@ QUANTITIES = (
     ),
     Quantity(
         "split and limit",
-        "a permutation of positions (of the sorted units if there is a unit column), from seed and the silo's name",
+        "a permutation of positions (of the sorted units if there is a unit column; of image files of one name together), from seed and the "
+        "silo's name",
         "it does not depend on any label, value or size of a unit, so one record never moves another to a different part; a "
         "split by the rows' contents is refused (data.target_domain and data.split_column of a table, data.deal but by iid or size)",
     ),
@@ -94,8 +95,8 @@ QUANTITIES = (
     Quantity("weight of the update", "1 for every private silo", NO_ROW),
     Quantity(
         "seeds",
-        "seed of the experiment and the silo's secret: the split, dropout",
-        f"{NO_ROW}; noise and samples come from the operating system",
+        "seed of the experiment and the silo's secret: the split",
+        f"{NO_ROW}; noise, samples and dropout come from the operating system",
     ),
     Quantity(
         "initial weights",

@@ -1,6 +1,6 @@
 """Sentences that the page of a run and the page of a comparison share, most of them on the privacy guarantee."""
 
-from fedtl.report.wording import not_covered
+from fedtl.report.wording import format_delta, format_epsilon, not_covered
 from fedtl.results.page_facts import Origin
 from fedtl.results.privacy import PrivacyReport
 
@@ -46,7 +46,7 @@ def run_guarantee(privacy: PrivacyReport | None) -> str:
     weakest = max((privacy.silos or {}).values(), key=lambda silo: silo.epsilon)
     return (
         f"Differential privacy for each {privacy.unit} ({privacy.adjacency}): at most epsilon = "
-        f"{weakest.epsilon:.3f} at delta = {weakest.delta:.0e} in any silo ({weakest.epsilon_replace_one:.3f} for "
+        f"{format_epsilon(weakest.epsilon)} at delta = {format_delta(weakest.delta)} in any silo ({format_epsilon(weakest.epsilon_replace_one)} for "
         f"replace-one adjacency), as its ledger records; {_tuning(privacy)}. {not_covered(privacy.unit)} {TEST_FIGURES}"
     )
 

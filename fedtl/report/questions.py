@@ -36,7 +36,7 @@ def answers(facts: Facts) -> list[str]:
     privacy = facts["privacy"]
     return [
         f"With differential privacy for every {privacy['unit']}: random noise limits what can be learnt about one "
-        f"{privacy['unit']}, to the bound below (epsilon {privacy['epsilon']:.2f}, delta {privacy['delta']:.1e}, for all "
+        f"{privacy['unit']}, to the bound below (epsilon {wording.format_epsilon(privacy['epsilon'], 2)}, delta {wording.format_delta(privacy['delta'])}, for all "
         "rounds of a study together)."
     ]
 

@@ -186,15 +186,15 @@ def _by_limits(numbers: Mapping[str, Sequence[float]]) -> str:
 
 
 def _privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    unit = privacy["unit"]
+    unit, delta = privacy["unit"], wording.format_delta(privacy["delta"])
     from_plan = ", ".join(name.replace("_", " ") for name in privacy["from_plan"])
     return [
         (
             "epsilon",
-            f"{privacy['epsilon']:.2f}",
+            wording.format_epsilon(privacy["epsilon"], 2),
             f"one {unit} changes the probability of anything that leaves by at most a factor of e^epsilon",
         ),
-        ("delta", f"{privacy['delta']:.1e}", "and, beyond this factor, by at most this probability"),
+        ("delta", delta, "and, beyond this factor, by at most this probability"),
         (
             "adjacency",
             privacy["adjacency"],
@@ -202,7 +202,7 @@ def _privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ),
         (
             "epsilon, replace-one",
-            f"{privacy['epsilon_replace_one']:.2f}",
+            wording.format_epsilon(privacy["epsilon_replace_one"], 2),
             f"stricter: one {unit} is replaced by any other {unit}",
         ),
         (

@@ -14,7 +14,7 @@ from fedtl.report.figures import (
     silo_count_note,
 )
 from fedtl.report.html import Grid
-from fedtl.report.wording import not_covered
+from fedtl.report.wording import format_delta, format_epsilon, not_covered
 from fedtl.results.privacy import PrivacyReport
 from fedtl.results.run import RunResult
 
@@ -96,9 +96,9 @@ def privacy_table(privacy: PrivacyReport) -> Table:
         table.add_row(
             Text(name),
             str(guarantee.units),
-            f"{guarantee.epsilon:.3f}",
-            f"{guarantee.delta:.0e}",
-            f"{guarantee.epsilon_replace_one:.3f}",
+            format_epsilon(guarantee.epsilon),
+            format_delta(guarantee.delta),
+            format_epsilon(guarantee.epsilon_replace_one),
             f"{guarantee.noise_multiplier:.3f}",
             f"{guarantee.sample_rate:.3f}",
             str(guarantee.steps_a_round * guarantee.rounds),

@@ -79,6 +79,21 @@ def size_is_public(count: int, unit: str) -> str:
     return f"The number of {unit}s ({count:,}) is not protected: the coordinator can compute it."
 
 
+def format_epsilon(epsilon: float, decimals: int = 3) -> str:
+    """Epsilon with so many decimals, rounded up, so that an upper bound stays one."""
+    return (
+        "inf"
+        if math.isinf(epsilon)
+        else f"{math.ceil(epsilon * 10**decimals - 1e-9) / 10**decimals:.{decimals}f}"
+    )
+
+
+def format_delta(delta: float) -> str:
+    """A delta of two digits at most, rounded up, so that an upper bound stays one."""
+    unit = 10.0 ** (math.floor(math.log10(delta)) - 1)
+    return f"{math.ceil(delta / unit - 1e-9) * unit:.1e}".replace(".0e", "e")
+
+
 def format_percent(share: float) -> str:
     """A share in percent, rounded up to one decimal (two from 99.5 %), so that an upper bound stays one."""
     if share >= 0.9995:

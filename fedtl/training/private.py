@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedtl._util.randomness import seed_layers, torch_generator
+from fedtl._util.randomness import seed_layers
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.synthetic import synthetic_like
 from fedtl.errors import ConfigError, SiloFailed
@@ -119,7 +119,8 @@ def train_phase(
     loop: Loop, weights: Weights, silo: Silo, task: Task, number: int, gradients: GradientMethod
 ) -> None:
     """
-    Train the net in phase ``number``, as ``Loop.run``, by DP-SGD: Poisson samples, and the guarantee's number of steps.
+    Train the net in phase ``number``, as ``Loop.run``, by DP-SGD: Poisson samples, and the guarantee's number of steps. Layers such
+    as dropout draw by a row's position in the sample: whoever knew their numbers would see what a missing record moves.
     """
     guarantee, net, phase = silo.guarantee, weights.net, loop.method.phases[number]
     assert guarantee is not None
@@ -139,8 +140,7 @@ def train_phase(
         ROWS_AT_ONCE,
     )
     draw = guarantee.random("sample", *purpose)
-    layers = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
-    seed_layers(layers.initial_seed(), loop.device)
+    seed_layers(guarantee.random("layers", *purpose).seed(), loop.device)
     add_weight_gradients = partial(loop.add_weight_gradients, weights, phase, moving)
     steps, count = guarantee.training.steps[number], len(silo.data.train)
     data = on_device(silo.data, loop.device)

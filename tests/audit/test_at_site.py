@@ -4,12 +4,16 @@ import json
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from fedtl._util.records import to_plain
+from fedtl.audit import at_site
 from fedtl.audit.at_site import audit_site_plan
+from fedtl.audit.power import detectable_noise_ratio
 from fedtl.audit.retraining.checks import RETRAINING_CHECKS
+from fedtl.audit.verdict import FAMILY_LEVEL, Check
 from fedtl.deployment.coordinator.bundle import build_bundle, read_agreement
 from fedtl.deployment.site.egress_lines import ApprovalWithdrawn
 from fedtl.deployment.site.home import Home
@@ -20,6 +24,12 @@ from fedtl.deployment.site.site_silo import make_silo
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.load import load_experiment
 from fedtl.messages import Task
+from fedtl.privacy.budget import Budget
+from fedtl.privacy.canaries import Canaries
+from fedtl.privacy.dp_summary import SummaryRelease
+from fedtl.privacy.guarantee import PrivacyGuarantee, PrivateTraining, ProtectedUnits, Releases
+from fedtl.privacy.ledger import LedgerAccount
+from fedtl.privacy.rows import Hashes, RowSet
 from tests.breaks import BREAKS
 from tests.commands import fedtl
 from tests.real_processes import CLI, Federation, around, fedtl_command
@@ -107,6 +117,26 @@ def test_a_fault_is_refuted(home, made, monkeypatch):
 
 
 @pytest.mark.slow
+def test_what_is_measured_of_a_plan_that_sends_summaries_alone(tmp_path):
+    summary = SummaryRelease("ridge", 2.0, 1.0, 60, every_round=False)
+    guarantee = PrivacyGuarantee(
+        LedgerAccount(tmp_path, "a", RowSet("", "", 60, Hashes()), Budget(3.0, 1e-5)),
+        ProtectedUnits(60),
+        PrivateTraining(1.0, 2.0, 1.0, (0,), 4),
+        Releases(summaries=(summary,)),
+        epsilon=3.0,
+        delta=1e-5,
+        canaries=Canaries(400, 0, tmp_path),
+    )
+    audited = SimpleNamespace(guarantee=guarantee, rounds=4, private_phases=list)
+    values = {"noise on summaries": 1.02, "one record in the summaries": 0.97}
+    said = at_site._summary(audited, [Check(name, "a", 0.5, value, "") for name, value in values.items()], [])
+    assert said[2].startswith("Measured: the noise has 1.020 times")
+    assert said[2].endswith("by 0.970 clips.")
+    absent = int((~guarantee.canaries.members()).sum())
+    assert f"below {detectable_noise_ratio(absent, FAMILY_LEVEL / 2):.2f} times" in said[3]
+
+
 def test_the_command_prints_its_verdict_and_its_exit_code(home, made):
     """Of a fault; the test above does so for a sound plan."""
     fedtl_command("silo", "rehearse", home.path, made.file)

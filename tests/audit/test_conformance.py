@@ -59,16 +59,22 @@ def test_sound_records_pass(seed):
 
 def test_p_values_of_sound_records_are_uniform():
     """Otherwise the level of the whole audit would be wrong; p-values over pairs or tails may only be larger."""
+    runs = [
+        {check.name: check.p for check in noise_conformance("a", [phase(seed)], None, CLAIM, PLAIN)}
+        for seed in range(100)
+    ]
     for name in ("noise", "whiteness", "sensitivity", "absence"):
-        values = [
-            next(
-                check.p
-                for check in noise_conformance("a", [phase(seed)], None, CLAIM, PLAIN)
-                if check.name == name
-            )
-            for seed in range(100)
-        ]
+        values = [p_values[name] for p_values in runs]
         assert kstest(values, "uniform", alternative="greater").pvalue > 1e-3, name
+
+
+@pytest.mark.parametrize(("steps", "count"), [(1, 1), (1, 40), (3, 3), (20, 6)])
+def test_few_canaries_refute_no_sound_run(steps, count):
+    """With none or one outside the run, all correlations are 1 or not defined; and one count can be its own mean."""
+    for seed in range(12):
+        one, other = phase(seed, steps, count), phase(seed + 500, steps, count)
+        checks = noise_conformance("a", [one], None, CLAIM, PLAIN) + shared_noise({"a": [one], "b": [other]})
+        assert not failed(checks), seed
 
 
 def test_noise_that_is_correlated_with_the_next_step():

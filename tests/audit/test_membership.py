@@ -73,6 +73,16 @@ def test_intervals_are_exact_and_small_samples_say_so():
     assert high - low > 0.1
 
 
+def test_interval_of_an_auc_of_few_rows_covers_the_auc_in_95_of_100_samples():
+    """That of Hanley and McNeil did so in 63 of 100, and was from 1 to 1 where the rows were in order by chance."""
+    rng, member, true = np.random.default_rng(0), np.arange(10) < 5, norm.cdf(2**0.5)
+    samples = [figures(member, rng.standard_normal(10) + 2 * member).ci95 for _ in range(100)]
+    assert np.mean([low <= true <= high for low, high in samples]) > 0.9
+    low, high = figures(member, member + 0.0).ci95
+    assert low < 0.7
+    assert high == 1
+
+
 def test_the_true_positive_rate_never_exceeds_its_false_alarms():
     rng = np.random.default_rng(1)
     member, scores = np.arange(2000) < 1000, rng.standard_normal(2000)

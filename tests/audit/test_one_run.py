@@ -114,6 +114,9 @@ def test_the_gaussian_bound_holds_about_as_often_as_it_says():
         gaussian(*drawn(mu, 1000, seed), 1e-5, 0.05) > gaussian_epsilon(mu, 1e-5) for seed in range(200)
     )
     assert 2 <= above <= 21
+    drawn_few = (drawn(3.0, 7, seed) for seed in range(1000))
+    above = sum(gaussian(*few, 1e-5, 0.05) > gaussian_epsilon(3.0, 1e-5) for few in drawn_few)
+    assert above <= 1000 * 0.05
 
 
 def test_epsilon_of_mu_undoes_mu_of_epsilon():

@@ -10,6 +10,7 @@ from PIL import Image
 from fedtl.data.image_files import load_images
 from fedtl.data.images import read, silos
 from fedtl.data.npz import rows_of_arrays
+from fedtl.data.parts import split_rows
 from fedtl.data.preprocess import fit_inputs
 from fedtl.data.settings import DataSettings
 from fedtl.errors import DataError
@@ -307,6 +308,27 @@ def test_a_class_without_a_readable_file_is_refused(tmp_path):
         read(settings(tmp_path), "a")
     assert "3 .mha, 1 .png in folders below" in str(error.value)
     assert len(read(settings(tmp_path, by_record=True), "a").train.y) == 4
+    (tmp_path / "a" / "cat" / "scan").write_bytes(b"DICM, but at the wrong place")
+    with pytest.raises(DataError, match="scan"):
+        read(settings(tmp_path, by_record=True), "a")
+
+
+def test_with_by_record_no_file_decides_where_another_of_its_name_goes(tmp_path):
+    """Their order follows from their contents: new pixels in one moved the other into or out of training."""
+    here = settings(tmp_path, by_record=True, size=2, channels=1)
+
+    def trained(changed, value):
+        for number in range(6):
+            for at, kind in enumerate(("cat", "dog")):
+                grey = value if (number, kind) == (changed, "cat") else 20 * number + at + 20
+                save(np.full((2, 2), grey, np.uint8), tmp_path, "a", kind, f"{number}.png")
+        rows = read(here, "a")
+        drawn = [split_rows(rows, here, "a", seed)[0].train for seed in range(8)]
+        return [{int(x[0, 0]) for x in train.x} - {value} for train in drawn]
+
+    for number in range(2):
+        first, *others = (trained(number, value) for value in (0, 3, 9, 12, 255))
+        assert all(other == first for other in others)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>"])

@@ -8,6 +8,8 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from fedtl.report.wording import (
+    format_delta,
+    format_epsilon,
     format_percent,
     max_guess_accuracy,
     max_true_positive_rate,
@@ -54,6 +56,14 @@ def test_the_number_in_the_sentence_is_rounded_up_and_never_hides_a_weak_bound()
     assert worst_case(8.0, 1e-5, "patient").endswith("little protection.")
     for share in np.random.default_rng(0).uniform(0, 1, 500):
         assert float(format_percent(share).rstrip(" %")) / 100 >= share - 1e-12
+        assert share - 1e-12 <= float(format_epsilon(10 * share)) / 10 < share + 1e-4
+        assert share - 1e-12 <= float(format_delta(share)) <= 1.1 * share + 1e-12
+    assert (format_delta(1e-5), format_delta(1.41e-5), format_epsilon(0.001, 2)) == (
+        "1e-05",
+        "1.5e-05",
+        "0.01",
+    )
+    assert format_epsilon(math.inf) == "inf"
     assert max_true_positive_rate(1e9, 0.0) == 1.0
     assert max_guess_accuracy(0.0, 0.0) == 0.5
     assert "right in at most 88.1 % of guesses" in once_spent(2.0, 0.0)  # e^2 / (1 + e^2)

@@ -185,3 +185,15 @@ def test_losses_that_are_not_one_value_an_example_are_refused_before_they_are_ch
     with pytest.raises(ConfigError, match="one value an example"):
         trainer.fit(silo, task_of(trainer))
     assert not silo.guarantee.account.path.exists()
+
+
+def test_dropout_of_a_round_can_be_drawn_by_nobody_again(tmp_path):
+    """From the seed and the silo's secret, which a simulation publishes and all studies of a site share, a missing record moved 10 clips."""
+    trainer, seeds = trainer_with(Watched()), []
+    silo = silo_of(trainer, tmp_path, steps=1)
+    for seed in (None, None, 5, 5):
+        silo.guarantee = replace(silo.guarantee, seed=seed)
+        trainer.fit_unaccounted(silo, task_of(trainer))
+        seeds.append(torch.default_generator.initial_seed())
+    assert len(set(seeds)) == 3
+    assert seeds[2] == seeds[3]

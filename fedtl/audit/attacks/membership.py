@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.stats import beta, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -102,14 +103,13 @@ def attack(evidence: Mapping[str, Evidence]) -> dict[str, AttackResult]:
 
 def figures(member: Bools, scores: Floats) -> AttackFigures:
     """
-    AUC with the interval of Hanley and McNeil (1982), true positive rates with that of Clopper and Pearson (1934). None if
+    AUC with the interval of Newcombe (2006), true positive rates with that of Clopper and Pearson (1934). None if
     there are no members or no others.
     """
     members, others = int(member.sum()), int((~member).sum())
     if not members or not others:
         return AttackFigures(members, others, (), None, None, None, None)
     auc = float(roc_auc_score(member, scores))
-    half = float(norm.ppf(1 - SIGNIFICANCE / 2)) * _auc_error(auc, members, others)
     tpr, tpr_interval, note = _tpr(member, scores, 0.01)
     tpr_small, tpr_small_interval, note_small = _tpr(member, scores, 0.001)
     return AttackFigures(
@@ -117,7 +117,7 @@ def figures(member: Bools, scores: Floats) -> AttackFigures:
         others=others,
         notes=tuple(text for text in (note, note_small) if text),
         auc=auc,
-        ci95=(max(0.0, auc - half), min(1.0, auc + half)),
+        ci95=(_auc_low(auc, members, others), 1 - _auc_low(1 - auc, others, members)),
         tpr_at_fpr_1_percent=tpr,
         tpr_at_fpr_1_percent_ci95=tpr_interval,
         tpr_at_fpr_01_percent=tpr_small,
@@ -143,6 +143,19 @@ def exact_interval(hits: int, tries: int) -> Interval:
     low = 0.0 if hits == 0 else float(beta.ppf(SIGNIFICANCE / 2, hits, tries - hits + 1))
     high = 1.0 if hits == tries else float(beta.ppf(1 - SIGNIFICANCE / 2, hits + 1, tries - hits))
     return low, high
+
+
+def _auc_low(auc: float, members: int, others: int) -> float:
+    """
+    The lower end of the 95 % interval: the AUC for which ``auc`` is as many standard errors above as the interval is wide (Newcombe,
+    2006). With the standard error of ``auc`` itself, an AUC of 1 of three rows would be certain.
+    """
+    if auc <= 0:
+        return 0.0
+    quantile = float(norm.ppf(1 - SIGNIFICANCE / 2))
+    return float(
+        brentq(lambda low: auc - low - quantile * _auc_error(low, members, others), 0.0, min(auc, 1 - 1e-12))
+    )
 
 
 def _auc_error(auc: float, members: int, others: int) -> float:

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest, chi2, gamma, kstest, norm, t
+from scipy.stats import binom, binomtest, chi2, gamma, kstest, norm, t
 
 from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics, sampled, steps
 from fedtl.audit.verdict import Check, Measurement, exact, not_exercised
@@ -23,6 +23,9 @@ from fedtl.training.config import TrainingConfig
 Floats = NDArray[np.float64]
 NORMALITY_VALUES = 5000  # the number of values that are tested for normality
 ROUNDING = 1e-3  # the largest error of float32 in a sum, in clips
+MIN_VALUES = 2  # of which a deviation, or a correlation with others, can be computed
+MIN_DISTANCE = 1e-15  # of a squared correlation from 1, below which float64 cannot tell them apart
+NO_NOISE = "too few canaries are outside the run, so no sum holds noise alone"
 
 
 def noise_conformance(
@@ -67,16 +70,25 @@ def shared_noise(runs: Mapping[str, Sequence[CanaryPhase]]) -> list[Check]:
     checks = []
     for one, other in combinations(sorted(runs), 2):
         neither = ~runs[one][0].member & ~runs[other][0].member
-        p, largest = largest_cosine(steps(runs[one])[:, neither], steps(runs[other])[:, neither])
-        reason = (
-            f"a step of one silo has the same noise as a step of the other (correlation {largest:.3f}, expected 0): "
-            "they use the same seed"
-        )
-        checks.append(Check("noise between silos", f"{one} and {other}", p, largest, reason))
+        measured = _common_noise(steps(runs[one])[:, neither], steps(runs[other])[:, neither])
+        checks.append(Check("noise between silos", f"{one} and {other}", *measured))
     return checks
 
 
+def _common_noise(one: Floats, other: Floats) -> Measurement:
+    if one.shape[1] < MIN_VALUES:
+        return not_exercised("fewer than two canaries are in neither run")
+    p, largest = largest_cosine(one, other)
+    reason = (
+        f"a step of one silo has the same noise as a step of the other (correlation {largest:.3f}, expected 0): "
+        "they use the same seed"
+    )
+    return Measurement(p, largest, reason)
+
+
 def _noise(noise: Floats, sigma: float) -> Measurement:
+    if not noise.size:
+        return not_exercised(NO_NOISE)
     squares, count = float((noise**2).sum()) / sigma**2, noise.size
     p = 2 * min(chi2.cdf(squares, count), chi2.sf(squares, count))
     ratio = math.sqrt(squares / count)
@@ -91,18 +103,19 @@ def _noise(noise: Floats, sigma: float) -> Measurement:
 
 def _normality(noise: Floats) -> Measurement:
     values = noise.ravel()[:NORMALITY_VALUES]
-    if not (deviation := values.std()):
+    if not values.any():
         return not_exercised("there is no noise")
+    deviation = math.sqrt(float((values**2).mean()))  # its mean is 0, and a few values may lie close together
     test = kstest(values / deviation, "norm")
     reason = f"the noise is not normally distributed (Kolmogorov-Smirnov distance {test.statistic:.3f})"
     return Measurement(float(test.pvalue), float(test.statistic), reason)
 
 
 def _whiteness(noise: Floats) -> Measurement:
-    if len(noise) < 2 or not noise.std():
-        return not_exercised("fewer than two steps")
+    if len(noise) < 2 or not noise.any():
+        return not_exercised("fewer than two steps with noise")
     pairs = noise[1:] * noise[:-1]
-    lag = float(pairs.mean() / noise.var())
+    lag = float(pairs.mean() / (noise**2).mean())
     p = float(2 * norm.sf(abs(lag) * math.sqrt(pairs.size)))
     return Measurement(
         p, lag, f"the noise of consecutive steps is correlated (correlation {lag:.3f}, expected 0)"
@@ -110,8 +123,8 @@ def _whiteness(noise: Floats) -> Measurement:
 
 
 def _repeats(noise: Floats) -> Measurement:
-    if len(noise) < 2:
-        return not_exercised("fewer than two steps")
+    if min(noise.shape) < MIN_VALUES:
+        return not_exercised("fewer than two steps, or fewer than two canaries outside the run")
     p, largest = largest_cosine(noise, None)
     reason = f"two steps have the same noise (correlation {largest:.3f}, expected 0): a seed was used twice"
     return Measurement(p, largest, reason)
@@ -121,7 +134,7 @@ def largest_cosine(a: Floats, b: Floats | None) -> tuple[float, float]:
     """
     The largest |cosine| between a row of ``a`` and a row of ``b`` (or another row of ``a``), and its p-value over all
     pairs. For independent normal rows r sqrt((n - 1) / (1 - r^2)) has Student's t distribution with n - 1 degrees of
-    freedom.
+    freedom. Raises ZeroDivisionError for n = 1: all such rows are parallel.
     """
 
     def unit(rows: Floats) -> Floats:
@@ -133,19 +146,17 @@ def largest_cosine(a: Floats, b: Floats | None) -> tuple[float, float]:
         np.fill_diagonal(cosines, 0.0)
         pairs = len(a) * (len(a) - 1) // 2
     largest, free = float(cosines.max()), a.shape[1] - 1
-    if largest >= 1 - 1e-6:
-        return 0.0, largest
-    p = 2 * t.sf(largest * math.sqrt(free / (1 - largest**2)), free)
+    p = 2 * t.sf(largest * math.sqrt(free / max(1 - largest**2, MIN_DISTANCE)), free)
     return min(1.0, float(p) * pairs), largest
 
 
 def _sensitivity(run: Sequence[CanaryPhase], noise: Floats) -> Measurement:
     """The mean of coordinates whose canary was sampled in the step is one clip."""
     values = steps(run)[sampled(run)]
-    if not len(values):
-        return not_exercised("no canary was sampled")
-    mean, error = float(values.mean()), max(float(noise.std()), ROUNDING) / math.sqrt(len(values))
-    p = float(2 * norm.sf(max(0.0, abs(mean - 1) - ROUNDING) / error))
+    if not len(values) or noise.size < MIN_VALUES:
+        return not_exercised("no canary was sampled, or all are in the run")
+    mean = float(values.mean())
+    p = _mean_p(mean - 1, len(values), noise)
     cause = (
         "more than the clip allows" if mean > 1 else "less than one clip: records are not clipped one by one"
     )
@@ -155,16 +166,27 @@ def _sensitivity(run: Sequence[CanaryPhase], noise: Floats) -> Measurement:
 def _absence(run: Sequence[CanaryPhase], noise: Floats) -> Measurement:
     """The mean of coordinates whose canary is in the run and was not sampled in the step is zero."""
     values = steps(run)[~sampled(run) & run[0].member]
-    if not len(values):
-        return not_exercised("every canary was in every step")
-    mean, error = float(values.mean()), max(float(noise.std()), ROUNDING) / math.sqrt(len(values))
-    p = float(2 * norm.sf(max(0.0, abs(mean) - ROUNDING) / error))
+    if not len(values) or noise.size < MIN_VALUES:
+        return not_exercised("every canary was in every step, or all are in the run")
+    mean = float(values.mean())
+    p = _mean_p(mean, len(values), noise)
     return Measurement(p, mean, f"records change steps that did not sample them, by {mean:.3f} clips each")
+
+
+def _mean_p(difference: float, values: int, noise: Floats) -> float:
+    """
+    The p-value of the difference of a mean of so many values from the expected one. Their deviation is estimated from the values of
+    ``noise``, so the ratio has Student's t distribution.
+    """
+    error = max(float(noise.std(ddof=1)), ROUNDING) / math.sqrt(values)
+    return float(2 * t.sf(max(0.0, abs(difference) - ROUNDING) / error, noise.size - 1))
 
 
 def _sampling(run: Sequence[CanaryPhase], rate: float) -> Measurement:
     """Poisson sampling: the number of samples in all, its variation over canaries, and its variation over steps."""
     samples = sampled(run)[:, run[0].member]
+    if not samples.size:
+        return not_exercised("no canary is in the run")
     total, cells = int(samples.sum()), samples.size
     share = total / cells
     if rate >= 1:
@@ -194,7 +216,9 @@ def _dispersion(counts: NDArray[np.int64], tries: int, rate: float) -> tuple[flo
     variance = len(counts) * max(2 + (1 - 6 * rate * (1 - rate)) / binomial, 0.1)
     scale = variance / len(counts)
     law = gamma(len(counts) / scale, scale=scale)
-    return min(1.0, 2 * min(float(law.cdf(total)), float(law.sf(total)))), total / len(counts)
+    # Counts are whole numbers: of a few, all may be as near to their mean as a count can be.
+    nearest = float(binom.pmf(np.floor(tries * rate + 0.5), tries, rate)) ** len(counts)
+    return min(1.0, 2 * min(max(float(law.cdf(total)), nearest), float(law.sf(total)))), total / len(counts)
 
 
 def _optimiser(run: Sequence[CanaryPhase], claim: SiloPrivacy, training: TrainingConfig) -> Measurement:

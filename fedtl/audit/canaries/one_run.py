@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr, ndtri
-from scipy.stats import binom, norm
+from scipy.stats import binom, t
 
 from fedtl.privacy.accounting import gaussian_mu
 from fedtl.results.audit import BoundsResult
@@ -124,7 +124,7 @@ def fdp(guesses: Guesses, delta: float, significance: float) -> float:
 def gaussian(scores: Floats, member: Coins, delta: float, significance: float) -> float:
     """
     A confidence bound for scores of two normal distributions with one variance (after Andrew et al., 2023):
-    mu - z sqrt(1/n_in + 1/n_out + mu^2 / 2m). It holds only if scores are normal, so it never refutes a claim.
+    mu - q sqrt(1/n_in + 1/n_out + mu^2 / 2m), with the quantile q of Student's t, because few scores estimate the variance. It holds only if scores are normal, so it never refutes a claim.
     """
     inside, outside = scores[member], scores[~member]
     if min(len(inside), len(outside)) < 2:
@@ -137,7 +137,7 @@ def gaussian(scores: Floats, member: Coins, delta: float, significance: float) -
         return MAX_EPSILON if gap > 0 else 0.0
     mu = gap / spread
     error = math.sqrt(1 / len(inside) + 1 / len(outside) + mu**2 / (2 * count))
-    return gaussian_epsilon(mu - norm.ppf(1 - significance) * error, delta)
+    return gaussian_epsilon(mu - t.ppf(1 - significance, count - 2) * error, delta)
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from fedtl.audit.canaries.conformance import largest_cosine
+from fedtl.audit.canaries.conformance import MIN_VALUES, NO_NOISE, largest_cosine
 from fedtl.audit.canaries.log import CanaryPhase, read_canary_phases, steps
 from fedtl.audit.retraining.altered_data import synthetic_rows
 from fedtl.audit.retraining.audited_silo import AuditedSilo, as_kind, scratch_guarantee
@@ -91,6 +91,8 @@ def fresh_noise(audited: AuditedSilo, run: list[CanaryPhase]) -> Measurement:
     if audited.guarantee.canaries is None or not run:
         return not_exercised("the run has no canaries")
     absent = ~run[0].member
+    if absent.sum() < MIN_VALUES:
+        return not_exercised(NO_NOISE)
     again = []
     for _ in range(2):
         with scratch_guarantee(audited.guarantee) as guarantee:

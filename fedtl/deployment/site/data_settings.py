@@ -77,7 +77,9 @@ def read_without_plan(home: Home) -> Raw:
     if settings.scale not in SCALES:
         read_constants_file(Path(settings.scale))
     source = DATA[settings.source]
-    by_record = settings.model_copy(update={"by_record": True})  # a table's cells as they are, text included
+    # Of a table the cells as they are, text included; images as they are read to train.
+    cells = private is not None or settings.source != "images"
+    by_record = settings.model_copy(update={"by_record": cells})
     raw = _read(by_record, name)
     if private is not None:
         return check_rows(raw, by_record, name, source.missing_values)

@@ -64,9 +64,19 @@ def _unsound_method(experiment: Experiment) -> Iterator[str]:
         )
 
 
+def _private_runs(experiment: Experiment) -> int:
+    """Return how many private runs ``compare`` makes: for each method, seed, fold and form in which its weights are sent."""
+    compare, form = experiment.compare, experiment.wire.dtype
+    methods = [method_of(MethodSettings(name=name)) for name in compare.methods if name in METHODS]
+    private = [method for method in methods if method.sends and not method.pool]
+    forms = len({form, "float32", *compare.wire})
+    columns = sum(forms if method.shared else 1 for method in private)
+    return len(compare.seeds) * compare.folds * columns
+
+
 def doubtful(experiment: Experiment) -> Iterator[str]:
     """Yield a line for each setting that is allowed but weakens the guarantee."""
-    privacy, compare = experiment.privacy, experiment.compare
+    privacy = experiment.privacy
     if privacy is None:
         yield "there is no [privacy]: shared tensors can reveal information about any row"
         return
@@ -92,8 +102,7 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
         "metrics on test rows (result.json, report.html) and on validation rows (silos/<name>/validation.json) are exact, and "
         "the guarantee does not cover them; do not publish them"
     )
-    private = [method_of(MethodSettings(name=name)) for name in compare.methods if name in METHODS]
-    if (runs := len(compare.seeds) * sum(method.sends and not method.pool for method in private)) > 1:
+    if (runs := _private_runs(experiment)) > 1:
         yield f"compare makes {runs} private runs on the same rows; if more than one is released, their epsilons add"
     if experiment.model.weights not in ("", "pretrained") and not taint_metadata.has_labels(
         Path(experiment.model.weights)

@@ -5,6 +5,7 @@ from functools import partial
 
 from fedtl.experiment.lint.dry_run import Examined
 from fedtl.privacy.guarantee import PrivacyGuarantee, PrivateTraining
+from fedtl.report.wording import format_delta, format_epsilon
 
 Guarantees = Mapping[str, PrivacyGuarantee]
 
@@ -31,7 +32,7 @@ def guarantee_claims(examined: Examined) -> Iterator[str]:
     )
     yield (
         "accounting: one ledger for each silo, which reserves the whole run before its first round: "
-        + by_silo(lambda guarantee: f"at most epsilon {guarantee.epsilon:.3f} at delta {guarantee.delta:.1e}")
+        + by_silo(_cost)
     )
     yield f"what leaves: {_leaves(examined)}"
     if any(guarantee.releases.summaries for guarantee in guarantees.values()):
@@ -48,6 +49,10 @@ def guarantee_claims(examined: Examined) -> Iterator[str]:
         )
     else:
         yield f"per-example gradients: not checked here, because {model} is slow; checked every round before training"
+
+
+def _cost(guarantee: PrivacyGuarantee) -> str:
+    return f"at most epsilon {format_epsilon(guarantee.epsilon)} at delta {format_delta(guarantee.delta)}"
 
 
 def _steps(training: PrivateTraining) -> str:

@@ -44,16 +44,17 @@ def _product(
 
     ``each`` computes the units' gradients, and ``total`` their weighted sum without them. With T = 1 the norm is
     ||g|| ||u||. With few positions sum_st (u_s . u_t)(g_s . g_t) is cheaper than writing the units' o x d gradients
-    to memory and reading them again. These products may cancel, and a norm that is too small would let a record exceed the
-    clip. So they are computed in double precision, and the most that rounding can add to a gradient that cancels, below
-    ROUNDING_MARGIN eps ||u||^2 ||g||^2 of its square, is added.
+    to memory and reading them again. A norm that is too small would let a record exceed the clip: the squares of small numbers,
+    which large ones multiply, are 0 in float32, and products may cancel. So both are computed in double precision, and the most
+    that rounding can add to a gradient that cancels, below ROUNDING_MARGIN eps ||u||^2 ||g||^2 of its square, is added.
     """
     positions, o = g.shape[2:]
     if positions > 1 and positions**2 * (o + d) >= FLOPS_PER_WRITE * o * d:
         return _each(each())
     inputs = u()
     if positions == 1:
-        return LayerContribution((inputs.square().sum(3) * g.square().sum(3)).sum((1, 2)), total)
+        squares = (inputs.double().square().sum(3) * g.double().square().sum(3)).sum((1, 2))
+        return LayerContribution(squares.to(g.dtype), total)
     uu, gg = (rows @ rows.transpose(2, 3) for rows in (inputs.double(), g.double()))
     most = uu.diagonal(dim1=2, dim2=3).sum(2) * gg.diagonal(dim1=2, dim2=3).sum(2)
     squares = (uu * gg).sum((1, 2, 3)).clamp_min(0) + ROUNDING_MARGIN * torch.finfo(g.dtype).eps * most.sum(1)

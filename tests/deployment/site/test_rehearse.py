@@ -67,7 +67,7 @@ def test_the_page_lists_every_tensor_once_as_leaving_or_staying(home, made):
     for digest in (made.hash, its.hash, plan.manifest.hash, facts.request.code):
         assert digest in text
         assert digest in html
-    assert "(epsilon 3.00, delta 1.0e-05" in said
+    assert "(epsilon 3.00, delta 1e-05" in said
     for page_ in (text, html):
         assert "zero-out of one record" in " ".join(page_.split())
         assert re.search(r"tuning on private data\W+(t[hd]\W+)*undeclared", page_)
@@ -272,7 +272,7 @@ def test_the_page_explains_its_terms(home, made):
     for text in (page.read_text(), page.with_suffix(".html").read_text()):
         text = " ".join(re.sub(r"<[^>]*>|&#39;", " ", text).split())
         for meaning in (
-            "delta 1.0e-05 and, beyond this factor, by at most this probability",
+            "delta 1e-05 and, beyond this factor, by at most this probability",
             "one record can contribute to a step",
             "as a multiple of the clip",
             "contribution of one record is 0",

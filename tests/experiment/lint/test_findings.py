@@ -10,7 +10,9 @@ import pytest
 from torch import nn
 
 from fedtl.errors import ConfigError
+from fedtl.experiment.columns import comparison_columns, repeats
 from fedtl.experiment.config.load import load_experiment, read_experiment
+from fedtl.experiment.config.privacy_checks import doubtful
 from fedtl.experiment.config.repair import STAND_INS
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.lint import dry_run as examined
@@ -53,7 +55,7 @@ def test_what_holds_has_its_numbers():
     assert "the operating system" in noise
     assert ", 1; faint: " in noise
     assert noise.endswith(", 2")
-    assert re.search(r"plain, faint: at most epsilon (2\.9\d\d|3\.000) at delta 1\.0e-05$", accounting)
+    assert re.search(r"plain, faint: at most epsilon (2\.9\d\d|3\.000) at delta 1e-05$", accounting)
     assert leaves.endswith("and no accuracy")
     assert "checked for convnet" in records
 
@@ -230,6 +232,24 @@ def test_only_private_runs_add_up(privately, runs):
     added = [line for line in its.doubtful if "epsilons add" in line]
     assert bool(added) is bool(runs)
     assert not runs or f"makes {runs} private" in added[0]
+
+
+def test_runs_of_each_fold_and_form_add_up_too():
+    """As many as the comparison itself lists."""
+    its = load_experiment(
+        "digits",
+        [
+            "privacy.epsilon=3",
+            "data.scale=none",
+            "compare.methods=['local', 'fedavg']",
+            "compare.folds=5",
+            "wire.dtype=int8",
+        ],
+    )
+    columns = [column for column in comparison_columns(its) if column.experiment.privacy]
+    runs = len(columns) * len(repeats(its))
+    assert runs == 30
+    assert any(line.startswith(f"compare makes {runs} private") for line in doubtful(its))
 
 
 def test_copies_of_rows_are_noticed(tmp_path):

@@ -64,6 +64,19 @@ def test_tampering_is_detected_and_stops_everything(path, ledger, how):
             act()
 
 
+@pytest.mark.parametrize("text", ['{"chain":"scans","number":9}', "[]", "no line", '{"number":2}'])
+def test_line_that_is_none_is_detected_even_with_its_right_hash(path, ledger, text):
+    run(ledger, "a", 1)
+    digest = verify(ledger)["scans"][1]
+    forged = books.sha256((digest + text).encode()).hexdigest()
+    sql(path, f"INSERT INTO lines (chain, line, hash) VALUES ('scans', '{text}', '{forged}')")
+    with pytest.raises(LedgerDamaged, match="line 5 of scans"):
+        verify(ledger)
+    sql(path, "UPDATE lines SET chain = NULL WHERE number = 5")
+    with pytest.raises(LedgerDamaged, match="no chain"):
+        verify(ledger)
+
+
 def test_altered_reply_is_detected_and_not_sent(path, ledger):
     run(ledger, "a", 1)
     sql(path, "UPDATE kept SET bytes = 'other' WHERE name = 'a'")
@@ -107,11 +120,11 @@ def test_deleted_file_is_not_a_new_ledger(path, ledger):
         opened(path)
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{", '{"scans": 3}'])
+@pytest.mark.parametrize("content", [None, "", "[]", "{", '{"scans": 3}', '{"scans": [-1, ""]}'])
 def test_deleted_or_damaged_tip_is_detected(path, ledger, content):
     tip = path.with_name("ledger.sqlite.tip")
     tip.unlink() if content is None else tip.write_text(content)
-    with pytest.raises(LedgerDamaged, match=r"ledger\.sqlite\.tip "):
+    with pytest.raises(LedgerDamaged, match=r"ledger\.sqlite\.tip |had -1"):
         opened(path)
 
 

@@ -37,6 +37,14 @@ def test_clipped_sum_equals_autograd_on_one_example_at_a_time(name, way, layout)
     torch.testing.assert_close(found, expected_sum(each, clip), rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_norm_of_a_large_input_times_gradients_whose_squares_are_0_in_float32(way):
+    """A norm of 0 let such a record change the sum by 16 clips of 1e-4."""
+    net, x = nn.Linear(1, 64, bias=False), torch.tensor([[1e19], [1.0]])
+    norms, _ = WAYS[way](net, torch.arange(2), lambda model, rows: (model(x[rows]) * 2e-23).sum(1))
+    torch.testing.assert_close(float(norms[0]), 1e19 * 2e-23 * 8, rtol=1e-5, atol=0)
+
+
 UNITS = {
     "all rows one unit": [4, 4, 4, 4, 4, 4, 4],
     "sizes that share a group": [9, 1, 9, 2, 1, 9, 1],
