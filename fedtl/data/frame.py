@@ -43,7 +43,9 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     """
     check_columns_with_a_use(frame, settings, where)
     columns, x = frame_inputs(frame, settings, where)
-    units, unread = units_of(frame, settings, where), unread_texts(frame, settings)
+    units = units_of(frame, settings, where)
+    words = [] if settings.tokenizer else [name for name in settings.text if name in frame.columns]
+    unread = unread_texts({name: frame[name].dropna() for name in words})
     if not settings.target_domain:
         rows = Part(x, labels_of(frame, settings, where), units)
         if settings.split_column:

@@ -1,22 +1,15 @@
 """Which texts are not read as the words that a person sees, because words are what stands between blanks and punctuation (``data.text``)."""
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
-
-from fedtl.data.settings import DataSettings
-
-if TYPE_CHECKING:
-    import pandas as pd
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 WORD = re.compile(r"\w\w")  # what the words of ``data.words`` begin with
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 
 
-def unread_texts(frame: "pd.DataFrame", settings: DataSettings) -> tuple[str, ...]:
-    """Return a line for each kind of text that is not read as the words that a person sees, in columns of words."""
-    names = [] if settings.tokenizer else [name for name in settings.text if name in frame.columns]
-    texts = {name: [str(cell) for cell in frame[name].dropna()] for name in names}
+def unread_texts(columns: Mapping[str, Iterable[object]]) -> tuple[str, ...]:
+    """Return a line for each kind of text that is not read as the words that a person sees, in these columns of words."""
+    texts = {name: [str(cell) for cell in cells] for name, cells in columns.items()}
     return tuple(line for name, own in texts.items() for line in _unread_words(own, name))
 
 
