@@ -161,7 +161,7 @@ def test_who_cannot_teach_is_refused(finished, made, monkeypatch):
         distilled(model, student_settings(model, "mlp", {}), 1, [other])
     private = model.experiment.model_copy(update={"privacy": PrivacySettings(epsilon=1.0)})
     monkeypatch.setattr(model, "experiment", private)
-    with pytest.raises(ConfigError, match="private run"):
+    with pytest.raises(ConfigError, match="the run is private"):
         distilled(model, student_settings(model, "mlp", {}), 1, [other])
 
 

@@ -132,7 +132,7 @@ def test_an_interval_that_was_cut_is_told():
 def test_warnings_and_a_site_say_no_impossible_loss():
     gains = {"fedavg": {"plain": Gain(-0.9, (-1.6, -0.2), Verdict.LOSES)}}
     (line,) = _losses(gains, "accuracy")
-    assert "(95 % interval 0.200 to 1.000)" in line
+    assert "(95 % interval 20.0 to 100.0)" in line
     assert "95 % interval -1.000 to +1.000" in str(Joining("accuracy", Gain(0.1, WIDE)))
     assert "too few test rows" in str(Joining("accuracy", Gain(0.1, None)))
 
