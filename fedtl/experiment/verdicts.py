@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-from scipy import stats
 
 from fedtl.experiment.uncertainty import LEVEL, Measurement, mean_of
 from fedtl.results.comparison import Gain, Overall, Verdict
@@ -87,5 +86,7 @@ def _corrected(p: Mapping[Key, float | None]) -> dict[Key, float]:
     known = {silo: value for silo, value in p.items() if value is not None}
     if not known:
         return {}
-    corrected = stats.false_discovery_control(list(known.values()), method="bh")
+    from scipy.stats import false_discovery_control  # takes half a second to import
+
+    corrected = false_discovery_control(list(known.values()), method="bh")
     return dict(zip(known, map(float, corrected), strict=True))

@@ -34,6 +34,7 @@ def of(name, *settings):
     return load_experiment("digits", [*SMALL, f"method.name={name}", *second, *settings])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKED)
 def test_a_run_without_privacy_is_attacked_but_not_refuted(name, tmp_path):
     """With a table of role costs where something else than the model leaves a silo."""

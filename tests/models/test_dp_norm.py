@@ -327,14 +327,13 @@ def steady(model):
 
 
 ALL = (*BUILT_IN, *LIBRARIES, "torchvision/googlenet")
-# What the hook of a layer computes does not depend on the model around it; these have every kind of layer of the others.
+# What is computed for a layer does not depend on the model around it, and these have every kind of layer of the others.
 EVERY_LAYER = (*BUILT_IN, "torchvision/mobilenet_v2")
-PAIRS = [(name, way) for name in ALL for way in (by_bookkeeping, by_hooks)]
+NOT_NIGHTLY = {by_hooks: EVERY_LAYER, by_bookkeeping: (*EVERY_LAYER, "resnet18", "efficientnet_b0")}
 WAYS = [
-    pair
-    if pair[1] is by_bookkeeping or pair[0] in EVERY_LAYER
-    else pytest.param(*pair, marks=pytest.mark.nightly)
-    for pair in PAIRS
+    (name, way) if name in NOT_NIGHTLY[way] else pytest.param(name, way, marks=pytest.mark.nightly)
+    for name in ALL
+    for way in (by_bookkeeping, by_hooks)
 ]
 
 
