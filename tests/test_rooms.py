@@ -70,7 +70,17 @@ DOORS = {
     "typer": {
         *(
             f"cli.{name}"
-            for name in ("main", "options", "train", "inspect", "models", "server", "audit", "onboard")
+            for name in (
+                "main",
+                "options",
+                "train",
+                "inspect",
+                "lists",
+                "models",
+                "server",
+                "audit",
+                "onboard",
+            )
         ),
         *("cli.silo", "cli.silo_consent", "cli.silo_record", "cli.backup", "cli.keys"),
         *("cli.watch", "cli.new", "cli.study_transfer"),

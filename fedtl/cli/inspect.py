@@ -1,4 +1,4 @@
-"""What is known without training: ``fedtl show`` and ``lint``, and the lists of methods, models and data sources."""
+"""What is known without training: ``fedtl show`` and ``lint``, and what the rows hold (``fedtl data``)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +10,10 @@ from rich.table import Column, Table
 from fedtl.cli.options import Exp, Json, OptionalExp, Set
 from fedtl.cli.screen import (
     out_console,
+    print_entries,
     print_json,
     print_line,
     print_report_path,
-    print_table,
     progress_bar,
     say,
     warn,
@@ -184,67 +184,6 @@ def print_data(report: "DataReport", as_json: bool) -> None:
         print_line(f"Note: {note}", "yellow")
 
 
-def methods(as_json: Json = False) -> None:
-    """
-    List the federated methods and the loss terms that can be added to any method.
-
-    For each method: the roles that it shares, its settings with their defaults, its paper, and what it does at a silo without
-    labels (data.unlabelled).
-
-    Example: fedtl methods
-    """
-    from fedtl.experiment.config.resolve import about, describe
-    from fedtl.methods.label_free import without_labels
-    from fedtl.methods.registry import METHODS, TERMS
-
-    method_rows = [
-        {
-            "name": name,
-            "shares": sorted(map(str, make().shared)),
-            "settings": describe(make),
-            "without labels": without_labels(make()),
-            "about": about(make),
-        }
-        for name, make in METHODS.items()
-    ]
-    term_rows = [
-        {"name": name, "settings": describe(make), "about": about(make)} for name, make in TERMS.items()
-    ]
-    if as_json:
-        print_json({"methods": method_rows, "terms": term_rows})
-        return
-    print_table("methods", method_rows)
-    print_table('loss terms, for example: [method] terms = [{ name = "coral" }]', term_rows)
-
-
-def models(as_json: Json = False) -> None:
-    """
-    List the models. Any classification model of timm and torchvision can be used, too.
-
-    Example: fedtl models
-    """
-    from fedtl.experiment.config.resolve import about, describe
-    from fedtl.models.registry import MODELS
-
-    rows = [{"name": name, "settings": describe(make), "about": about(make)} for name, make in MODELS.items()]
-    rows += [
-        {
-            "name": "<timm name>",
-            "settings": "",
-            "about": "any timm model with one classifier, such as resnet18 or vit_tiny_patch16_224",
-        },
-        {
-            "name": "torchvision/<name>",
-            "settings": "",
-            "about": "any torchvision classification model, such as torchvision/mobilenet_v2",
-        },
-    ]
-    if as_json:
-        print_json(rows)
-    else:
-        print_table("models", rows)
-
-
 def data(
     experiment: OptionalExp = None,
     set_: Set = None,
@@ -272,4 +211,4 @@ def data(
     if as_json:
         print_json(rows)
     else:
-        print_table("data sources", rows)
+        print_entries("data sources", rows)

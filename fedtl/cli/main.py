@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fedtl.cli import audit, inspect, models, onboard, server, silo, train
+from fedtl.cli import audit, inspect, lists, models, onboard, server, silo, train
 from fedtl.cli.new import new
 from fedtl.cli.run_folder import discard_created, interrupted_note
 from fedtl.cli.schema import schema
@@ -29,7 +29,7 @@ app = typer.Typer(
 for command in (
     new,
     *(train.run, train.compare, transferability),
-    *(inspect.show, inspect.lint, inspect.methods, inspect.models, inspect.data, schema),
+    *(inspect.show, inspect.lint, lists.methods, lists.models, inspect.data, schema),
     *(
         watch,
         models.predict,

@@ -1,6 +1,7 @@
 """Print lines, tables, JSON and progress bars. Results go to stdout, everything else to stderr."""
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,7 +19,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Column, Table
+from rich.text import Text
 
 from fedtl._util.records import to_plain
 
@@ -49,14 +49,23 @@ def warn(text: str) -> None:
     say(f"warning: {text}", style="yellow")
 
 
-def print_table(title: str, rows: Sequence[Mapping[str, str | Sequence[str]]]) -> None:
-    """Print rows that all have the same keys, which are the columns."""
-    table = Table(*(Column(name, overflow="fold") for name in rows[0]), title=escape(title))
-    for row in rows:
-        table.add_row(
-            *(cell if isinstance(cell, str) else " ".join(cell) or "nothing" for cell in row.values())
-        )
-    out_console.print(table)
+def print_entries(title: str, entries: Sequence[Mapping[str, str | Sequence[str]]]) -> None:
+    """
+    Print the name and the first sentence about each entry, a line each: on a terminal as much as fits, elsewhere all of it.
+    """
+    print_line(title, "bold")
+    width = max(len(str(entry["name"])) for entry in entries)
+    for entry in entries:
+        line = f"  {entry['name']:<{width}}  {first_sentence(str(entry['about']))}"
+        if out_console.is_terminal:
+            out_console.print(Text(line), no_wrap=True, overflow="ellipsis", highlight=False)
+        else:
+            print_line(line)
+
+
+def first_sentence(text: str) -> str:
+    """Return a text up to its first full stop that a capital letter follows; "et al. 2017" goes on."""
+    return re.split(r"(?<=\.)\s+(?=[A-Z`])", text, maxsplit=1)[0]
 
 
 def print_json(content: Any) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import gain_bars
+import schedules
 from committed import DEFAULT, ENSEMBLE, Table
 from tables import ROWS
 
@@ -32,7 +33,9 @@ OVERVIEW = (
 def overview() -> str:
     """Return a page with one line for each set whose numbers are here."""
     lines = [*OVERVIEW, *_rows(HERE, "*.json", _of_set)]
-    return "\n".join([*lines, "", *ten_seeds(), "", *gain_bars.section(), "", *fixed_heads(), ""])
+    return "\n".join(
+        [*lines, "", *ten_seeds(), "", *gain_bars.section(), "", *fixed_heads(), "", *schedules.section(), ""]
+    )
 
 
 def _of_set(file: Path) -> list[str]:

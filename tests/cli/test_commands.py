@@ -7,6 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fedtl.experiment.config.resolve import describe
+from fedtl.methods.registry import METHODS, TERMS
+from fedtl.models.registry import MODELS
 from tests.cli.runs import SMALL
 from tests.commands import fedtl
 
@@ -27,6 +30,20 @@ def test_json_output_is_only_json(command):
     assert done.returncode == 0, done.stderr
     json.loads(done.stdout)
     assert fedtl(*command).returncode == 0
+
+
+@pytest.mark.parametrize(("command", "table"), [("methods", {**TERMS, **METHODS}), ("models", MODELS)])
+def test_lists_have_a_line_for_each_name_and_all_about_one(command, table):
+    listed = fedtl(command).stdout.splitlines()
+    names = [line.split()[0] for line in listed if line.startswith("  ")]
+    assert set(table) <= set(names)
+    assert len(listed) < len(names) + 4
+    name = "fedprox" if command == "methods" else "convnet"
+    assert f"\nsettings: {describe(table[name])}\n" in fedtl(command, name).stdout
+    assert json.loads(fedtl(command, name, "--json").stdout)["name"] == name
+    wrong = fedtl(command, name[:-1])
+    assert wrong.returncode == 2
+    assert "did you mean" in wrong.stderr
 
 
 def test_show_has_one_line_for_each_slot_and_every_tensor_in_json():
