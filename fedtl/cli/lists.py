@@ -26,7 +26,7 @@ def methods(name: Name = None, as_json: Json = False) -> None:
     from fedtl.methods.label_free import without_labels
     from fedtl.methods.registry import METHODS, TERMS
 
-    method_rows = [
+    method_rows: list[Entry] = [
         {
             "name": name,
             "shares": sorted(map(str, make().shared)),
@@ -36,7 +36,7 @@ def methods(name: Name = None, as_json: Json = False) -> None:
         }
         for name, make in METHODS.items()
     ]
-    term_rows = [
+    term_rows: list[Entry] = [
         {"name": name, "settings": describe(make), "about": about(make)} for name, make in TERMS.items()
     ]
     if name is not None:
@@ -64,7 +64,9 @@ def models(name: Name = None, as_json: Json = False) -> None:
     from fedtl.experiment.config.resolve import about, describe
     from fedtl.models.registry import MODELS, check_model_name
 
-    rows = [{"name": name, "settings": describe(make), "about": about(make)} for name, make in MODELS.items()]
+    rows: list[Entry] = [
+        {"name": name, "settings": describe(make), "about": about(make)} for name, make in MODELS.items()
+    ]
     rows += [
         {
             "name": "<timm name>",
@@ -79,7 +81,11 @@ def models(name: Name = None, as_json: Json = False) -> None:
     ]
     if name is not None:
         check_model_name(name)
-        other = {"name": name, "settings": "", "about": "a model of another library, built by its name"}
+        other: Entry = {
+            "name": name,
+            "settings": "",
+            "about": "a model of another library, built by its name",
+        }
         _print_entry(next((row for row in rows if row["name"] == name), other), as_json)
     elif as_json:
         print_json(rows)
