@@ -17,7 +17,7 @@ SECTION = (
     "",
     "By default the rate is constant in the rounds and falls in the tuning at home (cosine). Here it falls over the rounds too (`train.schedule = "
     '"cosine"`), for all methods and for training alone. Mean over silos and seeds; the difference is of the same seeds, with its 95 % interval '
-    "over them.",
+    "over them. The two columns were measured by different commits, which their pages name.",
     "",
     "| set | seeds | metric | method | constant | cosine | cosine minus constant |",
     "|---" * 7 + "|",
