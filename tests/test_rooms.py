@@ -4,6 +4,8 @@ import ast
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 # A module may import the packages of the rows above its own, and its own package.
@@ -209,6 +211,7 @@ def row(module: str) -> int:
     return rows[0]
 
 
+@pytest.mark.slow
 def test_a_package_imports_only_packages_above_it():
     wrong = [
         f"{module} imports {other}"

@@ -280,6 +280,7 @@ def test_heart_disease(shared_data):
         assert one.data.classes == ("0", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "task", "silos", "total"),
     [("landmine", "classification", 29, 14820), ("school", "regression", 139, 15362)],

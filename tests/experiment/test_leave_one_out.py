@@ -50,6 +50,7 @@ def accuracies(folder, path):
     return found
 
 
+@pytest.mark.slow
 def test_what_a_silo_is_worth_is_what_the_others_lose_without_it(rows, tmp_path, monkeypatch):
     steps = []
     comparison, jobs = compare_here(

@@ -233,6 +233,7 @@ def of_silos(rng, silos, n, up, down):
     return mean_of([difference([of_hits(one >= down)], [of_hits(one <= 1 - up)]) for one in draws])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("silos", "n", "up", "down"), [(6, 50, 0.02, 0.002), (4, 40, 0.01, 0.01)])
 def test_the_mean_of_silos_that_hardly_differ_has_an_interval_that_covers_and_is_not_six_times_too_careful(
     silos, n, up, down

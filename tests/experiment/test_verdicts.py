@@ -72,6 +72,7 @@ def test_p_values_are_corrected_for_the_number_of_silos():
     assert sum(gain.p <= 0.05 for gain in gains.values()) < sum(one.p <= 0.05 for one in single)
 
 
+@pytest.mark.slow
 def test_among_139_silos_without_a_gain_hardly_any_is_said_to_gain_and_one_true_gain_is_found():
     rng = np.random.default_rng(1)
     wrong, single, found = 0, 0, 0

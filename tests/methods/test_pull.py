@@ -161,6 +161,7 @@ def test_an_infinite_pull_is_fedavg(name):
         assert all(torch.equal(found[key], model[key]) for key in shared(history))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("mu", [0.3, 1000.0, float("inf")])
 def test_dittos_own_model_minimises_its_objective_whatever_the_strength_and_the_momentum(mu, momentum):

@@ -37,6 +37,7 @@ def spec_of(path, tokens=TOKENS):
     return model_spec(f"hf-folder:{path}", (tokens,), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta"])
 def test_scores_are_those_of_transformers_for_each_text_by_itself(kind, tmp_path):
     need_transformers()
