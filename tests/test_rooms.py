@@ -1,6 +1,7 @@
 """The layout as a test: which package may import which, which file may import a framework, and how large things may be."""
 
 import ast
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -283,3 +284,13 @@ def _body_lines(node: ast.FunctionDef) -> int:
 def _arguments(node: ast.FunctionDef) -> int:
     given = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
     return len([one for one in given if one.arg not in ("self", "cls")])
+
+
+def test_no_link_is_committed():
+    """It would lead to a place on the machine where it was made."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout of git")
+    listed = subprocess.run(
+        ["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert [line for line in listed.splitlines() if line.startswith("120000")] == []
