@@ -124,18 +124,21 @@ def test_a_text_is_printed_as_it_is(capsys):
     try:
         screen.print_line(text)
         screen.say(text)
-        screen.print_table(text, [{"a": ":CD:"}])
+        screen.print_entries(text, [{"name": "x", "about": ":CD:"}])
     finally:
         screen.out_console.file = screen.err_console.file = None
     said = capsys.readouterr()
     assert said.out.startswith(f"{text}\n")
     assert said.err == f"{text}\n"
-    assert "│ :CD: │" in said.out
+    assert "  x  :CD:\n" in said.out
 
 
-def test_a_table_cuts_no_word(monkeypatch):
-    console = Console(file=io.StringIO(), width=24, color_system=None)
-    monkeypatch.setattr(screen, "out_console", console)
-    screen.print_table("words", [{"name": "a" * 30, "about": "b" * 30}])
-    text = console.file.getvalue()
-    assert (text.count("a"), text.count("b"), "…" in text) == (30 + 2, 30 + 1, False)  # and "name", "about"
+def test_an_entry_is_cut_on_a_terminal_alone(monkeypatch):
+    entry = {"name": "a" * 30, "about": "b" * 30}
+    for terminal in (False, True):
+        console = Console(file=io.StringIO(), width=24, color_system=None, force_terminal=terminal)
+        monkeypatch.setattr(screen, "out_console", console)
+        screen.print_entries("words", [entry])
+        text = console.file.getvalue()
+        assert ("…" in text) is terminal
+        assert (text.count("b") == 30) is not terminal
