@@ -1,5 +1,6 @@
 """The rounds of runs as events that TensorBoard shows as curves."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,6 +8,9 @@ from types import TracebackType
 
 from fedtl.errors import ConfigError
 from fedtl.results.run import HistoryLine
+
+
+EVENTS = "events.out.tfevents."  # how TensorBoard's own writer names its files, before the second in which one was made
 
 
 class RoundEvents:
@@ -39,12 +43,23 @@ class RoundEvents:
         if not new:
             return
         if name not in self._writers:
+            _wait_for_a_later_name(self._folder / name)
             self._writers[name] = self._open.enter_context(self._make(str(self._folder / name), purge_step=1))
         for line in new:
             for tag, value in scalars(line):
                 self._writers[name].add_scalar(tag, value, line.round)
         self._writers[name].flush()
         self._last[name] = new[-1].round
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """
+    Wait, for a second at most, until a file of events that is made now sorts after those in ``folder``. TensorBoard reads files in the order
+    of their names, which hold the second and then the process; of two files of one second it could take the older for the later one.
+    """
+    now = f"{EVENTS}{int(time.time()):010d}"
+    if any(file.name.startswith(now) for file in folder.glob(f"{EVENTS}*")):
+        time.sleep(1 - time.time() % 1)
 
 
 def scalars(line: HistoryLine) -> Iterator[tuple[str, float]]:

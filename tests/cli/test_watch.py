@@ -91,25 +91,26 @@ def test_without_a_terminal_there_is_a_line_a_state_until_the_run_ends(tmp_path)
     assert fedtl("watch", tmp_path).returncode == 2
 
 
+def curves_of(folder):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = event_accumulator.EventAccumulator(str(folder)).Reload()
+    return {tag: [(one.step, one.value) for one in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
 @pytest.mark.slow
 def test_tensorboard_reads_back_every_round_once(tmp_path):
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     first = line(1, {"a": 0.25, "b": 0.75}, seconds=3.0)
     run = written(tmp_path / "run", first)
     log = tmp_path / "log"
-
-    def read():
-        found = event_accumulator.EventAccumulator(str(log / "run")).Reload()
-        return {tag: [(one.step, one.value) for one in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
 
     with RoundEvents(log) as events:
         for _ in range(2):  # two looks at the same rounds
             for name, lines in histories(run):
                 events.write(name, lines)
-    assert read()["accuracy/b"] == [(1, 0.75)]
+    assert curves_of(log / "run")["accuracy/b"] == [(1, 0.75)]
     RoundLog(run).append(line(2, {"a": 0.5}, {"b": "late"}))
     assert fedtl("watch", run, "--once", "--tensorboard", log).returncode == 0
-    curves = read()
+    curves = curves_of(log / "run")
     assert curves["accuracy/a"] == [(1, 0.25), (2, 0.5)]
     assert curves["accuracy/b"] == [(1, 0.75)]
     assert curves["accuracy/mean"] == [(1, 0.5), (2, 0.5)]
@@ -117,6 +118,16 @@ def test_tensorboard_reads_back_every_round_once(tmp_path):
     assert curves["round/seconds"] == [(1, 3.0), (2, 2.0)]
     assert curves["round/silos left out"] == [(1, 0.0), (2, 1.0)]
     assert curves["round/bytes from silos"] == [(1, 10.0), (2, 10.0)]
+
+
+@pytest.mark.slow
+def test_rounds_written_in_the_same_second_by_a_smaller_process_id_are_the_later_ones(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    for rounds in ([line(1, {"a": 0.25})], [line(1, {"a": 0.25}), line(2, {"a": 0.5})]):
+        with RoundEvents(tmp_path) as events:
+            events.write("run", rounds)
+        monkeypatch.setattr("os.getpid", lambda: 1)  # names of files have it after the second, and are compared as text
+    assert curves_of(tmp_path / "run")["accuracy/a"] == [(1, 0.25), (2, 0.5)]
 
 
 def test_each_run_of_a_comparison_has_its_curves(tmp_path):
