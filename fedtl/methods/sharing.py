@@ -6,6 +6,7 @@ from fedtl._util.settings import Count, Weight
 from fedtl.methods.base import BACKBONE, HEAD, Method, Phase
 from fedtl.methods.losses import Proximal
 from fedtl.methods.ridge import ridge
+from fedtl.methods.simplex import simplex
 from fedtl.methods.tune import Tune
 from fedtl.models.roles import EVERYTHING, Role
 
@@ -75,12 +76,14 @@ def lgfedavg() -> Method:
     return Method(shared=HEAD)
 
 
-def fedtl(head: Literal["trained", "fixed"] = "trained") -> Method:
+def fedtl(head: Literal["trained", "fixed", "simplex"] = "trained") -> Method:
     """
     This project: body and norm scale are shared; each silo keeps its head and its norms' statistics, exact in the end.
 
     ``head``: "trained": with the body, in each round. "fixed": it keeps its initial weights, which are the same at every silo, until
-    the silo tunes its model after the last round (Oh et al., 2022); heads that drift apart no longer pull on the body.
+    the silo tunes its model after the last round (Oh et al., 2022); heads that drift apart no longer pull on the body. "simplex":
+    fixed too, with classes as far from each other as they can be, and longer weights (Li et al., 2023).
     """
-    phases = (Phase(BACKBONE),) if head == "fixed" else (Phase(),)
-    return Method(shared=BACKBONE - {Role.STATS}, phases=phases)
+    phases = (Phase(),) if head == "trained" else (Phase(BACKBONE),)
+    start = simplex if head == "simplex" else None
+    return Method(shared=BACKBONE - {Role.STATS}, phases=phases, head_start=start)

@@ -17,7 +17,7 @@ from fedtl.methods.sets import MODEL, RECEIVED, RESIDUAL, SHARED, SUMMARY, as_pa
 from fedtl.methods.wire import Encoding
 from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net
-from fedtl.models.roles import Partition, roles
+from fedtl.models.roles import Partition, Role, roles
 from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
@@ -111,6 +111,9 @@ class Trainer:
         width, in every process.
         """
         fresh = new_net(self.spec, self.method.every_term, width).state_dict()
+        if (head_start := self.method.head_start) is not None:
+            head = {name: tensor for name, tensor in fresh.items() if self.loop.roles[name] is Role.HEAD}
+            fresh |= head_start(head)
         given = {
             name: tensor
             for name, tensor in self.start.items()

@@ -100,24 +100,26 @@ def ten_seeds() -> Iterator[str]:
 
 
 FIXED_HEADS = (
-    "## Heads that keep their initial weights in the rounds",
+    "## Heads that are not trained in the rounds",
     "",
     '`fedtl` trains each silo\'s head with the body. With `method.head = "fixed"` the head keeps its initial weights, which are equal at '
-    "all silos, until the silo tunes its model. Mean gain over local:",
+    'all silos, until the silo tunes its model. With "simplex" it is fixed too, but starts with classes that are equally far from each '
+    "other and with longer weights. Mean gain over local:",
     "",
-    "| set | metric | fedtl | fedtl with fixed heads |",
-    "|---" * 4 + "|",
+    "| set | metric | fedtl | fixed | simplex |",
+    "|---" * 5 + "|",
 )
 
 
 def fixed_heads() -> Iterator[str]:
-    """Yield the table of both, for each set where both were measured: transfer/fixed-head-NAME and NAME, with the same seeds."""
-
-    def cells(file: Path) -> list[str]:
-        name = file.stem.removeprefix("fixed-head-")
-        both = _read(HERE / f"{name}.json"), _read(file, "../transfer/")
-        links = [f"[{one.gain(one.overall[DEFAULT])}]({one.path}.md)" for one in both]
-        return [name, TITLES[both[0].metric], *links]
-
+    """Yield the table of the three, for each set where one of the other two was measured with the seeds of results/NAME."""
+    transfer = HERE.parent / "transfer"
     yield from FIXED_HEADS
-    yield from _rows(HERE.parent / "transfer", "fixed-head-*.json", cells)
+    for base in sorted(HERE.glob("*.json")):
+        others = [transfer / f"{head}-head-{base.name}" for head in ("fixed", "simplex")]
+        if any(file.exists() for file in others):
+            ours = [_read(base), *(_read(file, "../transfer/") if file.exists() else None for file in others)]
+            gains = [
+                "" if one is None else f"[{one.gain(one.overall[DEFAULT])}]({one.path}.md)" for one in ours
+            ]
+            yield f"| {base.stem} | {TITLES[_read(base).metric]} | {' | '.join(gains)} |"

@@ -126,7 +126,9 @@ def test_rounds_written_in_the_same_second_by_a_smaller_process_id_are_the_later
     for rounds in ([line(1, {"a": 0.25})], [line(1, {"a": 0.25}), line(2, {"a": 0.5})]):
         with RoundEvents(tmp_path) as events:
             events.write("run", rounds)
-        monkeypatch.setattr("os.getpid", lambda: 1)  # names of files have it after the second, and are compared as text
+        monkeypatch.setattr(
+            "os.getpid", lambda: 1
+        )  # names of files have it after the second, and are compared as text
     assert curves_of(tmp_path / "run")["accuracy/a"] == [(1, 0.25), (2, 0.5)]
 
 
