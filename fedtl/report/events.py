@@ -9,7 +9,6 @@ from types import TracebackType
 from fedtl.errors import ConfigError
 from fedtl.results.run import HistoryLine
 
-
 EVENTS = "events.out.tfevents."  # how TensorBoard's own writer names its files, before the second in which one was made
 
 
