@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 LONGEST_MATCH = 4  # words: more is a sentence, and mending its wording would break a test
 
@@ -36,6 +38,7 @@ def matches(path: Path) -> list[tuple[int, str]]:
     return patterns
 
 
+@pytest.mark.slow
 def test_tests_match_on_short_parts_of_a_message():
     long = [
         f"{path.relative_to(ROOT)}:{line}: {text}"
@@ -46,6 +49,7 @@ def test_tests_match_on_short_parts_of_a_message():
     assert not long, "\n".join(long)
 
 
+@pytest.mark.slow
 def test_retired_words_stay_away():
     files = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     files += [path for folder in FOLDERS for kind in TEXTS for path in sorted((ROOT / folder).rglob(kind))]

@@ -16,6 +16,7 @@ BASE = ("method.name=fedavg", "data.silos=['plain','faint']", "rounds=1")
 NARROW = (*BASE, "model.settings.widths=[8,8,8]")
 
 
+@pytest.mark.slow
 def test_the_next_run_starts_with_what_the_wider_net_computes(tmp_path):
     folder = RunFolder.create(tmp_path / "run", small(*NARROW))
     run(folder.experiment(), folder)

@@ -137,6 +137,7 @@ def test_a_run_keeps_the_numbers_and_its_models_use_them(tmp_path, monkeypatch):
     assert result["silos"] == given["silos"] != do(tmp_path / "plain", small(*one))["silos"]
 
 
+@pytest.mark.slow
 def test_private_training_takes_a_scale(tmp_path):
     one = ['data.silos=["plain"]', "rounds=1", "privacy.epsilon=8", "privacy.tuning=public"]
     result = do(tmp_path / "run", small(*one, "model.pixels=[[0.2], [0.3]]"))

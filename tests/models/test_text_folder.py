@@ -55,6 +55,7 @@ def test_scores_are_those_of_transformers_for_each_text_by_itself(kind, tmp_path
     assert [spec.net_name(spec.library_name(name)) for name in net.state_dict()] == list(net.state_dict())
 
 
+@pytest.mark.slow
 def test_roles_follow_from_types(folder):
     of = roles(spec_of(folder).net(3))
     norms = {name for name, role in of.items() if role is Role.NORM}
