@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from fedtl.report.figures import TITLES, Curve, all_silos, format_value, scale, silo_count_note
@@ -29,6 +30,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MAX_NAMED_SILOS = 12  # with more silos, a plot shows distributions instead of names
 INK = "#222222"
+MARGIN = 6  # pixels between a title and the edge of its figure
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
@@ -244,6 +246,16 @@ def draw_legend(axes: Axes, keys: Mapping[str, Artist]) -> None:
             text.set_parse_math(False)
 
 
+def keep_titles_inside(figure: Figure) -> None:
+    """Move a title that would end beyond the figure's right edge to the left: it begins at the axes, which long names of rows make narrow."""
+    for axes in figure.axes:
+        titles = [child for child in axes.get_children() if isinstance(child, Text) and child not in axes.texts]
+        for title in titles:
+            beyond = title.get_window_extent().x1 - figure.bbox.x1 + MARGIN
+            if title.get_text() and beyond > 0:
+                title.set_x(title.get_position()[0] - beyond / axes.bbox.width)
+
+
 def to_svg(figure: Figure, name: str) -> str:
     """The figure as an <svg> element. Its ids begin with ``name``, because a page holds several plots."""
     text = io.StringIO()
@@ -254,6 +266,7 @@ def to_svg(figure: Figure, name: str) -> str:
         ):  # savefig would draw everything once more to find the same places
             layout.execute(figure)
             figure.set_layout_engine(None)
+            keep_titles_inside(figure)
         figure.savefig(text, format="svg", metadata=NO_METADATA)
     svg = text.getvalue()
     tag, reference = re.compile("<[^>]+>"), re.compile(r'(\bid="|href="#|url\(#)')
