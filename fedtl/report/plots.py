@@ -249,7 +249,9 @@ def draw_legend(axes: Axes, keys: Mapping[str, Artist]) -> None:
 def keep_titles_inside(figure: Figure) -> None:
     """Move a title that would end beyond the figure's right edge to the left: it begins at the axes, which long names of rows make narrow."""
     for axes in figure.axes:
-        titles = [child for child in axes.get_children() if isinstance(child, Text) and child not in axes.texts]
+        titles = [
+            child for child in axes.get_children() if isinstance(child, Text) and child not in axes.texts
+        ]
         for title in titles:
             beyond = title.get_window_extent().x1 - figure.bbox.x1 + MARGIN
             if title.get_text() and beyond > 0:

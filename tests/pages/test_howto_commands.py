@@ -43,6 +43,7 @@ EXECUTED = {  # by the line that a page shows: what it writes
     "fedtl transferability hospitals.toml --out transfer": "transfer/report.html",
     "fedtl schema > experiment.schema.json": "",
     "fedtl export RUN --silo clinic --out clinic-model": "clinic-model/model.json",
+    "fedtl watch runs/my-run --metrics metrics.jsonl": "metrics.jsonl",
     "fedtl watch runs/my-run --tensorboard runs/tensorboard": "runs/tensorboard",
     "fedtl new study --data hospitals": "study/experiment.toml",
     "fedtl report compared/first compared/second --out both.html": "both.html",

@@ -120,8 +120,17 @@ FAULTY = """<!doctype html><html lang="en"><style>:root { color-scheme: light da
 <svg width="90" height="40"><text y="20">a title that is cut off</text><text y="22">over it</text></svg>
 <script>console.error("a mistake"); missing()</script></body></html>"""
 FAULTS = (
-    *("1100 px, light: overflows by", "a table overflows: unbreakable", "a picture without a text", "a picture that is not there"),
-    *('contrast 2.8: "pale"', 'a plot cuts off "a title', 'a plot writes "a title that is cut off" over "over it"'),
+    *(
+        "1100 px, light: overflows by",
+        "a table overflows: unbreakable",
+        "a picture without a text",
+        "a picture that is not there",
+    ),
+    *(
+        'contrast 2.8: "pale"',
+        'a plot cuts off "a title',
+        'a plot writes "a title that is cut off" over "over it"',
+    ),
     *("a mistake", "missing is not defined"),
 )
 
