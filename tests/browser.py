@@ -1,6 +1,7 @@
 """
 One headless Chromium for all pages of a test, driven through its DevTools protocol: widths, colour schemes and print are those that a reader
-has, and what the console says is an event. Run: python -m tests.browser FOLDER opens the built documentation, as ``make docs`` does.
+has, and what the console says is an event. Run: python -m tests.browser build/docs opens pages of the
+built documentation, as ``make docs`` does.
 """
 
 import base64
@@ -9,6 +10,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -143,3 +145,33 @@ def browser() -> Iterator[Browser]:
             process.wait(30)
             os.close(write_in)
             os.close(read_out)
+
+
+# A page of each kind of the documentation: tables, commands, outputs, figures, notebooks, generated references.
+DOCS = (
+    *(
+        "docs/index",
+        "docs/tutorials/digits",
+        "docs/notebooks/compare",
+        "docs/howto/index",
+        "docs/howto/read-the-report",
+    ),
+    *(
+        "docs/reference/methods",
+        "docs/reference/settings",
+        "docs/explanation/dp-for-a-committee",
+        "docs/transfer",
+    ),
+    *("simulations/results/README", "simulations/results/digits", "deploy/README", "README"),
+)
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1]).resolve()
+    wrong: list[str] = []
+    if BROWSER is None:
+        print("no chromium or chromium-headless-shell is installed: the pages are not opened")
+    else:
+        with browser() as one:
+            for page in DOCS:
+                wrong += one.findings(page, (root / f"{page}.html").as_uri(), wide=max(WIDTHS) + 1)
+    sys.exit("\n".join(wrong) or 0)

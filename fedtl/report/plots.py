@@ -21,7 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from fedtl.report.figures import TITLES, Curve, all_silos, format_value, scale, silo_count_note
+from fedtl.report.bounds import bounded
+from fedtl.report.figures import CONSTANT, TITLES, Curve, all_silos, format_value, scale, silo_count_note
 from fedtl.results.comparison import Comparison, Estimate
 from fedtl.results.run import HistoryLine, RunResult
 
@@ -113,8 +114,12 @@ def silo_bars(result: RunResult) -> str:
 
 
 def method_dots(comparison: Comparison) -> str:
-    """Test result of each method at each silo, with intervals; for many silos, the distribution over silos by method."""
-    metric, methods, silos = comparison.metric, comparison.methods, all_silos(comparison)
+    """
+    Test result of each method at each silo, with intervals; for many silos, the distribution over silos by method. Constant answers are left
+    to the table: they are so far from all methods that these could not be told apart.
+    """
+    metric, silos = comparison.metric, all_silos(comparison)
+    methods = {name: figures for name, figures in comparison.methods.items() if name != CONSTANT}
     if len(silos) > MAX_NAMED_SILOS:
         return _method_boxes(metric, methods, len(silos))
     figure, axes = new_figure(max(2.6, (0.13 * len(methods) + 0.16) * len(silos) + 1.2))
@@ -128,7 +133,7 @@ def method_dots(comparison: Comparison) -> str:
         for row, silo in enumerate(silos):
             if score := figures.get(silo, {}).get(metric):
                 if score.ci95:
-                    span = np.array(score.ci95) * scale(metric)
+                    span = np.array(bounded(metric, score.ci95)) * scale(metric)
                     axes.plot(span, [row + shift] * 2, color=colour, lw=1.4)
                 (point,) = axes.plot(score.mean * scale(metric), row + shift, marker, color=colour, ms=5)
                 keys.setdefault(method, point)
