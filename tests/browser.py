@@ -25,6 +25,7 @@ OPTIONS = (
 )
 WIDTHS = (390, 800, 1100)
 SCHEMES = ("light", "dark")
+PAPER = 718  # pixels of A4 between its margins
 LOADED = {"Page.loadEventFired"}
 SAID = {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
 FINDINGS = Path(__file__).with_suffix(".js").read_text()
@@ -104,9 +105,13 @@ class Browser:
         """Write the page as PDF, as a reader prints it."""
         path.write_bytes(base64.b64decode(self._call("Page.printToPDF")["data"]))
 
-    def findings(self, name: str, url: str, wide: int = 800) -> list[str]:
+    def _wrong(self, scrolls: bool) -> list[str]:
+        """What is wrong with the page as it is shown now; ``scrolls``: also where a table scrolls."""
+        return self.value(f"({FINDINGS})({json.dumps({'scrolls': scrolls})})")
+
+    def findings(self, name: str, url: str, wide: int = PAPER) -> list[str]:
         """
-        Open a page and return what is wrong with it: what the console said; at each width whether something overflows, at ``wide`` and more
+        Open a page and return what is wrong with it: what the console said; at each width and on paper whether something overflows, at ``wide`` and more
         also within a table that scrolls; pictures without a text or that did not load; in each scheme, text with too little contrast.
         """
         self.open(url)
@@ -114,8 +119,9 @@ class Browser:
         for width in WIDTHS:
             for scheme in SCHEMES if width == WIDTHS[-1] else SCHEMES[:1]:
                 self.show(width, scheme)
-                wrong = self.value(f"({FINDINGS})({json.dumps({'scrolls': width >= wide})})")
-                found += [f"{name}, {width} px, {scheme}: {one}" for one in wrong]
+                found += [f"{name}, {width} px, {scheme}: {one}" for one in self._wrong(width >= wide)]
+        self.show(PAPER, media="print")
+        found += [f"{name}, on paper: {one}" for one in self._wrong(wide <= PAPER)]
         return found + [f"{name}: the console said {one}" for one in self.said]
 
 

@@ -77,11 +77,11 @@ def _round_writer(run: Path, events: Path | None, metrics: Path | None) -> Itera
     from fedtl.report.metrics_lines import MetricsFile
 
     with ExitStack() as open_files:
-        writers = [
-            open_files.enter_context(kind(path))
-            for kind, path in ((RoundEvents, events), (MetricsFile, metrics))
-            if path
-        ]
+        writers: list[RoundEvents | MetricsFile] = []
+        if events:
+            writers.append(open_files.enter_context(RoundEvents(events)))
+        if metrics:
+            writers.append(open_files.enter_context(MetricsFile(metrics)))
 
         def write() -> None:
             for name, lines in histories(run) if writers else ():

@@ -70,11 +70,11 @@ def plot(name: str, svg: str) -> Plot:
     return Plot(name, Markup(svg))
 
 
-INTERVAL = re.compile(r"\S+…\S+|\[[^\]\s]+, [^\]\s]+\]")
+INTERVAL = re.compile(r"\S+…\S+")
 
 
 def whole_intervals(text: object) -> Markup:
-    """The text of a cell, in which a line never ends within an interval: "57…60" or "[-1.2, +2.3]"."""
+    """The text of a cell, in which no line ends within an interval such as "57…60"."""
     return Markup(INTERVAL.sub(r'<span class="whole">\g<0></span>', str(escape(text))))
 
 

@@ -73,9 +73,9 @@ def epsilon_by_round(costs: Mapping[str, Mapping[int, float]]) -> str:
     many = len(costs) > MAX_NAMED_SILOS
     for at, (name, own) in enumerate(costs.items()):
         colour, marker = ("#9a9a9a", "") if many else (PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)])
-        (line,) = axes.step(
-            list(own), list(own.values()), where="post", color=colour, marker=marker, ms=4, lw=1.3, alpha=0.8
-        )
+        wider = 0 if many else 6 * (len(costs) - 1 - at) / len(costs)  # silos of equal cost lie on each other
+        look = {"color": colour, "marker": marker, "ms": 4 + wider, "lw": 1.3 + wider / 2, "alpha": 0.8}
+        (line,) = axes.step(list(own), list(own.values()), where="post", **look)
         keys[f"each of {len(costs)} silos" if many else name] = line
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

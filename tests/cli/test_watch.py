@@ -160,7 +160,7 @@ def test_metrics_do_not_replace_another_file(content, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text(content)
     for file, shown in ((other, content), (run / "history.jsonl", (run / "history.jsonl").read_text())):
-        with pytest.raises(ConfigError, match="was not written by --metrics; name another file"):
+        with pytest.raises(ConfigError, match="not written by --metrics"):
             MetricsFile(file)
         assert file.read_text() == shown
 

@@ -15,6 +15,7 @@ from tests.pages.tutorial import ROOT, run_blocks, run_command, words_of
 
 TUTORIAL = ROOT / "docs" / "tutorials" / "federation.md"
 PAGES = [ROOT / "deploy" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OF_SITES = ("fedtl silo", "fedtl server", "fedtl audit EXPORT")
 # By the line of a page, in the order in which they are executed: the words of the page that stand for other ones here.
 SITE = {"clinic": "plain", "hospitals.fab": "study.fab"}
 NEW = {"clinic": "blurred"}  # it signs a second bundle
@@ -26,6 +27,7 @@ RUNNING = {
     "fedtl silo verify record.jsonl": {},
     "fedtl server rounds srv clinic --out rounds.json": SITE,
     "fedtl silo verify record.jsonl --seen rounds.json": {},
+    "fedtl audit EXPORT": {"EXPORT": "record.jsonl"},
     "fedtl silo backup clinic clinic.backup": SITE,
     "fedtl server rounds srv clinic --out clinic-rounds.json": SITE,
     "fedtl silo adopt clinic hospitals.fab shared.safetensors --out model": SITE | {"model": "again"},
@@ -66,7 +68,7 @@ SECOND += '[request]\nby = "Example University"\npurpose = "a test"\n'
 
 
 def test_every_command_of_a_site_or_coordinator_is_executed_or_has_a_reason():
-    listed = {line for line in shown(PAGES) if line.startswith(("fedtl silo", "fedtl server"))}
+    listed = {line for line in shown(PAGES) if line.startswith(OF_SITES)}
     tutorial, known = shown([TUTORIAL]), RUNNING.keys() | STOPPED.keys() | SAME.keys() | PARSED.keys()
     assert listed - tutorial - known == set()
     assert known <= listed
