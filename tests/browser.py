@@ -22,6 +22,7 @@ BROWSER = next(filter(None, map(shutil.which, PROGRAMS)), None)
 OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"),
+    "--disable-dev-shm-usage",  # a container often has 64 MB there
 )
 WIDTHS = (390, 800, 1100)
 SCHEMES = ("light", "dark")

@@ -39,7 +39,6 @@ RUNNING = {
     "fedtl silo approve clinic HASH": NEW,
     "fedtl silo check clinic": NEW,
     "fedtl silo approve clinic HASH --withdraw": NEW,
-    "fedtl server start srv hospitals": {},
     "fedtl server start srv second": {"second": "hospitals --study second"},
     "fedtl server stop srv --study second": {},
     "fedtl server withdraw srv clinic": SITE,
@@ -55,6 +54,7 @@ STOPPED = {  # where the processes may not run
 SAME = {  # by the line of a page: that of the tutorial which is the same command
     "fedtl server run srv": "fedtl server run srv &",
     "fedtl silo run clinic": "fedtl silo run plain &",
+    "fedtl server start srv hospitals": "fedtl server start srv study --wait 120",
 }
 PARSED = {  # what is only parsed (``tests/test_docs.py``), and why
     "fedtl server start srv third --now": "needs a second study that trains meanwhile; deployment/coordinator/test_queue.py starts one",
