@@ -74,8 +74,8 @@ def epsilon_by_round(costs: Mapping[str, Mapping[int, float]]) -> str:
     for at, (name, own) in enumerate(costs.items()):
         colour, marker = ("#9a9a9a", "") if many else (PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)])
         wider = 0 if many else 6 * (len(costs) - 1 - at) / len(costs)  # silos of equal cost lie on each other
-        look = {"color": colour, "marker": marker, "ms": 4 + wider, "lw": 1.3 + wider / 2, "alpha": 0.8}
-        (line,) = axes.step(list(own), list(own.values()), where="post", **look)
+        (line,) = axes.step(list(own), list(own.values()), color=colour, where="post", alpha=0.8)
+        line.set(marker=marker, markersize=4 + wider, linewidth=1.3 + wider / 2)
         keys[f"each of {len(costs)} silos" if many else name] = line
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
