@@ -37,9 +37,10 @@ check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# A warning, such as a link that leads nowhere, ends it. The pages are in build/docs/index.html.
+# A warning, such as a link that leads nowhere, ends it. The pages are in build/docs/index.html; a browser opens some, where there is one.
 docs: .venv/.ready
 	PYTHONPATH=. $(BIN)/python -m sphinx -c docs -b html -q -W --keep-going -n -d build/doctrees . build/docs
+	$(BIN)/python -m tests.browser build/docs
 
 # pfl's dependencies contradict ours, so it has a venv of its own; without it the benchmark says so and goes on.
 bench: .venv/.ready

@@ -16,8 +16,16 @@ project, author = "fedtl", "the authors of fedtl"
 copyright = author
 release = version = fedtl.__version__
 root_doc = "docs/index"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "reference"]
-include_patterns = ["*.md", "docs/*.md", "docs/**/*.md", "clients/*.md", "server/*.md", "deploy/*.md"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "reference", "notebooks"]
+include_patterns = [
+    "*.md",
+    "docs/*.md",
+    "docs/**/*.md",
+    "docs/notebooks/*.ipynb",
+    "clients/*.md",
+    "server/*.md",
+    "deploy/*.md",
+]
 include_patterns += ["simulations/*.md", "simulations/**/*.md"]
 exclude_patterns = [
     ".*",

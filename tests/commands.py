@@ -95,7 +95,7 @@ def _command(words, folder, environment, files, imports):
     logging.root.handlers.clear()  # opacus adds one when it is imported
     for name, number in zip(("in", "out", "err"), range(3), strict=True):
         path = os.devnull if name == "in" else files[name]
-        os.dup2(os.open(path, os.O_RDWR), number)
+        os.dup2(os.open(path, os.O_RDWR | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -116,6 +116,16 @@ def fedtl(*words, cwd=None, env=None, timeout=300, imports=()):
     how they start is a matter of simulation/test_processes.py.
     """
     return run_forked(["fedtl", *map(str, words)], cwd, env, timeout, imports)
+
+
+def start_forked(words, log, cwd, env):
+    """Start a command that goes on, and return its process; what it prints goes to the file ``log``."""
+    start_fork_server()
+    Path(log).touch()
+    given = (words, str(cwd), dict(env), {"out": str(log), "err": str(log)}, ())
+    process = CONTEXT.Process(target=_command, args=given)
+    process.start()
+    return process
 
 
 def run_forked(words, cwd=None, env=None, timeout=300, imports=()):

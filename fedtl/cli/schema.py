@@ -12,8 +12,9 @@ def schema(file: FileKind = "experiment") -> None:
     """
     Print the JSON Schema of a file that fedtl reads or writes. Editors check and complete TOML files with it: write it to a file.
 
-    FILE is one of experiment (the default), silo, server, result, history, comparison, plan, data, audit, onboard, transferability.
-    That of history is the schema of each line of history.jsonl.
+    FILE is one of experiment (the default), silo, server, result, history, metrics, comparison, plan, data, audit, onboard,
+    transferability.
+    Those of history and metrics are the schema of each line of history.jsonl, and of what fedtl watch --metrics writes.
 
     Example: fedtl schema experiment
     """
@@ -37,12 +38,13 @@ def file_schemas() -> dict[str, Callable[[], dict[str, Any]]]:
     from fedtl.results.data_report import DataReport
     from fedtl.results.onboard import OnboardResult
     from fedtl.results.plan import ExperimentPlan
-    from fedtl.results.run import HistoryLine, RunResult
+    from fedtl.results.run import HistoryLine, MetricsLine, RunResult
     from fedtl.results.transferability import Transferability
 
     results = {
         "result": RunResult,
         "history": HistoryLine,
+        "metrics": MetricsLine,
         "comparison": Comparison,
         "plan": ExperimentPlan,
         "data": DataReport,

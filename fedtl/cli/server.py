@@ -190,6 +190,9 @@ def start(
     name: Annotated[str, typer.Argument(metavar="BUNDLE")],
     study: Annotated[str, typer.Option(help="name of the study; default: the name of the bundle")] = "",
     now: Annotated[bool, typer.Option("--now", help="start it also while another study runs")] = False,
+    wait: Annotated[
+        float, typer.Option(min=0.0, help="seconds to wait for a server that is just starting")
+    ] = 0.0,
 ) -> None:
     """
     Start a study, or continue it after its last finished round. BUNDLE is the name of a bundle.
@@ -199,7 +202,10 @@ def start(
     Example: fedtl server start srv hospitals
     """
     from fedtl.deployment.coordinator.studies import start_study
+    from fedtl.deployment.coordinator.superlink import SuperLink
 
+    if wait:
+        SuperLink(folder).wait_until_healthy(wait)
     started = start_study(folder, name, study or name, now)
     state = "started" if started.queued_since is None else "queued until the study that runs has ended"
     say(f"{state}; its folder is {started.path}; follow it with: fedtl server status {folder}")

@@ -1,7 +1,7 @@
 """``fedtl watch``: a run or a comparison while it trains, read from its folder."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,10 @@ def watch(
         Path | None,
         typer.Option(metavar="DIR", help="also write each round there, as events that TensorBoard shows"),
     ] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="also write a line for each silo in each round there, as JSON"),
+    ] = None,
 ) -> None:
     """
     Show a run while it trains: round, time left, and each silo's validation metric by round, until the run ends or Ctrl-C.
@@ -28,6 +32,7 @@ def watch(
     Of a comparison, the run that wrote last is shown. Without a terminal: a line a round.
 
     With --tensorboard, tensorboard --logdir DIR shows a curve for each silo and metric; this needs the extra "tensorboard" of fedtl.
+    With --metrics, other tools read FILE, such as metrics.jsonl: a JSON object a line.
 
     Example: fedtl watch runs/digits
     """
@@ -48,7 +53,7 @@ def watch(
             time.sleep(every)
 
     only_watches()
-    with _event_writer(run, tensorboard) as write:
+    with _round_writer(run, tensorboard, metrics) as write:
         if once:
             for now in looks(write):
                 out_console.print(live_view(now.path.name, now.rounds, now.metric, now.lines))
@@ -65,18 +70,22 @@ def watch(
 
 
 @contextmanager
-def _event_writer(run: Path, folder: Path | None) -> Iterator[Callable[[], None]]:
-    """Yield what writes the rounds so far into ``folder``; without a folder, nothing."""
-    if folder is None:
-        yield lambda: None
-        return
+def _round_writer(run: Path, events: Path | None, metrics: Path | None) -> Iterator[Callable[[], None]]:
+    """Yield what writes the rounds so far as ``events`` into a folder and as ``metrics`` into a file, where they are asked for."""
     from fedtl.experiment.watched import histories
     from fedtl.report.events import RoundEvents
+    from fedtl.report.metrics_lines import MetricsFile
 
-    with RoundEvents(folder) as events:
+    with ExitStack() as open_files:
+        writers: list[RoundEvents | MetricsFile] = []
+        if events:
+            writers.append(open_files.enter_context(RoundEvents(events)))
+        if metrics:
+            writers.append(open_files.enter_context(MetricsFile(metrics)))
 
         def write() -> None:
-            for name, lines in histories(run):
-                events.write(name, lines)
+            for name, lines in histories(run) if writers else ():
+                for writer in writers:
+                    writer.write(name, lines)
 
         yield write

@@ -66,6 +66,8 @@ def silos(settings: DataSettings) -> Sequence[str]:
 
 def read(settings: DataSettings, name: str) -> Raw:
     """Return one silo's rows; with ``target_domain``, half of them come from that scanner and have no labels."""
+    if name not in SCANNERS:
+        raise DataError(f"data.source = 'digits' has no silo {name!r}; its silos are {', '.join(SCANNERS)}")
     images, labels = read_digits()
     own = numpy_generator("digits").permutation(len(labels))[list(SCANNERS).index(name) :: len(SCANNERS)]
     images, labels = images[own] / 16, labels[own]

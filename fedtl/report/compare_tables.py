@@ -8,6 +8,7 @@ from rich.text import Text
 
 from fedtl.report.answer import detectable_gains, limits_note, margin_text, verdict_counts
 from fedtl.report.figures import (
+    CONSTANT,
     LATE_ROWS,
     TITLES,
     all_silos,
@@ -25,7 +26,6 @@ from fedtl.report.trials import trial_lines, yardstick_lines
 from fedtl.report.wording import not_covered
 from fedtl.results.comparison import Averages, Benefit, Comparison, Estimate, Overall, Verdict
 
-CONSTANT = "constant"  # the label of constant answers
 FEW_COLUMNS = 5  # methods that fit into 80 characters with whole headings
 COLOURS = {
     Verdict.GAINS: "green",

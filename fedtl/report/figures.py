@@ -17,6 +17,7 @@ from fedtl.tasks.registry import TASKS
 
 TITLES = {name: metric.title for name, metric in METRICS.items()}
 NOT_MEASURED = "not measured"
+CONSTANT = "constant"  # the label of constant answers
 MAX_LISTED = 6  # a line lists at most so many names
 EXPONENT_FROM = 1e6  # larger numbers are written with an exponent
 LATE_ROWS = {
@@ -57,13 +58,14 @@ def format_measured(value: float | None, digits: int = 3) -> str:
 
 
 def format_with_interval(metric: str, figure: Estimate | None) -> str:
-    """A mean and the ends of its 95 % interval, which have one digit less because columns are narrow."""
+    """A mean and the ends of its 95 % interval, which have one digit less because columns are narrow, unless the mean would lie outside them."""
     if not figure:
         return "-"
     text = format_value(metric, figure.mean)
     if bounds := figure.ci95:
-        low, high = (_number(scale(metric) * bound, _digits(metric) - 1) for bound in bounded(metric, bounds))
-        text += f" {low}…{high}"
+        ends = bounded(metric, bounds)
+        digits = _digits_of_ends(metric, figure.mean, ends)
+        text += f" {'…'.join(_number(scale(metric) * end, digits) for end in ends)}"
     return text
 
 
@@ -72,7 +74,8 @@ def format_short_difference(metric: str, gain: float, bounds: Interval | None) -
     text = _signed(metric, gain)
     if bounds:
         ends = bounded_gain(metric, bounds)
-        text += f" {'…'.join(f'{scale(metric) * end:+.{_digits(metric) - 1}f}' for end in ends)}"
+        digits = _digits_of_ends(metric, gain, ends)
+        text += f" {'…'.join(f'{scale(metric) * end:+.{digits}f}' for end in ends)}"
     return text
 
 
@@ -192,6 +195,13 @@ def _listed(names: Sequence[str]) -> str:
 
 def _digits(metric: str) -> int:
     return 1 if METRICS[metric].percent else 3
+
+
+def _digits_of_ends(metric: str, mean: float, ends: Interval) -> int:
+    """The digits of an interval's ends: one less than those of the mean, unless the rounded ends would exclude it."""
+    digits = _digits(metric)
+    low, high = (round(scale(metric) * end, digits - 1) for end in ends)
+    return digits - (low <= round(scale(metric) * mean, digits) <= high)
 
 
 def _signed(metric: str, value: float) -> str:

@@ -5,12 +5,13 @@ The pages of a run, a comparison, an audit and a rehearsal are made here from va
 text is escaped; only plots are inserted as markup.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 
 class Cell(NamedTuple):
@@ -69,6 +70,14 @@ def plot(name: str, svg: str) -> Plot:
     return Plot(name, Markup(svg))
 
 
+INTERVAL = re.compile(r"\S+…\S+")
+
+
+def whole_intervals(text: object) -> Markup:
+    """The text of a cell, in which no line ends within an interval such as "57…60"."""
+    return Markup(INTERVAL.sub(r'<span class="whole">\g<0></span>', str(escape(text))))
+
+
 _ENVIRONMENT = Environment(
     loader=PackageLoader("fedtl.report", "."),
     autoescape=select_autoescape(default=True, default_for_string=True),
@@ -76,6 +85,7 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_ENVIRONMENT.filters["whole_intervals"] = whole_intervals
 
 
 def render(template: str, **content: Any) -> str:

@@ -18,9 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from fedtl.report.figures import TITLES, Curve, all_silos, format_value, scale, silo_count_note
+from fedtl.report.bounds import bounded
+from fedtl.report.figures import CONSTANT, TITLES, Curve, all_silos, format_value, scale, silo_count_note
 from fedtl.results.comparison import Comparison, Estimate
 from fedtl.results.run import HistoryLine, RunResult
 
@@ -29,6 +31,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MAX_NAMED_SILOS = 12  # with more silos, a plot shows distributions instead of names
 INK = "#222222"
+MARGIN = 6  # pixels between a title and the edge of its figure
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
@@ -70,9 +73,9 @@ def epsilon_by_round(costs: Mapping[str, Mapping[int, float]]) -> str:
     many = len(costs) > MAX_NAMED_SILOS
     for at, (name, own) in enumerate(costs.items()):
         colour, marker = ("#9a9a9a", "") if many else (PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)])
-        (line,) = axes.step(
-            list(own), list(own.values()), where="post", color=colour, marker=marker, ms=4, lw=1.3, alpha=0.8
-        )
+        wider = 0 if many else 6 * (len(costs) - 1 - at) / len(costs)  # silos of equal cost lie on each other
+        (line,) = axes.step(list(own), list(own.values()), color=colour, where="post", alpha=0.8)
+        line.set(marker=marker, markersize=4 + wider, linewidth=1.3 + wider / 2)
         keys[f"each of {len(costs)} silos" if many else name] = line
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -111,8 +114,12 @@ def silo_bars(result: RunResult) -> str:
 
 
 def method_dots(comparison: Comparison) -> str:
-    """Test result of each method at each silo, with intervals; for many silos, the distribution over silos by method."""
-    metric, methods, silos = comparison.metric, comparison.methods, all_silos(comparison)
+    """
+    Test result of each method at each silo, with intervals; for many silos, the distribution over silos by method. Constant answers are left
+    to the table: they are so far from all methods that these could not be told apart.
+    """
+    metric, silos = comparison.metric, all_silos(comparison)
+    methods = {name: figures for name, figures in comparison.methods.items() if name != CONSTANT}
     if len(silos) > MAX_NAMED_SILOS:
         return _method_boxes(metric, methods, len(silos))
     figure, axes = new_figure(max(2.6, (0.13 * len(methods) + 0.16) * len(silos) + 1.2))
@@ -126,7 +133,7 @@ def method_dots(comparison: Comparison) -> str:
         for row, silo in enumerate(silos):
             if score := figures.get(silo, {}).get(metric):
                 if score.ci95:
-                    span = np.array(score.ci95) * scale(metric)
+                    span = np.array(bounded(metric, score.ci95)) * scale(metric)
                     axes.plot(span, [row + shift] * 2, color=colour, lw=1.4)
                 (point,) = axes.plot(score.mean * scale(metric), row + shift, marker, color=colour, ms=5)
                 keys.setdefault(method, point)
@@ -244,6 +251,18 @@ def draw_legend(axes: Axes, keys: Mapping[str, Artist]) -> None:
             text.set_parse_math(False)
 
 
+def keep_titles_inside(figure: Figure) -> None:
+    """Move a title that would end beyond the figure's right edge to the left: it begins at the axes, which long names of rows make narrow."""
+    for axes in figure.axes:
+        titles = [
+            child for child in axes.get_children() if isinstance(child, Text) and child not in axes.texts
+        ]
+        for title in titles:
+            beyond = title.get_window_extent().x1 - figure.bbox.x1 + MARGIN
+            if title.get_text() and beyond > 0:
+                title.set_x(title.get_position()[0] - beyond / axes.bbox.width)
+
+
 def to_svg(figure: Figure, name: str) -> str:
     """The figure as an <svg> element. Its ids begin with ``name``, because a page holds several plots."""
     text = io.StringIO()
@@ -254,6 +273,7 @@ def to_svg(figure: Figure, name: str) -> str:
         ):  # savefig would draw everything once more to find the same places
             layout.execute(figure)
             figure.set_layout_engine(None)
+            keep_titles_inside(figure)
         figure.savefig(text, format="svg", metadata=NO_METADATA)
     svg = text.getvalue()
     tag, reference = re.compile("<[^>]+>"), re.compile(r'(\bid="|href="#|url\(#)')

@@ -30,6 +30,24 @@ class HistoryLine:
 
 
 @dataclass(frozen=True)
+class MetricsLine:
+    """
+    One silo in one round of one run, as ``fedtl watch --metrics`` writes it for other tools: what its validation rows gave (``figures``, by
+    metric), ``weight`` and Euclidean ``norm`` of its update, the ``seconds`` of the round for all silos, and why it was ``left_out``. A key
+    is missing where nothing was recorded.
+    """
+
+    run: str
+    round: int
+    silo: str
+    seconds: float
+    figures: Mapping[str, float] = field(metadata=FLAT)
+    weight: float | None = None
+    norm: float | None = None
+    left_out: str | None = None
+
+
+@dataclass(frozen=True)
 class Mix:
     """
     The models whose probabilities (in regression: values) a silo averages, by what they are, with their weights. They were

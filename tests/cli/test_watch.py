@@ -1,11 +1,14 @@
 """``fedtl watch``: what it shows of a folder that another process writes."""
 
+import json
 import math
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
+from fedtl._util.records import from_plain
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run_folder import RunFolder
@@ -13,7 +16,8 @@ from fedtl.experiment.watched import histories, look
 from fedtl.federation.round_log import RoundLog
 from fedtl.report.events import RoundEvents, scalars
 from fedtl.report.live_table import MOST_SILOS, WIDTH, bars, live_line, live_table
-from fedtl.results.run import HistoryLine
+from fedtl.report.metrics_lines import MetricsFile
+from fedtl.results.run import HistoryLine, MetricsLine
 from tests.commands import fedtl
 
 
@@ -130,6 +134,48 @@ def test_rounds_written_in_the_same_second_by_a_smaller_process_id_are_the_later
             "os.getpid", lambda: 1
         )  # names of files have it after the second, and are compared as text
     assert curves_of(tmp_path / "run")["accuracy/a"] == [(1, 0.25), (2, 0.5)]
+
+
+def test_metrics_are_a_line_a_silo_a_round_of_every_run(tmp_path):
+    folder, file = written(tmp_path / "both"), tmp_path / "new" / "metrics.jsonl"
+    first = line(1, {"a": 0.5, "b": 0.25}, {"c": "late"})
+    one = written(folder / "runs" / "fedtl-seed0", replace(first, weights={"a": 7.0}, norms={"a": 0.125}))
+    written(folder / "runs" / "local-seed0", line(1, {"a": 0.75}))
+    silo_a = {"run": "fedtl-seed0", "round": 1, "silo": "a", "seconds": 2.0, "accuracy": 0.5, "loss": 1.0}
+    wanted = [
+        silo_a | {"weight": 7.0, "norm": 0.125},
+        silo_a | {"silo": "b", "accuracy": 0.25},
+        {"run": "fedtl-seed0", "round": 1, "silo": "c", "seconds": 2.0, "left_out": "late"},
+        silo_a | {"run": "local-seed0", "accuracy": 0.75},
+    ]
+
+    def read():
+        return [json.loads(text) for text in file.read_text().splitlines()]
+
+    with MetricsFile(file) as metrics:
+        for _ in range(2):  # two looks at the same rounds
+            for name, lines in histories(folder):
+                metrics.write(name, lines)
+        assert read() == wanted
+        RoundLog(one).append(line(2, {"a": 1.0}))
+        for name, lines in histories(folder):
+            metrics.write(name, lines)
+        assert read() == [*wanted, silo_a | {"round": 2, "accuracy": 1.0}]
+    assert fedtl("watch", folder, "--once", "--metrics", file).returncode == 0  # replaces the file
+    assert sorted(read(), key=str) == sorted([*wanted, silo_a | {"round": 2, "accuracy": 1.0}], key=str)
+    for text in file.read_text().splitlines():
+        from_plain(MetricsLine, json.loads(text))
+
+
+@pytest.mark.parametrize("content", ['{"round": 1, "seconds": 2.0}\n', "silo,accuracy\n", '{"silo": "a"'])
+def test_metrics_do_not_replace_another_file(content, tmp_path):
+    run = written(tmp_path / "run", line(1, {"a": 0.5}))
+    other = tmp_path / "other.jsonl"
+    other.write_text(content)
+    for file, shown in ((other, content), (run / "history.jsonl", (run / "history.jsonl").read_text())):
+        with pytest.raises(ConfigError, match="not written by --metrics"):
+            MetricsFile(file)
+        assert file.read_text() == shown
 
 
 def test_each_run_of_a_comparison_has_its_curves(tmp_path):

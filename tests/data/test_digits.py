@@ -78,3 +78,8 @@ def test_the_rows_of_the_second_domain_are_other_rows(name):
 def test_an_unknown_scanner_is_refused():
     with pytest.raises(DataError, match="data.target_domain = 'xray'"):
         silos(DataSettings(target_domain="xray"))
+
+
+def test_a_name_that_the_digits_do_not_have_is_named_beside_those_that_they_have():
+    with pytest.raises(DataError, match="no silo 'clinic'"):
+        read(PLAIN, "clinic")

@@ -5,6 +5,7 @@ Every other command of a how-to is listed here, with the reason why it is only p
 """
 
 import json
+import re
 import shlex
 import shutil
 from contextlib import contextmanager
@@ -19,8 +20,9 @@ from fedtl.cli.main import app
 from fedtl.experiment import compare as comparing
 from fedtl.experiment.transfer import transferability
 from tests.experiment.test_tuning import Here
-from tests.pages.tutorial import ROOT, blocks, command_lines
+from tests.pages.tutorial import ROOT, command_lines
 
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.M | re.S)  # also within a list
 HOWTOS = ROOT / "docs" / "howto"
 TOML = """
 rounds = 1
@@ -43,6 +45,7 @@ EXECUTED = {  # by the line that a page shows: what it writes
     "fedtl transferability hospitals.toml --out transfer": "transfer/report.html",
     "fedtl schema > experiment.schema.json": "",
     "fedtl export RUN --silo clinic --out clinic-model": "clinic-model/model.json",
+    "fedtl watch runs/my-run --metrics metrics.jsonl": "metrics.jsonl",
     "fedtl watch runs/my-run --tensorboard runs/tensorboard": "runs/tensorboard",
     "fedtl new study --data hospitals": "study/experiment.toml",
     "fedtl report compared/first compared/second --out both.html": "both.html",
@@ -50,6 +53,8 @@ EXECUTED = {  # by the line that a page shows: what it writes
     "fedtl run --resume DIR": "",
     "fedtl compare --resume DIR": "",
     "fedtl compare --resume islands --leave-one-out": "islands/report.html",
+    "fedtl show digits --set privacy.epsilon=1": "",
+    "fedtl show digits --set privacy.epsilon=3": "",
 }
 OTHERS = {  # commands of other pages: what each writes
     "fedtl show hospitals.toml": "",
@@ -62,6 +67,7 @@ OTHERS = {  # commands of other pages: what each writes
     "fedtl data hospitals.toml --out hospitals-data": "hospitals-data/data.json",
     "fedtl embed RUN --silo clinic --input new.csv --out features.npz": "features.npz",
     "fedtl embed MODEL --input new.csv --out features.npz": "features.npz",
+    "fedtl embed RUN --silo clinic --input new.csv --out features.parquet": "features.parquet",
 }
 STANDS_FOR = {"RUN": "runs/one", "NAME": "clinic", "MODEL": "model", "new.csv": "hospitals/west.csv"}
 DIRS = {"fedtl run": "runs/one", "fedtl compare": "compared/first", "fedtl export": "exported"}
@@ -81,9 +87,9 @@ def shown(pages):
     return {
         line
         for page in pages
-        for block in blocks(page.read_text())
-        if block.language in ("", "sh")
-        for line in command_lines(block.text)
+        for language, text in FENCE.findall(page.read_text())
+        if language in ("", "sh")
+        for line in command_lines(text)
         if line.startswith("fedtl ")
     }
 

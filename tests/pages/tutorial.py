@@ -17,10 +17,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.commands import ROOT, run_forked
+from tests.commands import ROOT, run_forked, start_forked
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 FILE = re.compile(r"# ([\w/.-]+\.(?:toml|py|csv))\n")
+SHELL = re.compile(r"\$\((.*?)\)")
 LONG = {"run", "compare"}  # these take --workers; a test has one, because results do not depend on it
 NUMBER = re.compile(r"[0-9a-f]{4}( [0-9a-f]{4}){5}|[-+]?\d[\d.,]*")  # also the fingerprint of a key
 
@@ -47,7 +48,8 @@ def command_lines(text: str) -> list[str]:
 
 
 def run_command(line: str, folder: Path) -> str:
-    """Run one command; return what it printed to stdout."""
+    """Run one command; return what it printed to stdout. The shell gives what stands in ``$(...)``."""
+    line = SHELL.sub(lambda found: _shell(found[1], folder), line)
     program, *words = shlex.split(line.partition(" > ")[0])
     if program in ("fedtl", "python"):
         if words[0] in LONG:
@@ -64,24 +66,30 @@ def run_command(line: str, folder: Path) -> str:
     return done.stdout
 
 
+def _shell(words: str, folder: Path) -> str:
+    return subprocess.run(
+        words, shell=True, check=True, cwd=folder, capture_output=True, text=True
+    ).stdout.strip()
+
+
 def start_command(line: str, folder: Path, running: ExitStack) -> None:
     """Start a command that goes on until ``running`` is closed; what it prints goes to a file."""
     words = shlex.split(line.removesuffix("&"))
-    log = running.enter_context((folder / f"{'-'.join(words)}.log").open("wb"))
-    command = [sys.executable, "-m", "fedtl", *words[1:]]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-    running.callback(process.wait, 60)
+    process = start_forked(
+        words, folder / f"{'-'.join(words)}.log", folder, {**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    running.callback(process.join, 60)
     running.callback(process.terminate)
 
 
 def run_page(page: str, folder: Path) -> Iterator[tuple[Block, str]]:
     """Run all blocks; yield each block of output with what the command before it printed."""
     with ExitStack() as running:
-        yield from _run_blocks(page, folder, running)
+        yield from run_blocks(page, folder, running)
 
 
-def _run_blocks(page: str, folder: Path, running: ExitStack) -> Iterator[tuple[Block, str]]:
+def run_blocks(page: str, folder: Path, running: ExitStack) -> Iterator[tuple[Block, str]]:
+    """As ``run_page``; commands that end with ``&`` go on until ``running`` is closed."""
     output, names = "", {"__name__": "tutorial"}
     for block in blocks(page):
         if block.language == "text":

@@ -20,8 +20,9 @@ from fedtl.report.figures import (
     format_value,
     format_with_interval,
 )
+from fedtl.report.html import whole_intervals
 from fedtl.report.page_notes import NO_PRIVACY, NOT_PRIVATE
-from fedtl.report.plots import convergence
+from fedtl.report.plots import convergence, label_axes, label_rows, new_figure, to_svg
 from fedtl.results.comparison import Comparison, Estimate
 from fedtl.results.privacy import PrivacyReport
 from fedtl.results.run import HistoryLine, RunResult
@@ -762,3 +763,36 @@ def test_the_answer_says_what_averaging_alone_gives():
     assert "trained alone gives +1.7 points without joining." in text_of(
         compare_words(comparison, CURVES, "")
     )
+
+
+def test_constant_answers_do_not_press_the_methods_of_a_plot_together():
+    comparison = a_comparison(methods=["local", "fedavg"])
+    plain = method_dots(comparison)
+    comparison["methods"]["constant"] = comparison["methods"]["local"]
+    assert method_dots(comparison) == plain
+
+
+def test_an_interval_in_a_cell_is_never_broken_and_its_text_is_escaped():
+    assert whole_intervals("<b> 58.6 57…60") == '&lt;b&gt; 58.6 <span class="whole">57…60</span>'
+    assert whole_intervals("+1.7 [-1.2, +2.3] x") == "+1.7 [-1.2, +2.3] x"  # may be broken at its space
+
+
+def test_a_title_that_is_longer_than_its_axes_begins_further_left():
+    """Long names of rows leave little room for the axes, at which a title begins."""
+    figure, axes = new_figure(2.0)
+    label_rows(axes, ["a long name of a row " * 2])
+    label_axes(axes, "w" * 45, "", "")
+    to_svg(figure, "long")
+    end = next(one for one in axes.get_children() if getattr(one, "get_text", str)() == "w" * 45)
+    assert end.get_window_extent().x0 >= 0
+    assert end.get_window_extent().x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize(
+    ("mean", "ends", "shown"),
+    [(0.95, (0.89, 1.0), "95.0 89…100"), (0.999, (0.9961, 1.0), "99.9 99.6…100.0"), (0.124, (0.1, 0.1241), "12.4 10.0…12.4")],
+)  # fmt: skip
+def test_rounded_ends_of_an_interval_do_not_exclude_its_mean(mean, ends, shown):
+    assert format_with_interval("accuracy", Estimate(mean, ends, (mean,))) == shown
+    signed = "+" + shown.replace(" ", " +").replace("…", "…+")
+    assert format_short_difference("accuracy", mean, ends) == signed

@@ -11,6 +11,7 @@ from reference.settings import values
 WHERE = {
     "result": "`result.json` of a run",
     "history": "`history.jsonl` of a run: each line",
+    "metrics": "`metrics.jsonl`, or how the file of `fedtl watch RUN --metrics FILE` is named: each line",
     "comparison": "`comparison.json` of a comparison",
     "plan": "what `fedtl show --json` prints",
     "data": "`data.json`, and what `fedtl data EXP --json` prints",

@@ -65,13 +65,13 @@ class SuperLink:
         except (urllib.error.URLError, OSError):
             return False
 
-    def wait_until_healthy(self) -> None:
-        """Wait until the SuperLink answers. Raises ConfigError after ``START_SECONDS``."""
-        deadline = time.monotonic() + START_SECONDS
+    def wait_until_healthy(self, seconds: float = START_SECONDS) -> None:
+        """Wait until the SuperLink answers. Raises ConfigError after so many seconds."""
+        deadline = time.monotonic() + seconds
         while not self.healthy:
             if time.monotonic() > deadline:
                 raise ConfigError(
-                    f"the SuperLink of {self.folder} did not start within {START_SECONDS:g} s; see the output of fedtl server run"
+                    f"the SuperLink of {self.folder} did not start within {seconds:g} s; see the output of fedtl server run"
                 )
             time.sleep(0.3)
 

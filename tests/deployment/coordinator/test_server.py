@@ -67,6 +67,14 @@ def test_only_the_owner_can_read_secret_files(folder):
         assert public or mode == (0o700 if path.is_dir() else 0o600), (path, oct(mode))
 
 
+def test_start_waits_as_long_as_it_is_told_for_a_server_that_does_not_come(folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["fedtl", "server", "start", str(folder), "study", "--wait", "0.4"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "did not start within 0.4 s" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + b"garbage" * 1000])
 def test_a_damaged_database_is_named_before_the_superlink_starts(folder, content):
     check_database(folder)
