@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedtl.data.columns import Column, Kind
-from fedtl.data.csv_files import has_decimal_comma, may_be_thousands
+from fedtl.data.csv_files import CODE, has_decimal_comma, is_rounded, may_be_thousands
 from fedtl.data.dates import date_advice, date_numbers
 from fedtl.data.hashing import category_codes, hashed_inputs
 from fedtl.data.settings import DataSettings
@@ -109,9 +109,12 @@ def numbers(cells: "pd.Series", where: str) -> Array:
     present = cells.dropna()
     if not len(present):
         return np.full(len(cells), np.nan)
-    if not pd.api.types.is_numeric_dtype(cells):
+    numeric = pd.api.types.is_numeric_dtype(cells)
+    rounded = [] if numeric else [cell for cell in present if isinstance(cell, str) and is_rounded(cell)]
+    if not numeric and not rounded:
         raise DataError(f"{where}: {_text_problem(present)}")
-    if (whole := rounded_whole_number(np.asarray(present))) is not None:
+    whole = rounded[0] if rounded else rounded_whole_number(np.asarray(present))
+    if whole is not None:
         raise DataError(
             f"{where}: {cells.name} holds {whole}, which numbers of 64 bits round; if it names the rows, list it in data.drop, otherwise "
             "subtract a constant from the column"
@@ -179,8 +182,10 @@ def spelled(cell: object) -> str:
 
 
 def spelled_by_cell(cell: object) -> str:
-    """Return a cell as text, where 3.0 and 3 are the same value, whatever the other cells of its column are."""
+    """Return a cell as text, where 3.0 and 3 are the same value and 007 is another than 7, whatever the other cells of its column are."""
     text = spelled(cell)
+    if CODE.fullmatch(text):
+        return text
     try:
         value = float(text)
     except ValueError:
