@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_CATEGORIES = 20  # that a message proposes for a column of text
-# A number as people write it: -3 with a typographic minus, <0.5, $1,200.50, 12 345, 7.5 %, 40 mg.
+# A number as people write it: -3 with a typographic minus, <0.5, $1,200.50, 12 345, 7.5 %, 40 mg, (12.50) and 12.50- for less than 0, 1D+02.
 DECORATED_NUMBER = re.compile(
-    r"[<>≤≥=~≈±$€£¥\s]*[+\-\u2212\u2013]?\s*(\d{1,3}([,.'\u2019\s]\d{3})+|\d+)([.,]\d+)?([eE][+-]?\d+)?\s*([%‰°$€£¥]|\s[^\W\d]\S{0,7})?"
+    r"[(<>≤≥=~≈±$€£¥\s]*[+\-\u2212\u2013]?\s*(\d{1,3}([,.'\u2019\s]\d{3})+|\d+)([.,]\d+)?([eEdD][+-]?\d+)?\s*([%‰°$€£¥)\-\u2212]|\s[^\W\d]\S{0,7})?"
 )
 
 
@@ -141,7 +141,8 @@ def _text_problem(present: "pd.Series") -> str:
     elif texts and all(has_decimal_comma(str(cell)) for cell in texts):
         advice = 'if the comma is a decimal mark, set data.decimal = ","'
     elif not texts:
-        return f"{present.name} holds numbers stored as text ({first!r}); store them as numbers, or declare data.categories.{present.name}"
+        text = next((cell for cell in present if isinstance(cell, str)), first)
+        return f"{present.name} holds numbers stored as text ({text!r}); store them as numbers, or declare data.categories.{present.name}"
     elif len(texts) == len(present) and (dates := date_advice(texts, str(present.name))):
         advice = dates
     elif all(DECORATED_NUMBER.fullmatch(str(cell).strip()) for cell in texts):

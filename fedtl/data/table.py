@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedtl.data import frame
-from fedtl.data.columns import column_named, in_order
 from fedtl.data.codes import CODES, named_columns
+from fedtl.data.columns import column_named, in_order
 from fedtl.data.csv_files import MISSING_WORDS, Dialect, check_csv
 from fedtl.data.excel_files import read_sheet
 from fedtl.data.formats import advice_on

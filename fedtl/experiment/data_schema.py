@@ -11,7 +11,7 @@ from fedtl.data import prepare
 from fedtl.data.facts import NO_FACTS, RowFacts, RowHashes, row_facts
 from fedtl.data.hidden import hides_labels, uses_missing
 from fedtl.data.image_sizes import ImageSizes, sizes_before
-from fedtl.data.labels import different_labels, merge_labels
+from fedtl.data.labels import different_labels, merge_labels, shown_apart, spelled_alike
 from fedtl.data.near_copies import near_pairs
 from fedtl.data.pixels import is_pixels
 from fedtl.data.preprocess import seen_as_signed
@@ -256,15 +256,22 @@ def _all(known: set[bool | None]) -> bool | None:
     return False if False in known else None if None in known else True
 
 
+def _lacking(key: str, lacks: str, has: str, columns: Sequence[str]) -> str:
+    """Return what is wrong where a silo with these columns has no column ``key``, and what to do."""
+    for column in columns:
+        if spelled_alike([key, column]):
+            its, theirs = shown_apart([column, key])
+            return f"silo {lacks} has a column {its}, silo {has} {theirs}; write its name in one way in all silos"
+    return f"silo {lacks} has no column {key!r}, silo {has} has one; list the columns of all silos in data.columns"
+
+
 def _check_same_inputs(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None:
     """Raise DataError where two silos have inputs of different shape, after resizing, or different columns."""
     reference, other = silos[first], silos[name]
     if reference.columns and other.columns and set(reference.columns) != set(other.columns):
         key = sorted(set(other.columns) ^ set(reference.columns))[0]
         has, lacks = (name, first) if key in other.columns else (first, name)
-        raise DataError(
-            f"silo {lacks} has no column {key!r}, silo {has} has one; list the columns of all silos in data.columns"
-        )
+        raise DataError(_lacking(key, lacks, has, silos[lacks].columns))
     if other.shape != reference.shape:
         advice = {
             1: "list common columns in data.columns",

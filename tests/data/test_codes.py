@@ -48,7 +48,7 @@ def test_names_that_are_plain_numbers_stay_one_name(tmp_path):
     assert label_texts(raw.train.y) == ["1", "0", "1", "0"]
 
 
-@pytest.mark.parametrize("code, value", [("007", "7"), ("1E11", "100000000000")])
+@pytest.mark.parametrize(("code", "value"), [("007", "7"), ("1E11", "100000000000")])
 def test_an_input_that_may_be_a_code_is_noted(tmp_path, code, value):
     raw = read(tmp_path, {"x": X, "icd": [code, "8", "9", "10"], "label": list("0101")})
     assert raw.unread == (
@@ -58,7 +58,7 @@ def test_an_input_that_may_be_a_code_is_noted(tmp_path, code, value):
 
 
 def test_large_numbers_beside_an_empty_cell_of_a_csv_file_are_refused(tmp_path):
-    with pytest.raises(DataError, match=f"holds {LARGE}, which numbers of 64 bits round"):
+    with pytest.raises(DataError, match=f"{LARGE}.*64 bits"):
         read(tmp_path, {"x": X, "z": [str(LARGE), "", "1", "2"], "label": list("0101")})
 
 
@@ -66,7 +66,7 @@ def test_large_numbers_beside_an_empty_cell_of_a_parquet_file_are_refused(tmp_pa
     columns = {"x": [0.5, 1.5, 2.5], "z": pa.array([LARGE, None, 1], pa.int64()), "label": [0, 1, 0]}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     settings = DataSettings(source="table", path=str(tmp_path), label="label")
-    with pytest.raises(DataError, match=f"holds {LARGE}, which numbers of 64 bits round"):
+    with pytest.raises(DataError, match=f"{LARGE}.*64 bits"):
         table.read(settings, "a")
     hashed = settings.model_copy(update={"hashed": ["z"]})
     assert table.read(hashed, "a").train.x.shape == (3, 1 + hashed.hash_width)
@@ -92,14 +92,14 @@ def test_large_numbers_of_a_query_are_refused(tmp_path):
         silo_column="site",
         label="label",
     )
-    with pytest.raises(DataError, match=f"holds {LARGE}, which numbers of 64 bits round"):
+    with pytest.raises(DataError, match=f"{LARGE}.*64 bits"):
         sql.read(settings, "a")
 
 
 def test_two_columns_of_one_name_in_a_parquet_file(tmp_path):
     x = pa.array([1.0, 2.0])
     pq.write_table(pa.table([x, x, pa.array([0, 1])], names=["x", "x", "label"]), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="two columns are named 'x'; rename or remove one of them"):
+    with pytest.raises(DataError, match="two columns.*'x'"):
         table.read(DataSettings(source="table", path=str(tmp_path), label="label"), "a")
 
 

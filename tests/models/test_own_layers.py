@@ -107,10 +107,10 @@ def test_a_distance_is_of_layers_with_mean_and_variance():
 
 
 def test_a_model_that_mixes_rows_of_larger_batches_is_refused():
-    with pytest.raises(ModelError, match="depend on the other rows of its batch"):
+    with pytest.raises(ModelError, match="other rows"):
         split_at_classifier(ByBatch(3), "last", (2,), 0)
 
 
 def test_random_numbers_that_the_seed_does_not_fix_are_refused():
-    with pytest.raises(ModelError, match="draw random numbers with torch alone"):
+    with pytest.raises(ModelError, match="with torch alone"):
         split_at_classifier(NumpyNoise(), "last", (2,), 0)
