@@ -61,7 +61,7 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
 def _of_counts(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     """Yield a line for counts that are large for the learning rate: the gradient grows with them, as scores are their logarithms."""
     train = experiment.train
-    if train.optimizer != "sgd":
+    if train.optimizer != "sgd" or experiment.data.scale == "silo":  # then counts are divided by their mean
         return
     means = {name: silo.mean_count for name, silo in schema.silos.items() if silo.mean_count is not None}
     step = train.lr / (1 - train.momentum)
@@ -70,5 +70,5 @@ def _of_counts(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
         proposed = LARGE_STEP / 2 * (1 - train.momentum) / max(means.values())
         yield (
             f"the mean count is large for train.lr = {train.lr:g} ({listed}), so training may diverge; set train.lr = {proposed:.1g}, with more "
-            'rounds, or data.task = "regression"'
+            'rounds, or data.scale = "silo"'
         )

@@ -185,11 +185,12 @@ def test_columns_without_a_use_of_a_silo_with_accents_in_its_name(tmp_path):
 def test_counts_that_are_large_for_the_learning_rate_are_noted(tmp_path):
     rows = {name: [f"{v},{v % 7},{mean}" for v in range(40)] for name, mean in (("a", 2), ("b", 300))}
 
-    def told(*sets, task="counts"):
-        experiment = tables(tmp_path, f"data.task={task}", *sets, **rows)
+    def told(*sets, task="counts", scale="none"):
+        experiment = tables(tmp_path, f"data.task={task}", f"data.scale={scale}", *sets, **rows)
         lines = data_notes(experiment, method_of(experiment.method), read_data_schema(experiment))
         return [line for line in lines if "mean count" in line]
 
+    assert not told(scale="silo")  # counts are divided by their mean
     (note,) = told()
     assert note.startswith("the mean count is large for train.lr = 0.05 (b: 300), ")
     assert "set train.lr = 0.0003, with more rounds" in note
@@ -198,7 +199,7 @@ def test_counts_that_are_large_for_the_learning_rate_are_noted(tmp_path):
     assert not told("train.lr=0.003", "train.momentum=0.0")
     assert not told("train.optimizer=adam")
     assert not told(task="regression")
-    assert not told(*PRIVATE)
+    assert not told(PRIVATE[0], PRIVATE[2])
 
 
 def test_a_column_whose_values_stand_for_several_rows_of_one_label_is_noted(tmp_path):
