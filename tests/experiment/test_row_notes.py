@@ -311,3 +311,27 @@ def test_an_empty_silo_can_be_left_out(tmp_path):
     with pytest.raises(DataError, match="silo c is empty.*data.silos_except"):
         notes(experiment)
     assert notes(tables(tmp_path, "data.silos_except=['c']", a=drawn(), b=drawn(), c=[])) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "sets"),
+    [
+        ("regression", lambda v, unit: v * unit, ()),
+        ("counts", lambda v, unit: v * unit, ()),
+        ("survival", lambda v, unit: f"{(v + 1) * unit},{v % 2}", ("data.event=dead", "data.horizons=[9]")),
+    ],
+)
+def test_labels_in_another_unit_at_a_silo_are_noted(tmp_path, task, labels, sets):
+    def told(unit):
+        rows = {
+            name: [f"{v / 7},{v % 5},{labels(v % 20, by)}" for v in range(40)]
+            for name, by in (("a", 1), ("b", unit))
+        }
+        header = "v,w,label,dead" if task == "survival" else "v,w,label"
+        experiment = tables(tmp_path, f"data.task={task}", *sets, header=header, **rows)
+        lines = data_notes(experiment, method_of(experiment.method), read_data_schema(experiment))
+        return [line for line in lines if "units may differ" in line]
+
+    assert not told(7)
+    (note,) = told(365)
+    assert note.startswith("labels of b are 365 times as large as those of a ")
