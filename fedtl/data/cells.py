@@ -112,7 +112,7 @@ def numbers(cells: "pd.Series", where: str) -> Array:
     numeric = pd.api.types.is_numeric_dtype(cells)
     rounded = [] if numeric else [cell for cell in present if isinstance(cell, str) and is_rounded(cell)]
     if not numeric and not rounded:
-        raise DataError(f"{where}: {_text_problem(present)}")
+        raise DataError(f"{where}: {_text_problem(present, where)}")
     whole = rounded[0] if rounded else rounded_whole_number(np.asarray(present))
     if whole is not None:
         raise DataError(
@@ -130,16 +130,16 @@ def numbers(cells: "pd.Series", where: str) -> Array:
     return values
 
 
-def _text_problem(present: "pd.Series") -> str:
-    """Return what is wrong with a column that should hold numbers, and what to do."""
+def _text_problem(present: "pd.Series", where: str) -> str:
+    """Return what is wrong with a column that should hold numbers, and what to do. ``where``: the file, and perhaps the silo."""
     if not isinstance(first := present.iloc[0], Hashable):
         return f"{present.name} holds a {type(first).__name__} in a cell; write one value a cell, or list it in data.drop"
     texts = [cell for cell in present if not is_number(cell)]
     categories = sorted(map(spelled, present.unique()))
     if texts and all(may_be_thousands(str(cell)) for cell in texts):
-        advice = 'if the comma separates thousands, write plain numbers; if it is a decimal mark, set data.decimal = ","'
+        advice = f"if the comma separates thousands, write plain numbers; if it is a decimal mark, {_with_point(present, where)}"
     elif texts and all(has_decimal_comma(str(cell)) for cell in texts):
-        advice = 'if the comma is a decimal mark, set data.decimal = ","'
+        advice = f"if the comma is a decimal mark, {_with_point(present, where)}"
     elif not texts:
         text = next((cell for cell in present if isinstance(cell, str)), first)
         return f"{present.name} holds numbers stored as text ({text!r}); store them as numbers, or declare data.categories.{present.name}"
@@ -160,6 +160,13 @@ def _text_problem(present: "pd.Series") -> str:
         advice = f"declare data.categories.{present.name} = {categories}, or list the columns to use in data.columns"
     example = spelled([*texts, present.iloc[0]][0])
     return f"{present.name} holds text ({example!r}) in {len(texts)} of {len(present)} rows; {advice}"
+
+
+def _with_point(present: "pd.Series", where: str) -> str:
+    """Return how a decimal comma is read: by a setting in a CSV file, and not at all where cells have a type."""
+    if where.partition(", silo ")[0].lower().endswith(".csv"):
+        return 'set data.decimal = ","'
+    return f"store numbers, not text (in a query: CAST(REPLACE({present.name}, ',', '.') AS REAL))"
 
 
 def numbers_by_cell(cells: "pd.Series", settings: DataSettings) -> Array:

@@ -79,3 +79,17 @@ def test_a_number_as_accountants_and_old_programs_write_it(cell):
 @pytest.mark.parametrize("cell", ["5-9", "6/8", "0x7d", "E11", "trace"])
 def test_what_is_no_number(cell):
     assert not DECORATED_NUMBER.fullmatch(cell)
+
+
+def test_the_advice_on_a_decimal_comma_fits_the_kind_of_file(tmp_path):
+    made = Workbook()
+    made.active.append(["x", "label"])
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "a.csv").write_text('x,label\n"0,5",0\n"1,5",1\n')
+    for row in range(4):
+        made.active.append([f"{row},5", row % 2])
+    made.save(tmp_path / "a.xlsx")
+    with pytest.raises(DataError, match="store numbers, not text"):
+        table.read(DataSettings(source="table", path=str(tmp_path), label="label"), "a")
+    with pytest.raises(DataError, match="set data.decimal"):
+        table.read(DataSettings(source="table", path=str(tmp_path / "csv"), label="label"), "a")
