@@ -32,6 +32,8 @@ DOORS = {
     "timm": {"models.libraries"},
     "torchvision": {"models.libraries", "_util.torchvision_import", "data.torchvision_sets"},
     "pandas": {
+        "data.codes",
+        "data.typed_rows",
         *(
             "data.frame",
             "data.table",

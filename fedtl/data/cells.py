@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedtl.data.columns import Column, Kind
-from fedtl.data.csv_files import has_decimal_comma, may_be_thousands
+from fedtl.data.csv_files import CODE, has_decimal_comma, is_rounded, may_be_thousands
 from fedtl.data.dates import date_advice, date_numbers
 from fedtl.data.hashing import category_codes, hashed_inputs
 from fedtl.data.settings import DataSettings
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_CATEGORIES = 20  # that a message proposes for a column of text
-# A number as people write it: -3 with a typographic minus, <0.5, $1,200.50, 12 345, 7.5 %, 40 mg.
+# A number as people write it: -3 with a typographic minus, <0.5, $1,200.50, 12 345, 7.5 %, 40 mg, (12.50) and 12.50- for less than 0, 1D+02.
 DECORATED_NUMBER = re.compile(
-    r"[<>≤≥=~≈±$€£¥\s]*[+\-\u2212\u2013]?\s*(\d{1,3}([,.'\u2019\s]\d{3})+|\d+)([.,]\d+)?([eE][+-]?\d+)?\s*([%‰°$€£¥]|\s[^\W\d]\S{0,7})?"
+    r"[(<>≤≥=~≈±$€£¥\s]*[+\-\u2212\u2013]?\s*(\d{1,3}([,.'\u2019\s]\d{3})+|\d+)([.,]\d+)?([eEdD][+-]?\d+)?\s*([%‰°$€£¥)\-\u2212]|\s[^\W\d]\S{0,7})?"
 )
 
 
@@ -109,9 +109,12 @@ def numbers(cells: "pd.Series", where: str) -> Array:
     present = cells.dropna()
     if not len(present):
         return np.full(len(cells), np.nan)
-    if not pd.api.types.is_numeric_dtype(cells):
-        raise DataError(f"{where}: {_text_problem(present)}")
-    if (whole := rounded_whole_number(np.asarray(present))) is not None:
+    numeric = pd.api.types.is_numeric_dtype(cells)
+    rounded = [] if numeric else [cell for cell in present if isinstance(cell, str) and is_rounded(cell)]
+    if not numeric and not rounded:
+        raise DataError(f"{where}: {_text_problem(present, where)}")
+    whole = rounded[0] if rounded else rounded_whole_number(np.asarray(present))
+    if whole is not None:
         raise DataError(
             f"{where}: {cells.name} holds {whole}, which numbers of 64 bits round; if it names the rows, list it in data.drop, otherwise "
             "subtract a constant from the column"
@@ -127,18 +130,19 @@ def numbers(cells: "pd.Series", where: str) -> Array:
     return values
 
 
-def _text_problem(present: "pd.Series") -> str:
-    """Return what is wrong with a column that should hold numbers, and what to do."""
+def _text_problem(present: "pd.Series", where: str) -> str:
+    """Return what is wrong with a column that should hold numbers, and what to do. ``where``: the file, and perhaps the silo."""
     if not isinstance(first := present.iloc[0], Hashable):
         return f"{present.name} holds a {type(first).__name__} in a cell; write one value a cell, or list it in data.drop"
     texts = [cell for cell in present if not is_number(cell)]
     categories = sorted(map(spelled, present.unique()))
     if texts and all(may_be_thousands(str(cell)) for cell in texts):
-        advice = 'if the comma separates thousands, write plain numbers; if it is a decimal mark, set data.decimal = ","'
+        advice = f"if the comma separates thousands, write plain numbers; if it is a decimal mark, {_with_point(present, where)}"
     elif texts and all(has_decimal_comma(str(cell)) for cell in texts):
-        advice = 'if the comma is a decimal mark, set data.decimal = ","'
+        advice = f"if the comma is a decimal mark, {_with_point(present, where)}"
     elif not texts:
-        return f"{present.name} holds numbers stored as text ({first!r}); store them as numbers, or declare data.categories.{present.name}"
+        text = next((cell for cell in present if isinstance(cell, str)), first)
+        return f"{present.name} holds numbers stored as text ({text!r}); store them as numbers, or declare data.categories.{present.name}"
     elif len(texts) == len(present) and (dates := date_advice(texts, str(present.name))):
         advice = dates
     elif all(DECORATED_NUMBER.fullmatch(str(cell).strip()) for cell in texts):
@@ -156,6 +160,13 @@ def _text_problem(present: "pd.Series") -> str:
         advice = f"declare data.categories.{present.name} = {categories}, or list the columns to use in data.columns"
     example = spelled([*texts, present.iloc[0]][0])
     return f"{present.name} holds text ({example!r}) in {len(texts)} of {len(present)} rows; {advice}"
+
+
+def _with_point(present: "pd.Series", where: str) -> str:
+    """Return how a decimal comma is read: by a setting in a CSV file, and not at all where cells have a type."""
+    if where.partition(", silo ")[0].lower().endswith(".csv"):
+        return 'set data.decimal = ","'
+    return f"store numbers, not text (in a query: CAST(REPLACE({present.name}, ',', '.') AS REAL))"
 
 
 def numbers_by_cell(cells: "pd.Series", settings: DataSettings) -> Array:
@@ -179,8 +190,10 @@ def spelled(cell: object) -> str:
 
 
 def spelled_by_cell(cell: object) -> str:
-    """Return a cell as text, where 3.0 and 3 are the same value, whatever the other cells of its column are."""
+    """Return a cell as text, where 3.0 and 3 are the same value and 007 is another than 7, whatever the other cells of its column are."""
     text = spelled(cell)
+    if CODE.fullmatch(text):
+        return text
     try:
         value = float(text)
     except ValueError:

@@ -26,12 +26,17 @@ MISSING_WORDS = frozenset(
 )
 
 
+# What a reader takes for a number, and who wrote it may have meant as a code: 007, 1E11.
+CODE = re.compile(r"0\d+|\d+[eE]\d+")
+
+
 @dataclass(frozen=True)
 class Dialect:
     """
     How a file is written. ``literal``: the columns in which a word such as "None" is kept as it is; in all others it is a
     missing value. ``texts``: the columns whose cells stay text, such as "007". ``as_text``: those of all columns do, and no row
-    decides whether the others can be read.
+    decides whether the others can be read. ``names``: the columns whose cells name something, such as a class or a patient: they stay
+    text where one of them would be another name as a number. ``target``: the column of numbers that a model predicts.
     """
 
     delimiter: str = ","
@@ -40,14 +45,25 @@ class Dialect:
     literal: frozenset[str] = frozenset()
     texts: frozenset[str] = frozenset()
     as_text: bool = False
+    names: frozenset[str] = frozenset()
+    target: str = ""
 
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """``source``: the path, or the text with empty cells in the place of odd rows. ``missing``: by column, what a missing value is."""
+    """
+    ``source``: the path, or the text with empty cells in the place of odd rows. ``missing``: by column, what a missing value is.
+    ``codes``: by column, a cell that means something else as a number than as it is written, such as 007; not looked for ``as_text``.
+    """
 
     source: str | io.StringIO
     missing: Mapping[str, Sequence[str]]
+    codes: Mapping[str, str]
+
+    def kept(self, dialect: Dialect) -> frozenset[str]:
+        """Return the columns that stay text because numbers would be other names, or would be rounded."""
+        rounded = {name for name, cell in self.codes.items() if is_rounded(cell)}
+        return frozenset(self.codes.keys() & dialect.names | rounded - {dialect.target})
 
 
 def check_csv(path: str, dialect: Dialect) -> CheckedFile:
@@ -56,7 +72,7 @@ def check_csv(path: str, dialect: Dialect) -> CheckedFile:
     otherwise it is refused. Raises DataError.
     """
     try:
-        names, odd = _check_rows(path, dialect)
+        names, odd, codes = _check_rows(path, dialect)
         if not dialect.as_text and _is_really_utf8(path, dialect.encoding):
             raise DataError(
                 f"{path} is UTF-8 text, and data.encoding is {dialect.encoding!r}, which would change its letters; remove data.encoding"
@@ -69,7 +85,7 @@ def check_csv(path: str, dialect: Dialect) -> CheckedFile:
     except (csv.Error, UnicodeError) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}") from error
     missing = {name: [""] if name in dialect.literal else ["", *MISSING_WORDS] for name in names}
-    return CheckedFile(_without_odd_rows(path, dialect, len(names)) if odd else path, missing)
+    return CheckedFile(_without_odd_rows(path, dialect, len(names)) if odd else path, missing, codes)
 
 
 def _is_really_utf8(path: str, encoding: str) -> bool:
@@ -97,8 +113,16 @@ def csv_rows(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
                 yield rows.line_num, fields
 
 
-def _check_rows(path: str, dialect: Dialect) -> tuple[list[str], int]:
-    """Return the names of the columns as pandas gives them, and how many rows have another number of fields."""
+def is_rounded(cell: str) -> bool:
+    """Return whether a cell is a whole number that a number of 64 bits rounds."""
+    return len(cell) > 15 and cell.lstrip("-").isdecimal() and int(float(cell)) != int(cell)
+
+
+def _check_rows(path: str, dialect: Dialect) -> tuple[list[str], int, dict[str, str]]:
+    """
+    Return the names of the columns as pandas gives them, how many rows have another number of fields, and by column a cell that means
+    something else as a number: the last that a number rounds, or the first code.
+    """
     rows = csv_rows(path, dialect)
     header = next(rows, (0, []))[1]
     if not header:
@@ -120,14 +144,18 @@ def _check_rows(path: str, dialect: Dialect) -> tuple[list[str], int]:
     names = [name or f"Unnamed: {number}" for number, name in enumerate(header)]
     if twice := [name for number, name in enumerate(names) if name in names[:number]]:
         raise DataError(f"{path}: two columns are named {twice[0]!r}; rename or remove one of them")
-    odd = 0
+    odd, codes = 0, dict[str, str]()
     for line, fields in rows:
         if len(fields) == len(names):
+            if not dialect.as_text:
+                for name, cell in zip(names, fields, strict=True):
+                    if is_rounded(cell) or (name not in codes and CODE.fullmatch(cell)):
+                        codes[name] = cell
             continue
         if not dialect.as_text:
             raise DataError(f"{path} line {line}: {_difference(fields, names)}")
         odd += 1
-    return names, odd
+    return names, odd, codes
 
 
 def _difference(fields: Sequence[str], names: Sequence[str]) -> str:

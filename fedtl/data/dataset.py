@@ -1,5 +1,6 @@
 """What a silo trains on. Rows exist only in ``fedtl/data``, ``fedtl/training`` and what is built on them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class SiloDataset:
 
     ``classes``: the silo's own labels, () where they are not exclusive classes, as in regression. ``target``: inputs without labels: of a second domain or, where
     ``one_domain``, of the silo's own rows whose labels are not used (``data.hidden``). ``y_mean`` and
-    ``y_std``: the scale of the labels of a regression. ``origins``: where the values come from that the rows were prepared
+    ``y_std``: the scale of the labels of a regression; of counts ``y_std`` is the mean that they are divided by. ``origins``: where the values come from that the rows were prepared
     with; private training refuses values that were learned from rows. ``task``: what is predicted; None: classification where there
     are classes, otherwise regression.
     """
@@ -91,19 +92,28 @@ class SiloDataset:
     def scaled(self, values: Tensor) -> Tensor:
         """
         Return labels or scores in the scale of the losses: in regression (values - y_mean) / y_std, computed in float64
-        and then narrowed; class numbers, scores of classes and labels that are compared as they are; other numbers only narrowed.
+        and then narrowed; counts / y_std; class numbers, scores of classes and labels that are compared as they are; other numbers only narrowed.
         """
         if self.classes or self.task.exact_labels:
             return values
+        if self.task.relative:
+            return (values.double() / self.y_std).to(torch.get_default_dtype())
         if not self.task.standardised:
             return values.to(torch.get_default_dtype()) if values.is_floating_point() else values
         return ((values.double() - self.y_mean) / self.y_std).to(torch.get_default_dtype())
 
     def in_label_unit(self, scores: Tensor) -> Tensor:
         """Return scores in the label's own unit, in regression float64: the inverse of ``scaled``."""
+        if self.task.relative and self.y_std != 1.0:
+            return scores.double() + math.log(self.y_std)
         if self.classes or not self.task.standardised:
             return scores
         return scores.double() * self.y_std + self.y_mean
+
+    @property
+    def loss_unit(self) -> float:
+        """What losses in the label's own unit are divided by, so that those of several silos have one unit."""
+        return self.y_std if self.task.relative else self.y_std**2
 
     @property
     def width(self) -> int:

@@ -27,6 +27,7 @@ ELEMENTS = [
         "PhotometricInterpretation",
         "PlanarConfiguration",
     ),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ModalityLUTSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
@@ -161,7 +162,7 @@ def _modality_values(path: Path, file: Any, stored: Array, settings: DataSetting
     intercept = _number(path, file, "RescaleIntercept", 0.0)
     if not slope:
         raise DataError(f"{path} has RescaleSlope = 0; correct it")
-    values = stored.astype(np.float64) * slope + intercept
+    values = _without_padding(file, stored).astype(np.float64) * slope + intercept
     low, high = sorted((least * slope + intercept, most * slope + intercept))
     if settings.pixel_range == WINDOW:
         low, high = _window(path, file)
@@ -171,6 +172,34 @@ def _modality_values(path: Path, file: Any, stored: Array, settings: DataSetting
     if str(file.PhotometricInterpretation) == "MONOCHROME1":  # low values are shown bright
         values = low + high - values
     return values.astype(np.float32)
+
+
+def _without_padding(file: Any, stored: Array) -> Array:
+    """
+    Return the stored values with the darkest of the others in the place of padding, which stands where nothing was measured (PS3.3
+    C.7.5.1.1.2): around a round field of view, such as -2000 where air is -1000.
+    """
+    first = _padding(file, "PixelPaddingValue")
+    if first is None:
+        return stored
+    last = _padding(file, "PixelPaddingRangeLimit")
+    low, high = sorted((first, first if last is None else last))
+    padded = (stored >= low) & (stored <= high)
+    if not padded.any() or padded.all():
+        return stored
+    measured = stored[~padded]
+    darkest = measured.max() if str(file.PhotometricInterpretation) == "MONOCHROME1" else measured.min()
+    return np.where(padded, darkest, stored)
+
+
+def _padding(file: Any, element: str) -> int | None:
+    """Return the stored value that an element names, None where it is absent; of a signed image it may be written without its sign."""
+    value = file.get(element)
+    if value is None or value == "":
+        return None
+    bits, signed = int(file.BitsAllocated), bool(int(file.PixelRepresentation))
+    number = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)
+    return number - (1 << bits) if signed and number >= 1 << (bits - 1) else number
 
 
 def _window(path: Path, file: Any) -> tuple[float, float]:

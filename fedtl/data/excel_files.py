@@ -6,7 +6,6 @@ that the program stored with each is read. Macros are not read at all.
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from xml.etree.ElementTree import ParseError
 
 from fedtl.data.bounded import check_bytes, check_file_size
 from fedtl.errors import DataError
@@ -66,7 +65,6 @@ def _cells(path: str, sheet: str, stored: bool, merged: bool) -> Iterator[list[C
     """
     try:
         from openpyxl import load_workbook
-        from openpyxl.utils.exceptions import InvalidFileException
     except ImportError as error:
         raise DataError(f"{path}: {INSTALL}") from error
     check_file_size(Path(path))
@@ -75,7 +73,7 @@ def _cells(path: str, sheet: str, stored: bool, merged: bool) -> Iterator[list[C
             with zipfile.ZipFile(stream) as packed:
                 check_bytes(Path(path), sum(part.file_size for part in packed.infolist()))
             book = load_workbook(stream, data_only=stored, keep_links=False)
-    except (InvalidFileException, zipfile.BadZipFile, ParseError, KeyError, ValueError, OSError) as error:
+    except Exception as error:  # whatever a part of the file that the library does not know makes it raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{path} is no Excel file that can be read: {reason}; save it again as .xlsx"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from fedtl.data.cells import column_inputs, is_number, numbers, numbers_by_cell, spelled, spelled_by_cell
+from fedtl.data.codes import codes_as_numbers
 from fedtl.data.columns import Kind, column_named, columns_of_inputs
 from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Array, Part, Raw
@@ -45,7 +46,10 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     columns, x = frame_inputs(frame, settings, where)
     units = units_of(frame, settings, where)
     words = [] if settings.tokenizer else [name for name in settings.text if name in frame.columns]
-    unread = unread_texts({name: frame[name].dropna() for name in words})
+    unread = (
+        *unread_texts({name: frame[name].dropna() for name in words}),
+        *codes_as_numbers(frame, columns),
+    )
     if not settings.target_domain:
         rows = Part(x, labels_of(frame, settings, where), units)
         if settings.split_column:
@@ -185,13 +189,6 @@ def _check_numbers(cells: "pd.Series", where: str) -> None:
         )
 
 
-def as_frame(rows: Sequence[Sequence[object]], names: Sequence[str], by_cell: bool) -> "pd.DataFrame":
-    """Return rows of cells as a table. ``by_cell``: each cell keeps its type, whatever the others of its column are."""
-    import pandas as pd
-
-    return pd.DataFrame(rows, columns=names, dtype=object if by_cell else None)
-
-
 def column_of(frame: "pd.DataFrame", name: str, where: str, key: str) -> "pd.Series":
     """Return the column; ``key`` is the setting that names it. Raises DataError."""
     if name not in frame.columns:
@@ -247,7 +244,8 @@ def labels_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Arra
         return _labels_by_cell(column, settings)
     if settings.missing_labels == "refuse":
         _check_no_missing(column, where, ', or set data.missing_labels = "inputs"')
-    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+    exact = pd.api.types.is_extension_array_dtype(column) and settings.predicted.has_classes
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column) or exact:
         if settings.positive_above is not None:
             raise DataError(f"{where}: {settings.label} holds text; data.positive_above needs numbers")
         _check_texts(column, where)

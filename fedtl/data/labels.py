@@ -1,6 +1,7 @@
 """The labels of a silo: as text, as a list that the silos agree on, and as the class numbers that a model is trained on."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -50,12 +51,18 @@ def merge_labels(label_sets: Iterable[Sequence[str]]) -> tuple[str, ...]:
 def spelled_alike(labels: Iterable[str]) -> list[tuple[str, ...]]:
     """
     Return labels that may be one label in several spellings, each group sorted: equal but for case, blanks, _ and -, a full stop
-    at the end, or as numbers.
+    at the end, invisible marks and the form of a letter in Unicode, or as numbers.
     """
     groups: dict[str, set[str]] = {}
     for label in labels:
         groups.setdefault(_plain_spelling(label), set()).add(label)
     return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
+
+
+def shown_apart(names: Sequence[str]) -> list[str]:
+    """Return names in quotes; with the codes of letters beyond ASCII where they look alike, as one letter and a letter with a mark do."""
+    looks = {unicodedata.normalize("NFKC", name) for name in names}
+    return [repr(name) if len(looks) == len(names) else ascii(name) for name in names]
 
 
 def _plain_spelling(label: str) -> str:
@@ -65,7 +72,9 @@ def _plain_spelling(label: str) -> str:
             label if abs(value) >= EXACT else repr(value + 0.0)
         )  # -0 is 0; beyond, several whole numbers are one float
     except ValueError:
-        return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", label.casefold().strip().rstrip(".").strip())
+        visible = "".join(one for one in label if unicodedata.category(one) != "Cf")
+        plain = unicodedata.normalize("NFKC", visible).casefold().strip().rstrip(".").strip()
+        return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", plain)
 
 
 def label_numbers(y: Array, classes: tuple[str, ...], settings: DataSettings) -> Tensor:

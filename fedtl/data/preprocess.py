@@ -131,16 +131,26 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
         return _from_bounds(inputs, x, settings)
     if settings.scale != "silo":
         return _from_file(inputs, x, settings, silo)
-    if settings.predicted.standardised:
-        labels = finite_numbers(y)
-        labels = labels[~np.isnan(labels)]
-        (y_mean,), (y_std,) = _mean_and_std(labels[:, None]) if len(labels) else ((0.0,), (1.0,))
-        inputs = replace(inputs, y_mean=y_mean, y_std=y_std, label_origin=Origin.LEARNED)
+    inputs = _with_scale_of_labels(inputs, y, settings)
     if x.ndim > 2 and (settings.pixel_range or is_pixels(x)):
         return inputs
     fill, mean, std = _fit_columns(_values_by_column(x, settings))
     learned = [Constants(*each) for each in zip(fill, mean, std, strict=True)]
     return _with_constants(replace(inputs, origin=Origin.LEARNED), learned, settings)
+
+
+def _with_scale_of_labels(inputs: Inputs, y: Array, settings: DataSettings) -> Inputs:
+    """Return the inputs with the scale of a silo's labels where the task has one; 1 where no count is above 0."""
+    task = settings.predicted
+    if not task.standardised and not task.relative:
+        return inputs
+    labels = finite_numbers(y)
+    labels = labels[~np.isnan(labels)]
+    if task.relative:
+        mean = float(labels.mean()) if len(labels) else 0.0
+        return replace(inputs, y_std=mean or 1.0, label_origin=Origin.LEARNED)
+    (y_mean,), (y_std,) = _mean_and_std(labels[:, None]) if len(labels) else ((0.0,), (1.0,))
+    return replace(inputs, y_mean=y_mean, y_std=y_std, label_origin=Origin.LEARNED)
 
 
 def _with_constants(inputs: Inputs, constants: Sequence[Constants], settings: DataSettings) -> Inputs:

@@ -3,7 +3,8 @@ Series of measurements (``data.sequence``): arrays [N, T, C] of N series with T 
 step. A missing value, and a step after the end of a shorter series, is NaN, which takes the channel's fill value.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ from fedtl.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
+DIGITS = 2  # of the length of a step that are kept
 UNEVEN = 1.5  # times the shortest interval; months differ by less
 
 
@@ -72,14 +74,14 @@ def series_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str, u
     Label and unit must be the same in all rows of a series; the label not where it is ``unused``. Raises DataError.
     """
     check_columns_with_a_use(frame, settings, where)
-    names, x, _, order, starts, lines = _series(frame, settings, where)
+    names, x, _, order, starts, steps, lines = _series(frame, settings, where)
     rows = frame.iloc[order]
     firsts = rows.iloc[starts]
     for key in ("label", "unit_column"):
         if (column := getattr(settings, key)) and not (unused and key == "label"):
             _check_constant(rows, column, starts, settings, where)
     part = Part(x, labels_of(firsts, settings, where), units_of(firsts, settings, where))
-    return Raw(part, columns=names, unread=lines)
+    return Raw(part, columns=names, unread=lines, spacings=steps)
 
 
 def known_series(
@@ -90,16 +92,16 @@ def known_series(
     padded. Raises DataError for a channel that is missing.
     """
     own = settings.model_copy(update={"columns": list(columns), "drop": []})
-    _, x, ids, _, _, lines = _series(frame, own, where)
+    _, x, ids, _, _, _, lines = _series(frame, own, where)
     return x, tuple(ids.tolist()), lines
 
 
 def _series(
     frame: "pd.DataFrame", settings: DataSettings, where: str
-) -> tuple[tuple[str, ...], Array, Array, Array, Array, tuple[str, ...]]:
+) -> tuple[tuple[str, ...], Array, Array, Array, Array, Mapping[tuple[float, ...], int], tuple[str, ...]]:
     """
     Return the names of the channels, the series [N, T, C], their ids [N] in the order of the text, the order of the rows by series and
-    time, the place of each series' first row in it, and a line on what was cut or padded.
+    time, the place of each series' first row in it, how many series have steps of which length, and a line on what was cut or padded.
     """
     sequence = settings.sequence
     assert sequence is not None
@@ -120,7 +122,14 @@ def _series(
             "keep one row for each step"
         )
     made, lines = of_length(np.split(x[order], starts[1:]), sequence.length, len(names))
-    return names, made, ids, order, starts, (*lines, *_uneven(np.split(time[order], starts[1:]), sequence))
+    times = np.split(time[order], starts[1:])
+    return names, made, ids, order, starts, _steps(times), (*lines, *_uneven(times, sequence))
+
+
+def _steps(times: Sequence[Array]) -> Mapping[tuple[float, ...], int]:
+    """Return how many series have steps of which length in the middle. ``times``: of each series, ascending."""
+    lengths = [float(np.median(np.diff(one))) for one in times if len(one) > 1]
+    return Counter((float(f"{length:.{DIGITS}g}"),) for length in lengths)
 
 
 def _uneven(times: Sequence[Array], sequence: SequenceSettings) -> Iterator[str]:

@@ -38,8 +38,8 @@ class Raw:
     The stored rows of one silo. Parts that the source does not give are split off the training rows later. ``target``:
     inputs of the second domain, without labels. ``columns``: names of a table's columns or a series' channels, () for images.
     ``unread``: a line for each thing that lies next to the rows and was not read. ``sizes``: of images that ``data.size`` resized as
-    they were read, how many had which sides, and ``spacings``: how many files state which distance of pixels in mm; of a set that is dealt to silos, over
-    all of it.
+    they were read, how many had which sides, and ``spacings``: how many files state which distance of pixels in mm, or how many series have
+    steps of which length; of a set that is dealt to silos, over all of it.
     """
 
     train: Part

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from fedtl.data import parquet_query
-from fedtl.data.frame import as_frame, column_of, rows_of_frame
+from fedtl.data.frame import column_of, rows_of_frame
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Raw
 from fedtl.data.table import with_own_labels
+from fedtl.data.typed_rows import as_frame
 from fedtl.errors import DataError
 
 if TYPE_CHECKING:

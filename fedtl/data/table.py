@@ -1,12 +1,12 @@
 """CSV, Parquet or Excel files: one file per silo, or one file with a column that names the silo."""
 
 from collections.abc import Sequence
-from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedtl.data import frame
+from fedtl.data.codes import CODES, named_columns
 from fedtl.data.columns import column_named, in_order
 from fedtl.data.csv_files import MISSING_WORDS, Dialect, check_csv
 from fedtl.data.excel_files import read_sheet
@@ -16,6 +16,7 @@ from fedtl.data.labels_alone import with_labels_alone
 from fedtl.data.series import series_of_frame
 from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Raw
+from fedtl.data.typed_rows import read_parquet
 from fedtl.data.unlabelled import is_unlabelled
 from fedtl.errors import DataError
 
@@ -133,7 +134,9 @@ def load_frame(path: str, settings: DataSettings) -> "pd.DataFrame":
     literal = frozenset(_declared_words(settings))
     texts = frozenset(name for key in KINDS if key != "categories" for name in getattr(settings, key))
     dialect = Dialect(
-        settings.delimiter, settings.decimal, settings.encoding, literal, texts, settings.by_record
+        *(settings.delimiter, settings.decimal, settings.encoding, literal, texts, settings.by_record),
+        names=named_columns(settings),
+        target="" if settings.predicted.has_classes else settings.label,
     )
     return _parse(path, stat.st_mtime_ns, stat.st_size, dialect, settings.sheet)
 
@@ -144,50 +147,30 @@ def _parse(path: str, changed: int, size: int, dialect: Dialect, sheet: str) -> 
 
     try:
         if path.lower().endswith(".parquet"):
-            return _with_plain_numbers(_read_parquet(path, dialect.as_text))
+            return read_parquet(path, dialect.as_text)
         if path.lower().endswith(".xlsx"):
             names, rows = read_sheet(path, sheet, dialect.as_text)
             return pd.DataFrame(rows, columns=names, dtype=object if dialect.as_text else None)
         checked = check_csv(path, dialect)
-        return pd.read_csv(
+        texts = dialect.texts | checked.kept(dialect)
+        rows = pd.read_csv(
             checked.source,
             sep=dialect.delimiter,
             decimal=dialect.decimal,
             encoding=dialect.encoding,
             low_memory=False,
             index_col=False,
-            dtype=str if dialect.as_text else dict.fromkeys(dialect.texts, str),
+            dtype=str if dialect.as_text else dict.fromkeys(texts, str),
             keep_default_na=False,
             na_values=checked.missing,
         )
+        rows.attrs[CODES] = {name: cell for name, cell in checked.codes.items() if name not in texts}
+        return rows
     except ImportError as error:
         raise DataError(f"{path}: Parquet needs pyarrow: pip install 'fedtl[parquet]'") from error
     except (ValueError, OSError) as error:
         reason = (str(error).splitlines() or ["empty"])[0]
         raise DataError(f"{path} cannot be read: {reason}") from error
-
-
-def _read_parquet(path: str, by_cell: bool) -> "pd.DataFrame":
-    """
-    Return the rows of a Parquet file; the columns that pandas stored as a named index are columns. ``by_cell``: whole numbers stay as they are next to an empty cell, which would otherwise make
-    floats of its whole column and so round the numbers of other rows from 2^53 on.
-    """
-    import pandas as pd
-
-    kept = {"integer_object_nulls": True} if by_cell else None
-    rows = pd.read_parquet(path, to_pandas_kwargs=kept)
-    if not isinstance(rows.index, pd.RangeIndex):
-        rows = rows.reset_index([name for name in rows.index.names if name is not None])
-    return rows.set_axis([str(name) for name in rows.columns], axis=1)
-
-
-def _with_plain_numbers(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the rows of a Parquet file with decimals, as databases export them, as floats. All cells of its columns are of one type."""
-    first = {
-        name: next(iter(frame[name].dropna()), None) for name in frame.columns if frame[name].dtype == object
-    }
-    decimals = [name for name, cell in first.items() if isinstance(cell, Decimal)]
-    return frame.astype(dict.fromkeys(decimals, float)) if decimals else frame
 
 
 def _declared_words(settings: DataSettings) -> dict[str, Sequence[str]]:

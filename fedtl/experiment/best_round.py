@@ -55,7 +55,7 @@ class ValidationLoss:
         if not has_label(data.val).any():
             return None
         state = trainer.partition.join(self.task.shared, silo.local)
-        return received_metrics(trainer, silo, self.task, state).get("loss", inf) / data.y_std**2
+        return received_metrics(trainer, silo, self.task, state).get("loss", inf) / data.loss_unit
 
 
 def better_round(

@@ -12,6 +12,8 @@ from fedtl.methods.base import Method, own_labels
 # Of the mean count times train.lr / (1 - momentum), which is how far steps go together. With the model mlp and the default rate, 0.05 at momentum
 # 0.9, counts of mean 3 (1.5) are learned, and of mean 5 (2.5) diverge; at 1, means from 5 to 300 are learned.
 LARGE_STEP = 2.0
+# Times between the labels of two silos, from which on their unit is in question: days and weeks are 7, days and months 30, mg/dl and mmol/l 18.
+OTHER_UNIT = 15.0
 
 
 def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> Iterator[str]:
@@ -41,6 +43,7 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
     if experiment.privacy is not None:
         return
     yield from _of_counts(experiment, schema)
+    yield from _of_sizes(schema)
     others = {*experiment.model.pretrain_on, *experiment.data.unlabelled}
     silos = {name: silo for name, silo in schema.silos.items() if name not in others}
     single = {name: sorted(silo.trained) for name, silo in silos.items() if len(silo.trained) == 1}
@@ -61,7 +64,7 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
 def _of_counts(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     """Yield a line for counts that are large for the learning rate: the gradient grows with them, as scores are their logarithms."""
     train = experiment.train
-    if train.optimizer != "sgd":
+    if train.optimizer != "sgd" or experiment.data.scale == "silo":  # then counts are divided by their mean
         return
     means = {name: silo.mean_count for name, silo in schema.silos.items() if silo.mean_count is not None}
     step = train.lr / (1 - train.momentum)
@@ -70,5 +73,18 @@ def _of_counts(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
         proposed = LARGE_STEP / 2 * (1 - train.momentum) / max(means.values())
         yield (
             f"the mean count is large for train.lr = {train.lr:g} ({listed}), so training may diverge; set train.lr = {proposed:.1g}, with more "
-            'rounds, or data.task = "regression"'
+            'rounds, or data.scale = "silo"'
+        )
+
+
+def _of_sizes(schema: DataSchema) -> Iterator[str]:
+    """Yield a line where the numbers that two silos predict are of so different a size that their unit is in question."""
+    sizes = {name: silo.label_size for name, silo in schema.silos.items() if silo.label_size}
+    if not sizes:
+        return
+    small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    if (times := sizes[large] / sizes[small]) >= OTHER_UNIT:
+        yield (
+            f"labels of {large} are {times:.3g} times as large as those of {small} ({sizes[large]:.3g} and {sizes[small]:.3g}, in the middle or as a "
+            "deviation), so their units may differ; convert them to one unit, because the loss and the mean over silos compare them"
         )

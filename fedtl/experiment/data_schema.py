@@ -11,19 +11,17 @@ from fedtl.data import prepare
 from fedtl.data.facts import NO_FACTS, RowFacts, RowHashes, row_facts
 from fedtl.data.hidden import hides_labels, uses_missing
 from fedtl.data.image_sizes import ImageSizes, sizes_before
-from fedtl.data.labels import different_labels, merge_labels
+from fedtl.data.labels import different_labels, merge_labels, shown_apart, spelled_alike
 from fedtl.data.near_copies import near_pairs
 from fedtl.data.pixels import is_pixels
 from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import Raw, finite_numbers
+from fedtl.data.source import Raw
 from fedtl.errors import ConfigError, DataError
+from fedtl.experiment import label_facts
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.few_labels import check_all_unlabelled, no_silo_has_labels
 from fedtl.tasks.base import LearningTask
-from fedtl.tasks.counts import Counts
-from fedtl.tasks.multilabel import MultiLabel
-from fedtl.tasks.survival import EVENT, TIME, TimeToEvent
 
 MIN_SIDE, MAX_ASPECT = 4, 8  # of what is surely an image, in pixels
 Pairs = tuple[tuple[str, str, int], ...]  # of silos, and how many rows
@@ -37,7 +35,7 @@ class SiloSchema:
     independently of each other. ``unread``: what lies next to the rows and was not read. ``pixels``: whether a model
     sees them as pixels of -1..1, and ``eight_bits``: whether they are prepared as uint8 of 0..255; None: not known. ``latest``: of survival, the latest time of a training row.
     ``one_sided``: labels of 0 and 1 that are the same in all training rows, and the event that no training row has.
-    ``spacings``: distances of pixels in mm that files state, the most frequent first. ``sizes``: in which images were read; None where ``data.size`` resized none, or where rows must not be looked at.
+    ``spacings``: distances of pixels in mm that files state, the most frequent first. ``sizes``: in which images were read; None where ``data.size`` resized none, or where rows must not be looked at. ``label_size``: how large the numbers are that are predicted.
     """
 
     shape: tuple[int, ...]
@@ -55,6 +53,7 @@ class SiloSchema:
     sizes: ImageSizes | None = None
     one_sided: tuple[str, ...] = ()
     spacings: tuple[tuple[float, ...], ...] = ()
+    label_size: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,11 +135,12 @@ def read_data_schema(
             raw.unread,
             seen_as_signed(raw.train.x, settings),
             is_pixels(raw.train.x) and raw.train.x.dtype == np.uint8 and not settings.pixel_range,
-            None if hidden or (settings.by_record and not look) else _mean_count(raw, settings),
-            _latest(raw) if settings.horizons and not settings.by_record else None,
+            None if hidden or (settings.by_record and not look) else label_facts.mean_count(raw, settings),
+            label_facts.latest(raw) if settings.horizons and not settings.by_record else None,
             sizes_before(raw, settings) if look or not settings.by_record else None,
-            () if settings.by_record or hidden else _one_sided(raw, settings),
+            () if settings.by_record or hidden else label_facts.one_sided(raw, settings),
             tuple(sorted(raw.spacings, key=raw.spacings.__getitem__, reverse=True)),
+            None if settings.by_record or hidden else label_facts.size(raw, settings),
         )
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}
@@ -184,32 +184,6 @@ def _check_is_picture(raw: Raw, name: str) -> None:
             f"silo {name}: inputs of shape {steps} x {channels} look like series of measurements, not like grey images; set "
             f"data.sequence = {{}} to read them as {steps} steps with {channels} channels, or save images as [N, H, W, 1]"
         )
-
-
-def _mean_count(raw: Raw, settings: DataSettings) -> float | None:
-    """Return the mean of the training rows' counts; None for another task, and without any."""
-    if not isinstance(settings.predicted, Counts):
-        return None
-    counts = finite_numbers(raw.train.y)
-    return None if np.isnan(counts).all() else float(np.nanmean(counts))
-
-
-def _latest(raw: Raw) -> float | None:
-    """Return the latest time of a training row with one; None without any."""
-    times = finite_numbers(raw.train.y[:, TIME])
-    return None if np.isnan(times).all() else float(np.nanmax(times))
-
-
-def _one_sided(raw: Raw, settings: DataSettings) -> tuple[str, ...]:
-    """Return the labels of 0 and 1 that are the same in all training rows; of times the event, where no row has it."""
-    task, y = settings.predicted, finite_numbers(raw.train.y)
-    if isinstance(task, TimeToEvent):
-        return () if (y[:, EVENT] == 1).any() else (settings.event,)
-    if not isinstance(task, MultiLabel):
-        return ()
-    return tuple(
-        name for name, own in zip(task.labels, y.T, strict=True) if not {0.0, 1.0} <= {*own.tolist()}
-    )
 
 
 def common_rows(hashes: Mapping[str, frozenset[int]]) -> Iterator[tuple[str, str, int]]:
@@ -256,15 +230,22 @@ def _all(known: set[bool | None]) -> bool | None:
     return False if False in known else None if None in known else True
 
 
+def _lacking(key: str, lacks: str, has: str, columns: Sequence[str]) -> str:
+    """Return what is wrong where a silo with these columns has no column ``key``, and what to do."""
+    for column in columns:
+        if spelled_alike([key, column]):
+            its, theirs = shown_apart([column, key])
+            return f"silo {lacks} has a column {its}, silo {has} {theirs}; write its name in one way in all silos"
+    return f"silo {lacks} has no column {key!r}, silo {has} has one; list the columns of all silos in data.columns"
+
+
 def _check_same_inputs(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None:
     """Raise DataError where two silos have inputs of different shape, after resizing, or different columns."""
     reference, other = silos[first], silos[name]
     if reference.columns and other.columns and set(reference.columns) != set(other.columns):
         key = sorted(set(other.columns) ^ set(reference.columns))[0]
         has, lacks = (name, first) if key in other.columns else (first, name)
-        raise DataError(
-            f"silo {lacks} has no column {key!r}, silo {has} has one; list the columns of all silos in data.columns"
-        )
+        raise DataError(_lacking(key, lacks, has, silos[lacks].columns))
     if other.shape != reference.shape:
         advice = {
             1: "list common columns in data.columns",

@@ -12,26 +12,45 @@ from fedtl.data.tokens import token_codes
 
 READ = """\
 def table(path):
-    with open(path, newline="", encoding=TABLE["encoding"]) as file:
-        reader = csv.DictReader(file, delimiter=TABLE["delimiter"])
-        if lacking := [name for name in TABLE["columns"] if name not in (reader.fieldnames or ())]:
-            sys.exit(f"predict.py: {path} has no column {lacking[0]!r}; it has {', '.join(reader.fieldnames or ())}")
-        rows = list(reader)
-    return np.array([[inputs(row).get(name, np.nan) for name in INPUTS["columns"]] for row in rows], np.float64)
+    try:
+        with open(path, newline="", encoding=TABLE["encoding"]) as file:
+            reader = csv.reader(file, delimiter=TABLE["delimiter"])
+            names = next(reader, [])
+            rows = [(reader.line_num, fields) for fields in reader if fields]
+    except (csv.Error, UnicodeDecodeError) as error:
+        sys.exit(f"predict.py: {path} cannot be read as {TABLE['encoding']} text: {error}")
+    if lacking := [name for name in TABLE["columns"] if names.count(name) != 1]:
+        sys.exit(f"predict.py: {path} has {names.count(lacking[0]) or 'no'} column {lacking[0]!r}; it has {', '.join(names)}")
+    if not rows:
+        sys.exit(f"predict.py: {path} has no rows")
+    made = [inputs(path, line, names, fields) for line, fields in rows]
+    return np.array([[row.get(name, np.nan) for name in INPUTS["columns"]] for row in made], np.float64)
 
-def inputs(row):  # by name, of one row; those that are missing are left out
-    made = {}
+def inputs(path, line, names, fields):  # by name, of one row; those that are missing are left out
+    if len(fields) != len(names):
+        sys.exit(f"predict.py: {path} line {line} has {len(fields)} fields, and the header {len(names)}")
+    row, made = dict(zip(names, fields)), {}
     for name, about in TABLE["columns"].items():
         text = row[name]
-        if text and (text not in TABLE["missing"] or text in about.get("values", [])):
-            made.update(KINDS[about["kind"]](name, text, about))
+        try:
+            if text and (text not in TABLE["missing"] or text in about.get("values", [])):
+                made.update(KINDS[about["kind"]](name, text, about))
+        except ValueError:
+            if not TABLE["by_record"]:  # then such a cell is missing
+                wanted = f"one of {about['values']}" if "values" in about else f"a {about['kind']} as in training"
+                sys.exit(f"predict.py: {path} line {line}: {name} holds {text!r}, not {wanted}; correct it, or leave it empty")
     return {**TABLE["absent"], **made}
 
 def number(name, text, about):
-    return {name: float(text.replace(TABLE["decimal"], "."))}
+    plain = text.replace(".", "?").replace(TABLE["decimal"], ".") if TABLE["decimal"] != "." else text
+    value = float(plain.replace("_", "?"))
+    if not abs(value) < 3.4e38:
+        raise ValueError
+    return {name: value}
 """
 CATEGORY = """
 def category(name, text, about):  # "sex=f" is 1 where the column sex holds f
+    about["values"].index(text)
     return {f"{name}={value}": float(text == value) for value in about["values"]}
 """
 ORDERED = """
@@ -121,7 +140,7 @@ class DescribedColumn:
 class DescribedTable:
     """
     What the script must know of a table: how a file is written, its columns by name, and by input what it is where the cell is
-    missing (``absent``), of those that are not filled in.
+    missing (``absent``), of those that are not filled in. ``by_record``: a cell that cannot be read is missing, and refused otherwise.
     """
 
     delimiter: str
@@ -130,6 +149,7 @@ class DescribedTable:
     missing: tuple[str, ...]
     absent: Mapping[str, float]
     columns: Mapping[str, DescribedColumn]
+    by_record: bool
 
 
 def describe_columns(settings: DataSettings, inputs: Inputs) -> DescribedTable:
@@ -149,6 +169,7 @@ def describe_columns(settings: DataSettings, inputs: Inputs) -> DescribedTable:
         tuple(sorted(MISSING_WORDS)),
         absent,
         {column.name: _described(column, settings) for column in columns},
+        settings.by_record,
     )
 
 

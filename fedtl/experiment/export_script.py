@@ -80,14 +80,18 @@ def read(path):
 
 {table}
 def prepare(x):
-    if len(SHAPE) > 2:  # images [N, H, W] or [N, H, W, C], or volumes [N, D, H, W]
+    given = x.shape
+    if len(SHAPE) > 2 and x.ndim in (3, 4):  # images [N, H, W] or [N, H, W, C], or volumes [N, D, H, W]
         x = x[:, None] if x.ndim == 3 or len(SHAPE) == 4 else np.moveaxis(x, 3, 1)
+    elif len(SHAPE) == 2 and x.ndim == 3:  # series [N, steps, channels]
+        x = np.moveaxis(x, 1, 2)
+    if [*x.shape[1:]] != SHAPE or not len(x):
+        sys.exit(f"predict.py: the rows have the shape {{[*given]}}; the model takes [N, {{', '.join(map(str, SHAPE))}}], with channels last")
+    if len(SHAPE) > 2:
         low, high = INPUTS["pixel_range"] or (0, 65535 if x.dtype == np.uint16 else 255)
         if INPUTS["pixel_range"] or (x.dtype in (np.uint8, np.uint16) and not INPUTS["mean"]):
             mean, std = (np.reshape(one, (-1, *[1] * (x.ndim - 2))) for one in ABOUT.get("pixel_scale", [[0.5], [0.5]]))
             return torch.tensor(((np.clip(x.astype(np.float64), low, high) - low) / (high - low) - mean) / std, dtype=torch.float32)
-    elif len(SHAPE) == 2:  # series [N, steps, channels]
-        x = np.moveaxis(x, 1, 2)
     for each in INPUTS["tables"]:  # of target-encoded columns
         means, column = dict(zip(each["codes"], each["values"])), each["column"]
         x = x.astype(np.float64)

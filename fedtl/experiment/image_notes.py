@@ -1,8 +1,9 @@
-"""Notes about images: what ``data.size`` does to them, how bright they are, and how large their pixels are."""
+"""Notes about images and series: what ``data.size`` does to images, how bright they are, how large their pixels are, and how long steps."""
 
 from collections.abc import Iterator, Mapping
 
 from fedtl.data.image_sizes import CHANGED
+from fedtl.data.series import UNEVEN
 from fedtl.data.settings import DataSettings
 from fedtl.experiment.by_silo import by_silo
 from fedtl.experiment.data_schema import SiloSchema
@@ -14,9 +15,24 @@ MIN_SHARE = 0.05  # of the images of a silo; fewer do not change a result much
 def image_notes(data: DataSettings, silos: Mapping[str, SiloSchema]) -> Iterator[str]:
     """Yield the notes."""
     yield from _of_sizes(data.size, silos)
-    yield from _of_spacings({name: silo.spacings for name, silo in silos.items()}, data.kind == "volumes")
+    spacings = {name: silo.spacings for name, silo in silos.items()}
+    if data.sequence is not None:
+        yield from _of_steps(spacings)
+        return
+    yield from _of_spacings(spacings, data.kind == "volumes")
     if not data.pixel_range:
         yield from _of_pixels(silos)
+
+
+def _of_steps(steps: Mapping[str, tuple[tuple[float, ...], ...]]) -> Iterator[str]:
+    """Yield a line where the steps of some series are longer than those of others."""
+    every = [one for own in steps.values() for (one,) in own]
+    if every and max(every) > UNEVEN * min(every):
+        listed = by_silo({name: [f"{one:g}" for (one,) in own] for name, own in steps.items()}, quoted=False)
+        yield (
+            f"series have steps of several lengths ({listed}, of dates in seconds), and times are not read but for the order of steps; where "
+            "they matter, resample all series to one length"
+        )
 
 
 def _of_spacings(spacings: Mapping[str, tuple[tuple[float, ...], ...]], volumes: bool) -> Iterator[str]:

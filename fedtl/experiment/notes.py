@@ -73,6 +73,11 @@ def statistics_notes(
 ) -> Iterator[str]:
     """Yield a note for each thing that a reader of the result should know."""
     method = trainer.method
+    if own := sorted(trainer.spec.statistics):
+        yield (
+            f"training changes {', '.join(own[:4])}{' and others' if len(own) > 4 else ''} by its inputs, so they have the role stats; they are "
+            "scored as training left them, because only BatchNorm layers of torch get exact statistics"
+        )
     if Role.STATS not in trainer.partition.roles.values():
         if method.fits_received_statistics and method.shared:
             yield f"{experiment.model.name} has no running statistics, so AdaBN changed nothing"

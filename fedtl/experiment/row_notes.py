@@ -7,7 +7,7 @@ from pathlib import Path
 from fedtl.data import table
 from fedtl.data.facts import NO_FACTS
 from fedtl.data.formats import CONVERSIONS, unread_data_files
-from fedtl.data.labels import spelled_alike
+from fedtl.data.labels import shown_apart, spelled_alike
 from fedtl.data.settings import DataSettings
 from fedtl.experiment.by_silo import by_silo, first_of
 from fedtl.experiment.config.schema import Experiment
@@ -120,8 +120,8 @@ def _of_horizons(horizons: Sequence[float], silos: Mapping[str, SiloSchema]) -> 
 def _of_labels(trained: Mapping[str, frozenset[str]]) -> Iterator[str]:
     for group in spelled_alike(frozenset().union(*trained.values())):
         where = [
-            f"{label!r} at {', '.join([name for name, own in trained.items() if label in own][:3])}"
-            for label in group
+            f"{shown} at {', '.join([name for name, own in trained.items() if label in own][:3])}"
+            for label, shown in zip(group, shown_apart(group), strict=True)
         ]
         yield f"these may be one label in several spellings: {'; '.join(where)}; spell it in one way"
     alone = [

@@ -17,8 +17,11 @@ from fedtl.federation.round_log import history_line
 from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerState, run_rounds
 from fedtl.messages import Task
 from fedtl.models.state import State
+from fedtl.results.run import UsedFile
 from fedtl.simulation.engine import Engine, Simulation
 from fedtl.training.silo import Silo
+
+ROWS = "the set of its rows"  # in the place of a file's name
 
 Progress = Callable[[Round], None]
 
@@ -55,16 +58,27 @@ class Reached:
 def resumed(study: Study, folder: RunFolder, members: Mapping[str, Silo]) -> Reached:
     """
     Return what the last checkpoint reached, or the start; restore the silos' local tensors. Raises ConfigError where a file that the run
-    began from has changed.
+    began from, or the rows of a silo, have changed.
     """
     if saved := load_run_state(folder.log):
-        check_unchanged(saved.files, study.files, folder.path)
+        check_unchanged(saved.files, _began_from(study), folder.path)
         for name, local in saved.local.items():
             members[name].local, members[name].labels = local, saved.labels[name]
         return Reached(saved.server, saved.totals, saved.best, study.experiment.train.patience)
     width = next(iter(members.values())).data.width
     shared, _ = study.trainer.partition.split(study.trainer.initial(width))
     return Reached(ServerState(0, shared), Totals())
+
+
+def _began_from(study: Study) -> tuple[UsedFile, ...]:
+    """
+    Return the files that a run begins from and, without privacy, the rows: of others, the split would be another, and rows that were
+    trained on would be test rows. With privacy the ledger knows the rows.
+    """
+    if study.experiment.privacy is not None:
+        return study.files
+    marks = {name: study.silo_data.fingerprint(name) for name in study.training}
+    return (*study.files, *(UsedFile(f"silo {name}", ROWS, mark) for name, mark in marks.items()))
 
 
 def task_after(study: Study, name: str, shared: State) -> Task:
@@ -83,6 +97,7 @@ def do_rounds(
 ) -> tuple[Reached, float]:
     """Do the rounds that are left. Returns what they reached, and the seconds that this took."""
     clock = started = time.perf_counter()
+    began = _began_from(study)
     federation, config = _federation(study, folder, members, engine), _config(study, folder)
     left = run_rounds(federation, config, reached.server, study.trainer.partition.roles)
     for finished in () if reached.stopped else left:
@@ -94,7 +109,7 @@ def do_rounds(
         line = replace(history_line(finished, now - clock), validation_loss=loss)
         reached, clock = Reached(finished.after, reached.totals.plus(line), best, patience), now
         folder.log.append(line)
-        save_run_state(folder.log, reached.server, members, reached.totals, best, study.files)
+        save_run_state(folder.log, reached.server, members, reached.totals, best, began)
         if progress:
             progress(finished)
         if reached.stopped:

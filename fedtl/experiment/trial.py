@@ -35,7 +35,7 @@ class Validate:
         if not has_label(data.val).any():
             return None
         scores = finish(trainer, silo, self.task, self.own).scores(trainer, data.val.x, data)
-        loss = quick(scores, data.val.y, data.task).get("loss", float("inf")) / data.y_std**2
+        loss = quick(scores, data.val.y, data.task).get("loss", float("inf")) / data.loss_unit
         if not isfinite(loss):
             raise SiloFailed(f"{silo.name}: the loss on validation rows is not finite")
         return loss

@@ -24,11 +24,16 @@ MakeModules = Callable[
 
 
 class Net(nn.Module):
-    """The body, the head, and ``aux``: the modules that loss terms add. Roles follow from these three names."""
+    """
+    The body, the head, and ``aux``: the modules that loss terms add. Roles follow from these three names. ``statistics``: the names
+    of buffers outside of normalisation layers that are statistics of a silo's inputs.
+    """
 
-    def __init__(self, body: nn.Module, head: nn.Module, aux: nn.ModuleDict) -> None:
+    def __init__(
+        self, body: nn.Module, head: nn.Module, aux: nn.ModuleDict, statistics: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__()
-        self.body, self.head, self.aux = body, head, aux
+        self.body, self.head, self.aux, self.statistics = body, head, aux, statistics
 
     # Looked for once, because each step asks for them and a net keeps its layers.
 
@@ -91,7 +96,7 @@ class ModelSpec:
     ``from_conv``: the library's classifier is a 1 x 1 convolution before a flattening, and the head the same as a Linear layer.
     ``per_pixel``: scores are [N, width, H, W], one for each pixel of an image. ``wrapper``: the path of the library's model in a module of
     fedtl's own, with a point, or "". ``core``: the library's names of the tensors that a file of weights must hold, where it may lack parts
-    of the body that the library trains anew for each task; empty: all of the body.
+    of the body that the library trains anew for each task; empty: all of the body. ``statistics``: as of ``Net``.
     """
 
     body: nn.Module
@@ -105,6 +110,7 @@ class ModelSpec:
     per_pixel: bool = False
     wrapper: str = ""
     core: frozenset[str] = frozenset()
+    statistics: frozenset[str] = frozenset()
 
     def net(self, width: int, parts: Iterable[MakeModules] = ()) -> Net:
         """
@@ -117,7 +123,7 @@ class ModelSpec:
         for make in parts:
             with seeded(self.seed, "aux"):
                 aux.update(make(self.features, self.shape))
-        return Net(self.body, head, aux)
+        return Net(self.body, head, aux, self.statistics)
 
     def library_name(self, name: str) -> str:
         """Return the library's name of a tensor: ``fc.weight`` for ``head.weight``."""

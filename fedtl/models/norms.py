@@ -40,6 +40,20 @@ def _owns_statistics(module: nn.Module) -> bool:
     return "running_mean" in owned and "running_var" in owned
 
 
+def own_buffers(model: nn.Module) -> list[str]:
+    """
+    Return the names of buffers of numbers outside of the layers whose exact statistics are known: those that training changes by its inputs
+    are statistics.
+    """
+    return [
+        f"{path}.{name}".removeprefix(".")
+        for path, module in model.named_modules()
+        if not isinstance(module, (_NormBase, *FEDTL_NORMS))
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point()
+    ]
+
+
 def adabn_statistics(model: nn.Module, batches: Iterable[Tensor]) -> State:
     """
     Return the exact mean and variance of every normalisation layer's input over ``batches``: AdaBN (Li et al., 2017).
@@ -99,6 +113,8 @@ def statistics_distance(used: State, exact: State) -> float | None:
     squares = []
     for name in (name for name in exact if name.endswith("running_mean")):
         variance = name.removesuffix("mean") + "var"
+        if variance not in exact:  # a layer of the model's own, with other statistics
+            continue
         exact_std, used_std = (state[variance].double().add(1e-5).sqrt() for state in (exact, used))
         shift = (exact[name] - used[name]).double() / used_std
         squares.append(shift.pow(2) + (exact_std / used_std - 1).pow(2))

@@ -53,27 +53,39 @@ def roles(model: nn.Module) -> dict[str, Role]:
     Return the role of every name in ``model.state_dict()``.
 
     ``model`` has the children ``body``, ``head`` and ``aux`` (``models.net.Net``). Within them the type of the module that
-    owns a tensor decides, never its name. Raises ModelError for what is no module.
+    owns a tensor decides, never its name; and a buffer that training changes by its inputs is a statistic, of whatever module
+    (``Net.statistics``). Raises ModelError for what is no module.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"roles reads a torch.nn.Module, such as create_model returns, not {type(model).__name__}"
         )
     by_name: dict[str, Role] = {}
+    statistics: frozenset[str] = getattr(model, "statistics", frozenset())
     for path, module in model.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""
-        norm = is_norm(module)
+        own = {name for name, _ in module.named_buffers(recurse=False) if prefix + name in statistics}
+        norm = is_norm(module) or _normalises(module, own)
         for name, _ in module.named_parameters(recurse=False, remove_duplicate=False):
             by_name[prefix + name] = Role.NORM if norm else _part(path)
         for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
             if not buffer.is_floating_point():
                 by_name[prefix + name] = Role.COUNT
+            elif name in own:
+                by_name[prefix + name] = Role.STATS
             elif norm:
                 by_name[prefix + name] = Role.STATS if name.startswith("running_") else Role.NORM
             else:
                 by_name[prefix + name] = _part(path)
     by_name |= {name: Role.ADAPTER for name in trained_by_adapters(model) if by_name[name] is Role.BODY}
     return {name: by_name[name] for name in model.state_dict(keep_vars=True)}
+
+
+def _normalises(module: nn.Module, statistics: Set[str]) -> bool:
+    """Return whether a layer with these statistics only has, beside them, scales and shifts of the same channels."""
+    sizes = {module.get_buffer(name).numel() for name in statistics}
+    parameters = [parameter.numel() for parameter in module.parameters(recurse=False)]
+    return len(sizes) == 1 and not [*module.children()] and sizes.issuperset(parameters)
 
 
 def _part(path: str) -> Role:

@@ -3,7 +3,7 @@ A whole model becomes a body and heads of any width: it is cut at its classifier
 cut, or whose scores of a row depend on anything but that row, is refused with the reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,10 @@ from fedtl.models.cut_checks import check_copies, check_kept, check_tensors
 from fedtl.models.failures import module_failure
 from fedtl.models.heads import Heads, heads_like
 from fedtl.models.net import ModelSpec, Net, Shape, seeded
+from fedtl.models.norms import own_buffers
 
 TOLERANCE = 1e-4  # of scores, which are about 1; for larger ones relative to the largest
+MANY = 8  # rows of a batch, beside one and two, that must not change the scores of a row
 
 
 def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: int) -> ModelSpec:
@@ -41,7 +43,7 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
                 "layer that fedtl would put in its place; choose another model"
             )
         raise _not_last(classifier)
-    _check_training(model, heads, x, whole.shape)
+    statistics = _check_training(model, heads, x, whole.shape)
     check_copies(model)
     if not _equal(_pass(model.eval(), x), features):
         raise ModelError(
@@ -49,9 +51,11 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
             "trained; register it with register_buffer, persistent=True"
         )
     model.train()
-    frozen, by_pixel = _frozen(model, heads), whole.dim() == 4
     return ModelSpec(
-        *(model, heads.make, features.shape[1], classifier, seed, shape, frozen, heads.from_conv, by_pixel)
+        *(model, heads.make, features.shape[1], classifier, seed, shape, _frozen(model, heads)),
+        from_conv=heads.from_conv,
+        per_pixel=whole.dim() == 4,
+        statistics=frozenset(f"body.{name}" for name in statistics),
     )
 
 
@@ -154,7 +158,8 @@ def _check_own_scores(model: nn.Module, x: Tensor, whole: Tensor) -> None:
         raise ModelError(
             "in evaluation mode the same row gets other scores each time; draw random numbers in training mode only"
         )
-    if not all(map(_equal, alone, whole.split(1))):
+    many = _pass_alone(model, torch.cat([x] * (MANY // len(x))))
+    if not all(map(_equal, alone, whole.split(1))) or not _equal(many, torch.cat([whole] * (MANY // len(x)))):
         layers = (
             f"{path} is a {type(module).__name__} without running statistics: build it with track_running_stats=True, or "
             "use GroupNorm"
@@ -171,7 +176,7 @@ def _check_own_scores(model: nn.Module, x: Tensor, whole: Tensor) -> None:
 
 
 def _pass_alone(model: nn.Module, x: Tensor) -> Tensor | None:
-    """Return the scores of one row; None where the model takes no single row, as a BatchNorm without statistics."""
+    """Return the scores; None where the model takes no batch of this size, as a BatchNorm without statistics takes no single row."""
     try:
         return _pass(model, x)
     except ModelError:
@@ -212,29 +217,32 @@ def _others(model: nn.Module, classifier: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if module not in within]
 
 
-def _check_training(body: nn.Module, heads: Heads, x: Tensor, shape: torch.Size) -> None:
+def _check_training(body: nn.Module, heads: Heads, x: Tensor, shape: torch.Size) -> list[str]:
     """
-    Raise ModelError where a pass in training mode, or its gradient, fails, or gives something else than scores. Nothing
-    is changed.
+    Return the names of the body's buffers that are statistics of its inputs. Raise ModelError where a pass in training mode, or its
+    gradient, fails, gives something else than scores, or draws random numbers that torch's seed does not fix. Nothing is changed.
     """
     before = {name: buffer.clone() for name, buffer in body.named_buffers()}
     weights = [weight for weight in body.parameters() if weight.requires_grad]
     try:
-        with seeded("cut", "training"):
-            features = body.train()(x)
-            if not isinstance(features, Tensor):
-                raise ModelError(
-                    f"in training mode the body returns a {type(features).__name__}: a second output, which no loss would "
-                    "train; build the model without auxiliary outputs"
-                )
-            scores = heads.old(features)
-            if scores.shape != shape:
-                raise ModelError(
-                    f"in training mode the scores have shape {tuple(scores.shape)}, in evaluation mode {tuple(shape)}"
-                )
-            if weights and scores.requires_grad:
-                torch.autograd.grad(scores.sum(), weights, allow_unused=True)
+        scores = _training_scores(body, heads, x)
+        if scores.shape != shape:
+            raise ModelError(
+                f"in training mode the scores have shape {tuple(scores.shape)}, in evaluation mode {tuple(shape)}"
+            )
+        if weights and scores.requires_grad:
+            torch.autograd.grad(scores.sum(), weights, allow_unused=True)
         check_kept(body, before)
+        after = _restored(body, before)
+        if not _equal(_training_scores(body, heads, x).detach(), scores.detach()):
+            raise ModelError(
+                "in training mode the same rows get other scores each time: draw random numbers with torch alone, not random or numpy, and "
+                "register what training changes with register_buffer, persistent=True"
+            )
+        _restored(body, before)
+        _training_scores(body, heads, x[:1].expand_as(x).clone())
+        other = _restored(body, before)
+        return [name for name in own_buffers(body) if not torch.equal(after[name], other[name])]
     except FedTLError:
         raise
     except Exception as error:
@@ -245,9 +253,29 @@ def _check_training(body: nn.Module, heads: Heads, x: Tensor, shape: torch.Size)
             raise
         raise ModelError(f"in training mode: {reason or _no_gradient(error)}") from error
     finally:
-        with torch.no_grad():
-            for name, buffer in body.named_buffers():
-                buffer.copy_(before[name])
+        _restored(body, before)
+
+
+def _training_scores(body: nn.Module, heads: Heads, x: Tensor) -> Tensor:
+    """Return the scores in training mode, with the same random numbers each time. Raises ModelError for a second output."""
+    with seeded("cut", "training"):
+        features = body.train()(x)
+        if not isinstance(features, Tensor):
+            raise ModelError(
+                f"in training mode the body returns a {type(features).__name__}: a second output, which no loss would "
+                "train; build the model without auxiliary outputs"
+            )
+        scores: Tensor = heads.old(features)
+        return scores
+
+
+@torch.no_grad()
+def _restored(body: nn.Module, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the buffers their values of ``before``; return what they were."""
+    left = {name: buffer.clone() for name, buffer in body.named_buffers()}
+    for name, buffer in body.named_buffers():
+        buffer.copy_(before[name])
+    return left
 
 
 def _no_gradient(error: Exception) -> str:

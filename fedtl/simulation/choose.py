@@ -1,12 +1,12 @@
 """Which engine trains an experiment's silos, and with how many workers."""
 
-import os
 from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
 
 from fedtl.errors import ConfigError
+from fedtl.simulation.cores import usable_cores
 from fedtl.simulation.engine import Engine, WorkerContext
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
@@ -32,7 +32,7 @@ def default_workers(device: str) -> int:
     """The number of cores that this process may use, or of GPUs."""
     if device == "cuda":
         return torch.cuda.device_count()
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def check_engine(settings: EngineSettings, trainer: Trainer) -> None:

@@ -78,6 +78,9 @@ class LearningTask(ABC):
         False  # scores before a softmax over classes: what every method and attack can work with
     )
     standardised: ClassVar[bool] = False  # each silo trains on its labels in a scale of its own
+    relative: ClassVar[bool] = (
+        False  # scores are logarithms, and each silo trains on its labels divided by their mean
+    )
     exact_labels: ClassVar[bool] = False  # labels are compared, so they stay float64
     least_squares: ClassVar[bool] = False  # a ridge regression of the labels gives a head
     per_example: ClassVar[bool] = True  # the loss of a row depends on no other row

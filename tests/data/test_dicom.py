@@ -245,3 +245,27 @@ def test_pixels_that_are_not_equally_large_are_noted(written, tmp_path):
     assert "(a: 0.5 x 0.5 mm; b: 1 x 2 mm)" in several
     assert "not square (b: 1 x 2 mm)" in oblong
     assert list(image_notes._of_spacings({"a": found["a"], "b": ()}, volumes=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("elements", "darkest"),
+    [
+        ({}, -1000),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, 1200),
+        ({"PixelPaddingRangeLimit": -1990}, -1000),
+    ],
+)
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_padding_around_the_field_of_view_is_not_darker_than_air(
+    elements, darkest, unsigned, written, tmp_path
+):
+    """-2000 stands where nothing was measured; some scanners write it as 63536. Without the element it is a value."""
+    stored = np.array([[-2000, -1000, 40], [-2000, 0, 1200]], np.int16)
+    file = dataset(stored, bits=16, **elements)
+    file.add_new("PixelPaddingValue", *(("US", 63536) if unsigned else ("SS", -2000)))
+    file.save_as(tmp_path / "padded.dcm", enforce_file_format=True)
+    own = read_dicom(tmp_path / "padded.dcm", settings())[0]
+    filled = np.where(stored == -2000, darkest, stored).astype(np.int16)
+    kept = {name: value for name, value in elements.items() if not name.startswith("PixelPadding")}
+    np.testing.assert_array_equal(own, read_dicom(written(filled, bits=16, **kept), settings())[0])
+    assert -2000 in read_dicom(written(stored, bits=16), settings())

@@ -12,6 +12,7 @@ from fedtl.data.memory import rows_in_memory
 from fedtl.data.prepare import input_shape, prepare_silo, read_silo
 from fedtl.data.settings import DataSettings, DealSettings, SequenceSettings
 from fedtl.errors import ConfigError, DataError
+from fedtl.experiment import image_notes
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.data_schema import read_data_schema
 
@@ -215,3 +216,20 @@ def test_the_series_of_a_frame_depend_on_other_rows():
     """Arrays do not: so a study under [privacy] refuses the first and takes the second."""
     assert memory.learns(DataSettings(source="memory", sequence=TABLE)) == {"split"}
     assert not memory.learns(DataSettings(source="memory", sequence=SequenceSettings()))
+
+
+def test_steps_of_several_lengths_are_noted(tmp_path):
+    def told(step):
+        for silo, by in (("a", 1.0), ("b", step)):
+            long_table([4] * 12).assign(t=lambda rows, by=by: rows.t * by).to_csv(
+                tmp_path / f"{silo}.csv", index=False
+            )
+        sets = ["data.source=table", f"data.path={tmp_path}", "model.name=gru", "data.silos=[]"]
+        series = ["data.sequence.id=who", "data.sequence.time=t", "data.sequence.length=4"]
+        experiment = load_experiment("digits", [*sets, *series])
+        schema = read_data_schema(experiment)
+        return list(image_notes.image_notes(experiment.data, schema.silos))
+
+    assert not told(1.2)
+    (note,) = told(60.0)
+    assert note.startswith("series have steps of several lengths (a: 1; b: 60, of dates in seconds)")

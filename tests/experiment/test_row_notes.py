@@ -185,11 +185,12 @@ def test_columns_without_a_use_of_a_silo_with_accents_in_its_name(tmp_path):
 def test_counts_that_are_large_for_the_learning_rate_are_noted(tmp_path):
     rows = {name: [f"{v},{v % 7},{mean}" for v in range(40)] for name, mean in (("a", 2), ("b", 300))}
 
-    def told(*sets, task="counts"):
-        experiment = tables(tmp_path, f"data.task={task}", *sets, **rows)
+    def told(*sets, task="counts", scale="none"):
+        experiment = tables(tmp_path, f"data.task={task}", f"data.scale={scale}", *sets, **rows)
         lines = data_notes(experiment, method_of(experiment.method), read_data_schema(experiment))
         return [line for line in lines if "mean count" in line]
 
+    assert not told(scale="silo")  # counts are divided by their mean
     (note,) = told()
     assert note.startswith("the mean count is large for train.lr = 0.05 (b: 300), ")
     assert "set train.lr = 0.0003, with more rounds" in note
@@ -198,7 +199,7 @@ def test_counts_that_are_large_for_the_learning_rate_are_noted(tmp_path):
     assert not told("train.lr=0.003", "train.momentum=0.0")
     assert not told("train.optimizer=adam")
     assert not told(task="regression")
-    assert not told(*PRIVATE)
+    assert not told(PRIVATE[0], PRIVATE[2])
 
 
 def test_a_column_whose_values_stand_for_several_rows_of_one_label_is_noted(tmp_path):
@@ -310,3 +311,27 @@ def test_an_empty_silo_can_be_left_out(tmp_path):
     with pytest.raises(DataError, match="silo c is empty.*data.silos_except"):
         notes(experiment)
     assert notes(tables(tmp_path, "data.silos_except=['c']", a=drawn(), b=drawn(), c=[])) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "sets"),
+    [
+        ("regression", lambda v, unit: v * unit, ()),
+        ("counts", lambda v, unit: v * unit, ()),
+        ("survival", lambda v, unit: f"{(v + 1) * unit},{v % 2}", ("data.event=dead", "data.horizons=[9]")),
+    ],
+)
+def test_labels_in_another_unit_at_a_silo_are_noted(tmp_path, task, labels, sets):
+    def told(unit):
+        rows = {
+            name: [f"{v / 7},{v % 5},{labels(v % 20, by)}" for v in range(40)]
+            for name, by in (("a", 1), ("b", unit))
+        }
+        header = "v,w,label,dead" if task == "survival" else "v,w,label"
+        experiment = tables(tmp_path, f"data.task={task}", *sets, header=header, **rows)
+        lines = data_notes(experiment, method_of(experiment.method), read_data_schema(experiment))
+        return [line for line in lines if "units may differ" in line]
+
+    assert not told(7)
+    (note,) = told(365)
+    assert note.startswith("labels of b are 365 times as large as those of a ")

@@ -51,7 +51,7 @@ REFUSED = {
     ),
     "weights of half precision": (lambda: zoo.Plain(nn.Linear(6, 6).half()), r"middle\.weight.*float32"),
     "a batch taken for time": (lambda: zoo.Plain(zoo.OverBatch()), "other rows.*batch_first"),
-    "memory beside the buffers": (lambda: zoo.Plain(zoo.Running()), "something else than its parameters"),
+    "memory beside the buffers": (lambda: zoo.Plain(zoo.Running()), "register what training changes"),
     "memory that is not saved": (lambda: zoo.Plain(zoo.Running(True)), r"middle\.mean, which.*not save"),
     "complex numbers": (lambda: zoo.Plain(zoo.Complex()), r"middle\.phase.*view_as_real"),
     "sparse gradients": (

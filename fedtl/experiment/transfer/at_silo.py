@@ -68,7 +68,7 @@ def measured(
 ) -> Training:
     """Return the loss of a training's model on the silo's validation rows, and its metrics on ``test``."""
     loss = quick(trainer.scores(state, data.val.x, data), data.val.y, data.task).get("loss")
-    scaled = None if loss is None else loss / data.y_std**2
+    scaled = None if loss is None else loss / data.loss_unit
     return Training(*which, scaled, measure(trainer.scores(state, test.x, data), test.y, data.task))
 
 
