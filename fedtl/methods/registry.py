@@ -34,6 +34,7 @@ from fedtl.methods.mrmtl import mrmtl
 from fedtl.methods.near_target import NearTarget
 from fedtl.methods.protonet import protonet
 from fedtl.methods.pseudo_label import PseudoLabel
+from fedtl.methods.randconv import RandomConvolution
 from fedtl.methods.ridge import ridge
 from fedtl.methods.scaffold import scaffold
 from fedtl.methods.scarf import Scarf
@@ -63,6 +64,7 @@ BETWEEN_SILOS: dict[str, Callable[..., Term]] = {
     "cdan": ConditionalAdversarial,
     "jdot": JointTransport,
     "near_target": NearTarget,
+    "randconv": RandomConvolution,
 }
 # Likewise, with terms that need no labels and nothing of other silos.
 SOURCE_FREE: dict[str, Callable[..., Term]] = {
