@@ -64,7 +64,6 @@ BETWEEN_SILOS: dict[str, Callable[..., Term]] = {
     "cdan": ConditionalAdversarial,
     "jdot": JointTransport,
     "near_target": NearTarget,
-    "randconv": RandomConvolution,
 }
 # Likewise, with terms that need no labels and nothing of other silos.
 SOURCE_FREE: dict[str, Callable[..., Term]] = {
@@ -164,6 +163,7 @@ TERMS: Registry[Callable[..., Term]] = Registry(
         **SOURCE_FREE,
         **SELF_SUPERVISED,
         "soft_labels": SoftLabels,
+        "randconv": RandomConvolution,
         "proximal": Proximal,
         "l2sp": StartingPoint,
     },
