@@ -34,6 +34,7 @@ from fedtl.methods.mrmtl import mrmtl
 from fedtl.methods.near_target import NearTarget
 from fedtl.methods.protonet import protonet
 from fedtl.methods.pseudo_label import PseudoLabel
+from fedtl.methods.randconv import RandomConvolution
 from fedtl.methods.ridge import ridge
 from fedtl.methods.scaffold import scaffold
 from fedtl.methods.scarf import Scarf
@@ -162,6 +163,7 @@ TERMS: Registry[Callable[..., Term]] = Registry(
         **SOURCE_FREE,
         **SELF_SUPERVISED,
         "soft_labels": SoftLabels,
+        "randconv": RandomConvolution,
         "proximal": Proximal,
         "l2sp": StartingPoint,
     },
