@@ -224,6 +224,7 @@ def row(module: str) -> int:
     return rows[0]
 
 
+# Slow are those that parse all of fedtl: the first of them takes two seconds.
 @pytest.mark.slow
 def test_a_package_imports_only_packages_above_it():
     wrong = [
@@ -235,6 +236,7 @@ def test_a_package_imports_only_packages_above_it():
     assert not wrong, wrong
 
 
+@pytest.mark.slow
 def test_frameworks_stay_at_the_door():
     wrong = [
         f"{module} imports {name}"
@@ -245,6 +247,7 @@ def test_frameworks_stay_at_the_door():
     assert not wrong, wrong
 
 
+@pytest.mark.slow
 def test_every_door_is_used():
     unused = [
         f"{module} does not import {name}"
@@ -290,6 +293,7 @@ def test_few_tables_are_untyped():
     assert not [one for one in found if one.startswith("results.")]
 
 
+@pytest.mark.slow
 def test_the_coordinator_never_reaches_examples():
     for module in COORDINATOR:
         reached: set[str] = set()
@@ -301,6 +305,7 @@ def test_the_coordinator_never_reaches_examples():
         assert not seen, f"{module} reaches {seen}"
 
 
+@pytest.mark.slow
 def test_sizes_are_kept_or_have_a_reason():
     files, functions, classes, arguments = {}, {}, {}, {}
     for module in FILES:
