@@ -88,3 +88,14 @@ def test_the_picture_of_the_readme_is_one_that_every_browser_shows():
     texts = {"".join(one.itertext()).strip() for one in picture.iter("{http://www.w3.org/2000/svg}text")}
     assert {f"{silo} (fedavg)" for silo in SCANNERS} | {"mean of all silos"} <= texts
     assert not [one.tag for one in picture.iter() if one.tag.endswith(("script", "image"))]
+
+
+def test_names_that_contributors_are_sent_to_are_in_these_files():
+    pairs = re.findall(r"`([A-Za-z_.]+)` \(`(fedtl/[\w/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(pairs) > 8
+    missing = [
+        f"{name} in {path}"
+        for name, path in pairs
+        if not re.search(rf"\b{name.split('.')[-1]}\b", (ROOT / path).read_text())
+    ]
+    assert not missing, missing

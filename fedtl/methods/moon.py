@@ -5,14 +5,12 @@ Law: with mu = 0 it is FedAvg.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Gt
 from torch import Tensor, nn
 
-from fedtl._util.settings import Weight
+from fedtl._util.settings import Positive, Weight
 from fedtl.methods.base import Method
 from fedtl.methods.losses import Forward, PerExample, TaskLoss
 from fedtl.methods.sets import RECEIVED
@@ -20,17 +18,14 @@ from fedtl.methods.slot import Slot
 from fedtl.methods.slots import first_model, trained_model
 from fedtl.models.net import Shape
 
-Temperature = Annotated[float, Gt(0)]
-
 
 @dataclass(frozen=True)
 class ModelContrast(PerExample):
     """Li et al., 2021: mu log(1 + e^((s(z, z_previous) - s(z, z_received)) / t)), with s the cosine similarity."""
 
     any_task = True
-
     mu: Weight = 1.0
-    temperature: Temperature = 0.5
+    temperature: Positive = 0.5
 
     def modules(self, features: int, shape: Shape) -> dict[str, nn.Module]:
         return {
@@ -46,7 +41,7 @@ class ModelContrast(PerExample):
         return self.mu * F.cross_entropy(torch.stack(likeness, 1), first, reduction="none")
 
 
-def moon(mu: Weight = 1.0, temperature: Temperature = 0.5) -> Method:
+def moon(mu: Weight = 1.0, temperature: Positive = 0.5) -> Method:
     """Li et al., 2021 (MOON): features near those of the received model and away from those of the silo's last own one."""
     previous = Slot("previous", first_model, after=trained_model)
     return Method(objective=(TaskLoss(), ModelContrast(mu, temperature)), slots=(previous,))

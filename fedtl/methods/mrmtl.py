@@ -5,16 +5,13 @@ Laws: with mu = 0 every silo trains alone; with mu = "inf" it is FedAvg, whose n
 changes nothing of what a silo sends.
 """
 
-import torch
-
 from fedtl._util.settings import Strength
-from fedtl.methods import pull
-from fedtl.methods.base import Method, Phase, Through, Use
-from fedtl.methods.sets import MODEL, RECEIVED, Sets
+from fedtl.methods.base import Method, Phase, Use
+from fedtl.methods.pull import to_received
+from fedtl.methods.sets import MODEL
 from fedtl.methods.slot import Slot
 from fedtl.methods.slots import first_model, first_reach, last_reach
 from fedtl.models.roles import EVERYTHING, Role
-from fedtl.models.state import State
 
 
 def mrmtl(mu: Strength = 0.1, grid: tuple[Strength, ...] = ()) -> Method:
@@ -32,7 +29,7 @@ def mrmtl(mu: Strength = 0.1, grid: tuple[Strength, ...] = ()) -> Method:
     personal = {"personal": float(mu)}
     others = {f"at_{float(other):g}": float(other) for other in grid if float(other) != float(mu)}
     models = personal | others
-    pulled = {name: _pulled(name, strength) for name, strength in models.items()}
+    pulled = {name: to_received(name, strength) for name, strength in models.items()}
     phases: list[Phase] = []
     for name in models:
         phases += [
@@ -45,16 +42,3 @@ def mrmtl(mu: Strength = 0.1, grid: tuple[Strength, ...] = ()) -> Method:
         phases=tuple(phases),
         finish=(Use(through=pulled["personal"], others=tuple(pulled[name] for name in others)),),
     )
-
-
-def _pulled(model: str, mu: float) -> Through:
-    """Return the function that pulls this model to the received mean."""
-
-    def pulled(sets: Sets) -> State:
-        reach, mean = sets["reach"], sets[RECEIVED]
-        return {
-            name: torch.lerp(own, mean[name], pull.squared(mu, reach[name])) if name in reach else own
-            for name, own in sets[model].items()
-        }
-
-    return pulled

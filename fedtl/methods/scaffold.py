@@ -26,19 +26,17 @@ class Correction(OnWeights):
 
 
 def _own(ended: FinishedRound) -> State:
-    before, trained = ended.before, ended.after[MODEL]
+    common, received, trained = ended.before["control"], ended.before[RECEIVED], ended.after[MODEL]
     return {
-        name: own
-        - before["control"][name]
-        + (before[RECEIVED][name] - trained[name]) / (ended.reach.get(name) or float("inf"))
-        for name, own in before["own_control"].items()
+        name: own - common[name] + (received[name] - trained[name]) / (ended.reach.get(name) or float("inf"))
+        for name, own in ended.before["own_control"].items()
     }
 
 
 def _common(ended: FinishedRound) -> State:
     """Return c with the silo's change, so that what crosses is the change of c_i, and its mean moves c."""
-    before, own = ended.before, ended.after["own_control"]
-    return {name: c + own[name] - before["own_control"][name] for name, c in before["control"].items()}
+    own, before = ended.after["own_control"], ended.before["own_control"]
+    return {name: c + own[name] - before[name] for name, c in ended.before["control"].items()}
 
 
 def scaffold() -> Method:
@@ -47,5 +45,5 @@ def scaffold() -> Method:
     Option II: c_i becomes c_i - c + (received - trained) / (K lr); c moves by the mean change of the c_i that took part.
     Where only some of N silos are sampled, the paper scales this change by their share |S| / N; here it is not scaled.
     """
-    own, common = Slot("own_control", zeros, after=_own), Slot("control", zeros, crosses=True, after=_common)
-    return Method(objective=(TaskLoss(), Correction()), slots=(own, common), sgd_only=True)
+    slots = (Slot("own_control", zeros, after=_own), Slot("control", zeros, crosses=True, after=_common))
+    return Method(objective=(TaskLoss(), Correction()), slots=slots, sgd_only=True)

@@ -58,6 +58,7 @@ def test_a_loss_that_is_not_refused_beside_a_silo_without_labels_changes_the_sha
     assert any(not ours[key].equal(without[key]) for key in without)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", METHODS.own)
 def test_a_method_with_a_step_at_silos_without_labels_alone_says_that_there_are_none(name):
     method = METHODS[name]()

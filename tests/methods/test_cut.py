@@ -41,6 +41,7 @@ def test_what_cannot_be_cut():
         _model_spec(Experiment(method=MethodSettings(cut=4)), (1, 8, 8))
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", CUTTABLE)
 def test_what_leaves_is_what_the_method_shares_of_the_first_stages(name):
     spec = model_spec("resnet20", (3, 8, 8), 0) if name == "fedtl" else mlp()

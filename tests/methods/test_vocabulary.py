@@ -307,6 +307,7 @@ def test_the_pull_acts_in_private_rounds_from_tensors_alone(mu, share, tmp_path)
         assert torch.allclose(delta, torch.full_like(delta, -100 * (1 - share)), atol=1e-3), name
 
 
+@pytest.mark.private
 def test_a_slot_that_saw_rows_without_noise_enters_no_private_round(tmp_path):
     from fedtl.errors import Refused
 

@@ -133,6 +133,7 @@ def test_only_adapters_can_be_trained():
     assert by_role(trainer, moving) == {Role.ADAPTER, Role.STATS}
 
 
+@pytest.mark.private
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_private_round_trains_adapters_and_head_alone(kind, tmp_path):
     spec = with_private_norms(model_spec("convnet", private.SHAPE, 0))

@@ -39,6 +39,7 @@ def after_rounds(trainer, data=None):
     return silo, replace(task, round=ROUNDS + 1)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     "training", [{}, {"schedule": "cosine", "epochs": 2}, {"roles": ("norm", "head")}], ids=str
 )

@@ -267,6 +267,7 @@ def test_the_metric_follows_the_task():
     assert parse_experiment({"compare": {"metric": "auc"}}).metric == "auc"
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_takes_its_own_settings(name):
     for setting in filter(None, re.split(r", (?=\w+ = )", describe(METHODS[name]))):
