@@ -435,7 +435,7 @@ def test_a_comparison_has_columns_of_values(finished, tmp_path):
         (lambda out: fedtl.compare("digits", seeds=0, out=out), "a list, such as [0]"),
         (lambda out: fedtl.compare("digits", methods="local,fedbn", out=out), '["local", "fedbn"]'),
         (lambda out: fedtl.run("digits", model=lambda s: plain_net(), workers=1, out=out), "return net"),
-        (lambda out: fedtl.load_experiment("digits", method={"name": "custom:../a"}), "is not one of"),
+        (lambda out: fedtl.load_experiment("digits", method={"name": "custom:../a"}), "is unknown"),
         (
             lambda out: fedtl.run("digits", model=plain_net(), out=out, workers=1),
             "(1, 8, 8)",
