@@ -134,7 +134,7 @@ def _check_metrics(metrics: Mapping[Any, Any]) -> None:
         raise ValueError(f"metrics has more than {MAX_METRICS} entries")
     for name, value in metrics.items():
         if type(name) is not str or len(name) > MAX_TEXT_LENGTH:
-            raise ValueError(f"a name in metrics is no text of at most {MAX_TEXT_LENGTH} characters")
+            raise ValueError(f"a name in metrics is not a text of at most {MAX_TEXT_LENGTH} characters")
         if type(value) is not float or not math.isfinite(value):
             raise ValueError("a value in metrics is not a finite number")
 

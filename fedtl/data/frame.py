@@ -158,7 +158,7 @@ def known_inputs(
     names = columns_of_inputs(columns, settings)
     if lacking := [name for name in names if name not in frame.columns]:
         raise DataError(
-            f"{where} has no column {lacking[0]!r}; the model needs {', '.join(names)}, and it has "
+            f"{where} has no column {lacking[0]!r}; the model needs {', '.join(names)}; there are "
             f"{', '.join(map(str, frame.columns[:12]))}"
         )
     if not settings.by_record:

@@ -175,6 +175,6 @@ def of_eight_bits(file: "Image.Image", path: object) -> "Image.Image":
         raise DataError(f"{path} has colours of the kind {file.mode}; save it as RGB or grey")
     if file.has_transparency_data and file.convert("RGBA").getchannel("A").getextrema() != (OPAQUE, OPAQUE):
         raise DataError(
-            f"{path} is transparent in places, so its look depends on what is behind it; save it without transparency"
+            f"{path} is transparent in places, so its pixels depend on the background; save it without transparency"
         )
     return file.convert("L" if file.mode in GREY else "RGB")

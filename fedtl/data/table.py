@@ -129,7 +129,9 @@ def load_frame(path: str, settings: DataSettings) -> "pd.DataFrame":
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     if Path(path).is_dir():
-        raise DataError(f"{path} is a folder, and a file of that name is read; rename the folder or move it")
+        raise DataError(
+            f"{path} is a folder, but fedtl reads a file of that name; rename the folder or move it"
+        )
     literal = frozenset(_declared_words(settings))
     texts = frozenset(name for key in KINDS if key != "categories" for name in getattr(settings, key))
     dialect = Dialect(

@@ -131,7 +131,7 @@ def unpack_backup(
         contents = _read_contents(folder / CONTENTS, kind, file)
         for name in contents.files.keys() | set(files_below(folder, (*names, *whole))):
             if _digest(folder / name) != contents.files.get(name):
-                raise ConfigError(f"{file}: {name} is not what was backed up; use another backup")
+                raise ConfigError(f"{file}: {name} differs from what was backed up; use another backup")
     except (tarfile.TarError, EOFError) as error:
         raise ConfigError(f"{file} is not a backup of fedtl: {error}") from error
     (folder / CONTENTS).unlink()

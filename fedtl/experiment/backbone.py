@@ -172,7 +172,7 @@ def _check_sizes(shape: Any, classes: Any) -> None:
     ):
         raise ValueError(f"shape = {shape!r:.60}")
     if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
-        raise ValueError("classes are no list of texts")
+        raise ValueError("classes is not a list of texts")
 
 
 def _check(experiment: Experiment, where: str) -> None:

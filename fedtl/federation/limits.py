@@ -71,7 +71,7 @@ def _without_row_count(counted: Mapping[str, float]) -> tuple[str, ...]:
     if most < MANY_ROWS:
         return ()
     return tuple(
-        f"{name}: its update counts as 1 row, as where the row count stays at home, beside {most:g} of another one; "
+        f"{name}: its update counts as 1 row, which is what a silo sends that does not share its row count, and another one counts as {most:g}; "
         'set updates.weights = "equal" in the next study'
         for name, weight in counted.items()
         if weight == NO_ROW_COUNT

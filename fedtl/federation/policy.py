@@ -221,9 +221,7 @@ def _check_numbers(update: "Update", task: "Task", terms: Terms) -> None:
         if "/" not in name:
             continue
         if name not in terms.numbers or task.round != task.rounds:
-            raise Denied(
-                Code.DECLINED, f"metrics: {name!r} does not leave by this plan in round {task.round}"
-            )
+            raise Denied(Code.DECLINED, f"metrics: {name!r} must not leave in round {task.round}")
         low, high = terms.numbers[name]
         if not low <= value <= high:
             raise Denied(

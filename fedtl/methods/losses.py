@@ -219,7 +219,7 @@ def check_terms(terms: Iterable[object]) -> None:
     for term in terms:
         if not isinstance(term, Term):
             raise ConfigError(
-                f"{term!r:.60} is no loss term; pass one of fedtl.methods.losses, such as Proximal(0.1)"
+                f"{term!r:.60} is not a loss term; pass one of fedtl.methods.losses, such as Proximal(0.1)"
             )
 
 

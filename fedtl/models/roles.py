@@ -42,7 +42,7 @@ def check_roles(shared: object) -> None:
     """Raise ConfigError for what is no set of a model's roles."""
     if not isinstance(shared, Set) or not all(isinstance(role, Role) for role in shared):
         raise ConfigError(
-            f"shared = {shared!r:.60} is no set of roles; pass one, such as frozenset({{fedtl.Role.BODY}})"
+            f"shared = {shared!r:.60} is not a set of roles; pass one, such as frozenset({{fedtl.Role.BODY}})"
         )
     if shared & {Role.EXTRA, Role.SUMMARY}:
         raise ConfigError("shared holds roles of the model only; a slot leaves where it says crosses = True")

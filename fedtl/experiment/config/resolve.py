@@ -51,7 +51,11 @@ def method_of(settings: MethodSettings) -> Method:
     for at, term in enumerate(settings.terms):
         table = dict(term)
         name = table.pop("name", None)
-        made = call(choose_entry(TERMS, name, f"method.terms[{at}].name", "fedtl methods"), table, f"method.terms[{at}].")
+        made = call(
+            choose_entry(TERMS, name, f"method.terms[{at}].name", "fedtl methods"),
+            table,
+            f"method.terms[{at}].",
+        )
         if any(type(other) is type(made) for other in method.every_term):
             raise ConfigError(
                 f"method.terms[{at}] = {name!r} is already part of {settings.name!r}; remove one of them"

@@ -139,7 +139,7 @@ def unfilled_columns(facts: Sequence[ColumnFacts], files: int, given: Mapping[st
             key = "" if given.keys() & {"silo_column", "deal"} else "silo_column"
         if key:
             doubt = f"{one.name} has {_empty_cells(one)}: fill {'it' if one.missing == 1 else 'them'}, then --set data.{key}={one.name}"
-            yield Guess("empty cells", one.name, f"so it is no data.{key}", doubt)
+            yield Guess("empty cells", one.name, f"so it is not used as data.{key}", doubt)
 
 
 def guess_inputs(facts: Sequence[ColumnFacts], files: int, given: Mapping[str, Any]) -> Iterator[Guess]:
@@ -182,7 +182,7 @@ def _why_dropped(one: ColumnFacts) -> str:
     """Return why a column is no input; "" where it is one."""
     nameless, numbers_rows = one.name.startswith(NAMELESS), bool(NUMBERS_OF_ROWS.search(one.name))
     if one.kind == "other":
-        return "holds lists or other things that are no single value"
+        return "holds lists or other values that are neither a number nor a text"
     if one.counting:
         return "counts the rows"
     if one.different and one.whole and (nameless or numbers_rows or is_named(one.name, UNITS)):
