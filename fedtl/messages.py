@@ -2,7 +2,7 @@
 The only messages between a silo and the server, and the one way to serialise them. Flower's records, a site's stored state, a
 stored private reply and a transcript all write what ``pack`` returns and read it with ``unpack``.
 
-``unpack`` checks everything, because it is used on what a peer sent. Tensors may have any names, so state beside the
+``unpack`` checks everything, because it is used on what a peer sent. Tensors may have any names, so state in addition to the
 model needs no form of its own; the manifest and the policy decide whether a tensor is allowed.
 """
 

@@ -158,7 +158,7 @@ def verify(
 
 
 def _say_verification(verification: "Verification", compared: bool, alone: bool) -> None:
-    """``compared``: with the coordinator's rounds; ``alone``: whether nothing else beside the record shows where it ends."""
+    """``compared``: with the coordinator's rounds; ``alone``: whether nothing but the record shows where it ends."""
     say(
         f"the hash chain of {verification.lines} lines is intact; {verification.updates} updates with {verification.bytes_out:,} bytes left"
     )

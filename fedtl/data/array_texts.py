@@ -9,7 +9,7 @@ from fedtl.errors import DataError
 
 
 def decoded(array: Array) -> Array:
-    """Return an array of bytes as texts; any other one as it is. Bytes that are no UTF-8 are written as ``\\xe9``, each for itself."""
+    """Return an array of bytes as texts; any other one as it is. Bytes that are not UTF-8 are written as ``\\xe9``, each for itself."""
     return np.char.decode(array, "utf-8", "backslashreplace") if array.dtype.kind == "S" else array
 
 

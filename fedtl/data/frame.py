@@ -260,7 +260,7 @@ def labels_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Arra
 
 
 def _check_texts(labels: "pd.Series", where: str) -> None:
-    """Raise DataError where a cell holds no single text or number, as a list of a Parquet file does."""
+    """Raise DataError where a cell holds neither a text nor a number, such as a list of a Parquet file does."""
     for cell in labels.dropna():
         if isinstance(cell, bytes) or not isinstance(cell, Hashable):
             raise DataError(

@@ -73,7 +73,7 @@ def _arrays(path: Path) -> dict[str, Array]:
             f"{path} is a folder, but fedtl reads a file of that name; rename the folder or move it"
         )
     try:
-        check_unpacked(path)  # np.load would take a file that is no zip for a pickle, and report that
+        check_unpacked(path)  # np.load would take a file that is not a zip for a pickle, and report that
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: _array(archive, key, path) for key in archive.files}
     except (*BROKEN, KeyError) as error:

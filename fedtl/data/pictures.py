@@ -64,7 +64,7 @@ def read_picture(path: Path, settings: DataSettings) -> Array:
 def read_mask(path: Path) -> Array:
     """
     Return the numbers of a mask [H, W], as the file holds them: of a palette the index, of a black and white picture 0 and 1. Raises
-    DataError for colours, whose numbers are no classes.
+    DataError for colours, whose numbers are not classes.
     """
     from PIL import Image, ImageOps
 

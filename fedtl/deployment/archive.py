@@ -96,7 +96,7 @@ def _add(archive: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> 
 def read_backed_up(file: Path, name: str) -> bytes:
     """
     Return the content of one file of a backup; b"" where the backup does not have it as a plain file of at most ``MAX_READ_BYTES``.
-    Raises ConfigError for a file that is no backup.
+    Raises ConfigError for a file that is not a backup.
     """
     try:
         with closing(tarfile.open(file, "r:")) as archive:
@@ -115,7 +115,7 @@ def unpack_backup(
 ) -> BackupContents:
     """
     Write the files of a backup into the new private ``folder`` and return what it holds. ``names``: the only first parts of paths that
-    it may have, besides the whole ``paths``. Raises ConfigError for a file that is no backup of this kind, is too large, or does not
+    it may have, besides the whole ``paths``. Raises ConfigError for a file that is not a backup of this kind, is too large, or does not
     have the bytes that it lists.
     """
     make_folder(folder, private=True)
@@ -139,7 +139,7 @@ def unpack_backup(
 
 
 def _check_entries(archive: tarfile.TarFile, allowed: set[str], whole: frozenset[str], file: Path) -> None:
-    """Raise ConfigError before anything is written, for an entry that is no plain file, a path elsewhere, and too much of it."""
+    """Raise ConfigError before anything is written, for an entry that is not a plain file, a path elsewhere, and too much of it."""
     total, seen = 0, set[str]()
     for entry in archive:
         parts = PurePosixPath(entry.name).parts

@@ -163,7 +163,7 @@ def _check_one_label(about: Mapping[str, Any], folder: Path) -> None:
 
 
 def _check_sizes(shape: Any, classes: Any) -> None:
-    """Raise ValueError for a shape that no model of a few dimensions and MAX_INPUTS numbers has, and for labels that are no texts."""
+    """Raise ValueError for a shape that no model of a few dimensions and MAX_INPUTS numbers has, and for labels that are not texts."""
     dimensions = isinstance(shape, list) and 1 <= len(shape) <= 4
     if (
         not dimensions

@@ -215,7 +215,7 @@ Term = PerExample | PerBatch | OnWeights
 
 
 def check_terms(terms: Iterable[object]) -> None:
-    """Raise ConfigError for what is no loss term."""
+    """Raise ConfigError for what is not a loss term."""
     for term in terms:
         if not isinstance(term, Term):
             raise ConfigError(

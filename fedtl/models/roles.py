@@ -39,7 +39,7 @@ EVERYTHING = frozenset(Role) - {
 
 
 def check_roles(shared: object) -> None:
-    """Raise ConfigError for what is no set of a model's roles."""
+    """Raise ConfigError for what is not a set of a model's roles."""
     if not isinstance(shared, Set) or not all(isinstance(role, Role) for role in shared):
         raise ConfigError(
             f"shared = {shared!r:.60} is not a set of roles; pass one, such as frozenset({{fedtl.Role.BODY}})"
@@ -53,7 +53,7 @@ def roles(model: nn.Module) -> dict[str, Role]:
     Return the role of every name in ``model.state_dict()``.
 
     ``model`` has the children ``body``, ``head`` and ``aux`` (``models.net.Net``). Within them the type of the module that
-    owns a tensor decides, never its name. Raises ModelError for what is no module.
+    owns a tensor decides, never its name. Raises ModelError for what is not a module.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(

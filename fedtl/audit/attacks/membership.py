@@ -2,7 +2,7 @@
 Membership inference: was a row trained on? Offline LiRA (Carlini et al., 2022) and RMIA (Zarifzadeh et al., 2024), with
 reference models that were trained on other rows.
 
-Needs only confidences and who is a member; ``reference_models`` computes the former. These attacks are no bound: an
+Needs only confidences and who is a member; ``reference_models`` computes the former. These attacks are not a bound: an
 attack that fails proves nothing.
 """
 

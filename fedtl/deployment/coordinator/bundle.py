@@ -1,5 +1,5 @@
 """
-Builds the app bundle: the two thin apps, one agreement and nothing else. Building it again gives the same hash. Beside it
+Builds the app bundle: the two thin apps, one agreement and nothing else. Building it again gives the same hash. Next to it
 stays what the coordinator needs to start a study: the first shared tensors, and the role of each.
 """
 
