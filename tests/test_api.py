@@ -243,7 +243,7 @@ def test_predictions_are_those_that_were_tested(finished):
     assert np.allclose(model.probabilities(x[ids]).sum(1), 1.0, atol=1e-6)
     assert model.predict(torch.from_numpy(x[ids])).tolist() == model.predict(x[ids]).tolist()
     for no_rows in (None, {"age": [1.0]}, "rows.csv", pd.Series([1.0, "a"])):
-        with pytest.raises(errors.DataError, match="no array"):
+        with pytest.raises(errors.DataError, match="array of numbers"):
             model.predict(no_rows)
     member = model._model.final.main
     head = [member.state[f"head.{name}"].numpy() for name in ("weight", "bias")]

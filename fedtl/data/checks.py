@@ -196,7 +196,7 @@ def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
     elif y.dtype.kind in "if" and (below := _undeclared_below_zero(y, settings)):
         raise DataError(
             f"silo {silo}: {sum(label_texts(y).count(label) for label in below)} rows have the label {below[0]}, which can mean "
-            "that there is none; list all labels in data.classes to make it a class, or remove these rows"
+            "that the label is missing; list all labels in data.classes to use it as a class, or remove these rows"
         )
     elif y.dtype.kind not in "if" and (missing := int(without_label(y).sum())):
         raise DataError(

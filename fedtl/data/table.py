@@ -46,7 +46,7 @@ def silos(settings: DataSettings) -> Sequence[str]:
         if words.any():
             raise DataError(
                 f"{path}: {int(words.sum())} rows have {settings.silo_column} = {column[words].iloc[0]!r}, which can mean that "
-                "there is none; list the silos in data.silos to make it one, or remove these rows"
+                "the silo is not known; list all silos in data.silos to use it as a name, or remove these rows"
             )
         return sorted(map(str, column.unique()))
     names = sorted(entry.stem for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
@@ -234,7 +234,7 @@ def with_missing_words(frame: "pd.DataFrame", settings: DataSettings, where: str
         if name == settings.label and not kept:
             raise DataError(
                 f"{where}: {int(words.sum())} of {len(words)} rows have the label {frame[name][words].iloc[0]!r}, which can mean "
-                "that there is none; list all labels in data.classes to make it one, or remove these rows"
+                "that the label is missing; list all labels in data.classes to use it as a label, or remove these rows"
             )
         frame = frame.assign(**{name: frame[name].mask(words)})
     return frame

@@ -22,7 +22,7 @@ class Role(StrEnum):
 
     BODY = "body"  # the backbone: from the inputs to the features
     HEAD = "head"  # from the features to the scores
-    ADAPTER = "adapter"  # a small module beside a layer of a frozen body
+    ADAPTER = "adapter"  # a small module that is added to a layer of a frozen body
     AUX = "aux"  # what a loss term adds to the model, such as a domain discriminator
     NORM = "norm"  # scale and shift of a normalisation layer, in the body, the head or elsewhere
     STATS = "stats"  # running mean and variance of a normalisation layer

@@ -1,6 +1,6 @@
 """
 ``admitted.json``: the sites that may connect, each with its public key and the id of its Flower node. ``expelled.json``: the keys
-that were expelled, which Flower accepts never again.
+that were expelled, which Flower never accepts again.
 """
 
 import json
