@@ -2,7 +2,7 @@
 The only messages between a silo and the server, and the one way to serialise them. Flower's records, a site's stored state, a
 stored private reply and a transcript all write what ``pack`` returns and read it with ``unpack``.
 
-``unpack`` checks everything, because it is used on what a peer sent. Tensors may have any names, so state beside the
+``unpack`` checks everything, because it is used on what a peer sent. Tensors may have any names, so state in addition to the
 model needs no form of its own; the manifest and the policy decide whether a tensor is allowed.
 """
 
@@ -134,7 +134,7 @@ def _check_metrics(metrics: Mapping[Any, Any]) -> None:
         raise ValueError(f"metrics has more than {MAX_METRICS} entries")
     for name, value in metrics.items():
         if type(name) is not str or len(name) > MAX_TEXT_LENGTH:
-            raise ValueError(f"a name in metrics is no text of at most {MAX_TEXT_LENGTH} characters")
+            raise ValueError(f"a name in metrics is not a text of at most {MAX_TEXT_LENGTH} characters")
         if type(value) is not float or not math.isfinite(value):
             raise ValueError("a value in metrics is not a finite number")
 

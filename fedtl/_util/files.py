@@ -104,7 +104,7 @@ def folder_is_locked(folder: Path) -> bool:
 
 @contextmanager
 def lock_folder_if_free(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock where nobody else does, and yield whether it is held."""
+    """Hold the folder's lock where no other process does, and yield whether it is held."""
     handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,7 +25,7 @@ def run_rows(folder: RunFolder, data: Data | None) -> Iterator[SharedStore | Non
         raise ConfigError("the run had its rows in memory; pass them again: data = ...")
     if data is not None and not in_memory:
         raise ConfigError(
-            f"data: the run read its rows with data.source = {experiment.data.source!r}; leave out data"
+            f"data: the run read its rows with data.source = {experiment.data.source!r}; do not pass data"
         )
     with stored_rows(experiment, data) as (same, store), temporary_store() as prepared:
         if store is not None:

@@ -75,7 +75,7 @@ class TrainedModel:
             array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
             if array.dtype.kind == "O" or array.ndim == 0:
                 raise DataError(
-                    f"the input is of type {type(x).__name__} and is no array of numbers; pass an array, a tensor, or a DataFrame with "
+                    f"the input is of type {type(x).__name__} and is not an array of numbers; pass an array, a tensor, or a DataFrame with "
                     "the columns of training"
                 )
             return array

@@ -110,7 +110,7 @@ def refuse_unauditable(experiment: Experiment) -> None:
         )
     if names := [name for name, own in experiment.silo.items() if own.model is not None]:
         raise ConfigError(
-            f"silo.{names[0]}.model: the attacks are on one model that all silos have; audit a run without it"
+            f"silo.{names[0]}.model: the attacks need one model that all silos have; audit a run without it"
         )
     if method_of(experiment.method).pool:
         raise ConfigError(
@@ -122,7 +122,7 @@ def showable_silos(experiment: Experiment) -> frozenset[str]:
     """The silos whose rows may be printed. Raises ConfigError if the experiment declares none."""
     if not experiment.audit.show_rows:
         raise ConfigError(
-            "--pictures prints training rows, and the run's experiment allows that for no silo; with the consent of a silo's "
+            "--pictures prints training rows, but audit.show_rows of the run permits that for no silo; with the consent of a silo's "
             'data owner, run it again with [audit] show_rows = ["<silo>"], or leave out --pictures'
         )
     return frozenset(experiment.audit.show_rows)

@@ -25,7 +25,7 @@ def back_up_silo(folder: Dir, file: File) -> None:
 
     home = open_home(folder)
     if folder_is_locked(home.path):
-        say("the site works on a round; the backup is made when that has ended")
+        say("the site is working on a round; the backup starts when the round has ended")
     left_out = back_up_site(home, file)
     say(f"wrote {file}; {SECRET}")
     for reason in left_out:
@@ -80,7 +80,7 @@ def restore_server(folder: Dir, file: File) -> None:
 
     restored = restore(folder, file)
     _say_restored(folder, restored.contents.at, restored.replaced)
-    say("sites that were expelled since are admitted again in it; see: fedtl server status")
+    say("the backup admits sites again that were expelled after it was made; see: fedtl server status")
 
 
 def _say_restored(folder: Path, at: str, replaced: Path | None) -> None:
@@ -149,9 +149,9 @@ def withdraw(
     for one in found:
         print_line(f"study {one.study}: its updates counted in rounds {_listed(one.counted)}")
         if one.running:
-            print_line(f"  it is not done: fedtl server stop {folder} --study {one.study}")
+            print_line(f"  it has not ended; stop it: fedtl server stop {folder} --study {one.study}")
         if one.after is None:
-            state = f"the state before round {one.counted[0]} was not kept, so there is none to begin at; train anew"
+            state = f"the state before round {one.counted[0]} was not kept, so the study cannot continue from there; train anew"
             print_line(f"  {state}: fedtl server start {folder} {one.bundle} --study {one.name}")
         else:
             begin = f"after round {one.after} of it" if one.after else "from the first round on"

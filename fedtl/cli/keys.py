@@ -59,7 +59,7 @@ def rotate_site(
     key: Annotated[Path, typer.Argument(metavar="NEW.pub")],
 ) -> None:
     """
-    Expel the key of the site NAME and admit its new one, NEW.pub, under the same name. Studies go on.
+    Expel the key of the site NAME and admit its new one, NEW.pub, under the same name. Studies continue.
 
     Example: fedtl server rotate srv clinic clinic-new.pub
     """

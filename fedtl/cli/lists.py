@@ -9,7 +9,7 @@ from fedtl.cli.options import Json
 from fedtl.cli.screen import print_entries, print_json, print_line
 
 Entry = Mapping[str, str | Sequence[str]]  # "name", "about" and what else there is to say
-Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="of which to print everything")]
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="print everything about this one")]
 
 
 def methods(name: Name = None, as_json: Json = False) -> None:
@@ -43,7 +43,7 @@ def methods(name: Name = None, as_json: Json = False) -> None:
         entries = {
             str(row["name"]): row for row in (*term_rows, *method_rows)
         }  # a method that is named after its loss hides that
-        check_choice(list(entries), name, "NAME")
+        check_choice(list(entries), name, "NAME", "fedtl methods")
         _print_entry(entries[name], as_json)
     elif as_json:
         print_json({"methods": method_rows, "terms": term_rows})
@@ -80,7 +80,7 @@ def models(name: Name = None, as_json: Json = False) -> None:
         },
     ]
     if name is not None:
-        check_model_name(name)
+        check_model_name(name, "NAME")
         other: Entry = {
             "name": name,
             "settings": "",

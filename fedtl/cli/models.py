@@ -25,7 +25,7 @@ def predict(
         typer.Option(help="tent: let scale and shift of normalisation layers follow these inputs"),
     ] = "none",
     masks: Annotated[
-        Path | None, typer.Option(help="of a segmentation: a new folder for the predicted masks, as PNG")
+        Path | None, typer.Option(help="for a segmentation: a new folder for the predicted masks, as PNG")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -79,7 +79,8 @@ def embed(
     ],
     out: Annotated[Path, typer.Option(help=".npz or .parquet file for the features")],
     silo: Annotated[
-        str, typer.Option(help="the silo whose model is used; of an export there is one model")
+        str,
+        typer.Option(help="the silo whose model is used; leave it out for an export, which has one model"),
     ] = "",
     as_json: Json = False,
 ) -> None:
@@ -121,7 +122,7 @@ def export(
     silo: SiloName,
     out: Annotated[Path, typer.Option(help="new folder for the model")],
     distil: Annotated[
-        str, typer.Option(metavar="MODEL", help="train one net of this kind to give what the model gives")
+        str, typer.Option(metavar="MODEL", help="distil the model into one net of this kind")
     ] = "",
     set_: Annotated[
         list[str] | None,
@@ -136,7 +137,7 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="SILO",
-            help="of a simulation: MODEL also learns what the model of this silo gives; can be repeated; all: of every silo",
+            help="for a simulation: MODEL also learns from the outputs of this silo's model; can be repeated; all: of every silo",
         ),
     ] = None,
 ) -> None:
@@ -209,7 +210,7 @@ def report(
     features: Annotated[
         bool,
         typer.Option(
-            "--features", help="of a run: also plot the features of test rows; reads the rows again"
+            "--features", help="for a run: also plot the features of test rows; reads the rows again"
         ),
     ] = False,
 ) -> None:

@@ -28,7 +28,7 @@ def onboard(
         str | None, typer.Option(help="the new silo; default: the only one that did not train")
     ] = None,
     shots: Annotated[
-        str, typer.Option(help="labelled rows a class, with commas between the numbers")
+        str, typer.Option(help="labelled rows of each class, as numbers with commas between them")
     ] = "1,5,20",
     episodes: Annotated[
         int, typer.Option(min=1, help="how often the labelled rows are drawn, for each number of shots")
@@ -37,7 +37,7 @@ def onboard(
         int,
         typer.Option(
             min=0,
-            help="in so many of the episodes the silo also trains its own model and tunes the received one, which is slow",
+            help="number of episodes in which the silo also trains its own model and tunes the received one, which is slow",
         ),
     ] = 5,
     match: Annotated[

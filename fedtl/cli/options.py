@@ -35,7 +35,10 @@ Resume = Annotated[
 ]
 MoreRounds = Annotated[
     int | None,
-    typer.Option(min=1, help="with --resume: so many rounds more than the run has, finished or not"),
+    typer.Option(
+        min=1,
+        help="with --resume: continue for this many rounds beyond the number that the run was started with",
+    ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="seeds with commas between them: 0,1,2")]
 LeaveOneOut = Annotated[

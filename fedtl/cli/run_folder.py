@@ -39,7 +39,7 @@ def nothing_is_kept() -> None:
 
 def only_watches() -> None:
     """Note that this command shows what others do, so that Ctrl-C ends nothing else."""
-    _state.note = "what was watched goes on"
+    _state.note = "the run that was watched continues"
 
 
 def interrupted_note() -> str:

@@ -20,7 +20,7 @@ def schema(file: FileKind = "experiment") -> None:
     """
     known = file_schemas()
     if file not in known:
-        raise ConfigError(f"{file!r} is no file of fedtl; choose one of {', '.join(known)}")
+        raise ConfigError(f"{file!r} is not a file of fedtl; choose one of {', '.join(known)}")
     print_json(known[file]())
 
 

@@ -64,7 +64,7 @@ def print_entries(title: str, entries: Sequence[Mapping[str, str | Sequence[str]
 
 
 def first_sentence(text: str) -> str:
-    """Return a text up to its first full stop that a capital letter follows; "et al. 2017" goes on."""
+    """Return a text up to its first full stop that a capital letter follows; "et al. 2017" continues."""
     return re.split(r"(?<=\.)\s+(?=[A-Z`])", text, maxsplit=1)[0]
 
 

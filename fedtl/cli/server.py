@@ -261,7 +261,7 @@ def status(folder: Dir, as_json: Json = False) -> None:
 @app.command()
 def watch(
     folder: Dir,
-    every: Annotated[float, typer.Option(min=0.1, help="seconds between two looks")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.1, help="seconds between two updates of the display")] = 2.0,
 ) -> None:
     """
     Print a line for each round of every study until all are done or stopped. Where there is none yet, it waits for one.

@@ -116,7 +116,9 @@ def adopt(
     ] = "",
     compare: Annotated[
         bool,
-        typer.Option(help="train a model alone too, and say whether joining helped; nothing of it leaves"),
+        typer.Option(
+            help="also train a model on this site's rows alone, and say whether joining helped; nothing leaves"
+        ),
     ] = True,
     as_json: Json = False,
 ) -> None:

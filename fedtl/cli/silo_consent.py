@@ -113,7 +113,8 @@ def confirm(
     folder: Dir,
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
     new_dataset: Annotated[
-        bool, typer.Option("--new-dataset", help="data.name is new and its rows are from other people")
+        bool,
+        typer.Option("--new-dataset", help="data.name is a new dataset, whose rows are from other people"),
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -85,7 +85,7 @@ def ledger(
 def watch(
     folder: Dir,
     last: Annotated[int, typer.Option(min=0, help="lines of the record to begin with")] = 5,
-    every: Annotated[float, typer.Option(min=0.1, help="seconds between two looks")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.1, help="seconds between two updates of the display")] = 2.0,
 ) -> None:
     """
     Print the last lines of the record, and then each message as it comes in or leaves, until stopped with Ctrl-C.
@@ -158,7 +158,7 @@ def verify(
 
 
 def _say_verification(verification: "Verification", compared: bool, alone: bool) -> None:
-    """``compared``: with the coordinator's rounds; ``alone``: whether nothing else beside the record shows where it ends."""
+    """``compared``: with the coordinator's rounds; ``alone``: whether nothing but the record shows where it ends."""
     say(
         f"the hash chain of {verification.lines} lines is intact; {verification.updates} updates with {verification.bytes_out:,} bytes left"
     )
@@ -182,6 +182,6 @@ def _say_verification(verification: "Verification", compared: bool, alone: bool)
             say("the record holds every update that the coordinator has")
     elif alone:
         say(
-            f"the record ends at {verification.until}; whether later lines were cut off, only the coordinator's list shows: fedtl server rounds, "
+            f"the record ends at {verification.until}; only the coordinator's list shows whether later lines were removed: fedtl server rounds, "
             "then --seen"
         )

@@ -77,7 +77,7 @@ def _add_rounds(resume: Path | None, rounds: int) -> None:
     from fedtl.experiment.run_folder import RunFolder
 
     if resume is None:
-        raise ConfigError(f"--more-rounds {rounds}: name the run that gets them with --resume DIR")
+        raise ConfigError(f"--more-rounds {rounds}: name the run to continue with --resume DIR")
     say(f"{resume}: {add_rounds(RunFolder.open(resume), rounds)} rounds in all")
 
 

@@ -14,11 +14,11 @@ from fedtl.cli.screen import out_console, print_line
 
 def watch(
     run: Run,
-    every: Annotated[float, typer.Option(min=0.1, help="seconds between two looks")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.1, help="seconds between two updates of the display")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="print the present state and end")] = False,
     tensorboard: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="also write each round there, as events that TensorBoard shows"),
+        typer.Option(metavar="DIR", help="also write each round to this folder as events for TensorBoard"),
     ] = None,
     metrics: Annotated[
         Path | None,

@@ -9,7 +9,7 @@ from fedtl.errors import DataError
 
 
 def decoded(array: Array) -> Array:
-    """Return an array of bytes as texts; any other one as it is. Bytes that are no UTF-8 are written as ``\\xe9``, each for itself."""
+    """Return an array of bytes as texts; any other one as it is. Bytes that are not UTF-8 are written as ``\\xe9``, each for itself."""
     return np.char.decode(array, "utf-8", "backslashreplace") if array.dtype.kind == "S" else array
 
 
@@ -25,7 +25,7 @@ def labels_as_written(y: Array, settings: DataSettings, where: str) -> Array:
         return y
     if not (settings.by_record or settings.missing_labels == "inputs" or settings.unlabelled):
         raise DataError(
-            f"{where}: {int(words.sum())} of {len(y)} rows have the label {str(y[words][0])!r}, which can mean that there is none; list "
-            "all labels in data.classes to make it one, or remove these rows"
+            f"{where}: {int(words.sum())} of {len(y)} rows have the label {str(y[words][0])!r}, which can mean that the label is missing; "
+            "list all labels in data.classes to use it as a label, or remove these rows"
         )
     return np.where(words, "", y)

@@ -116,7 +116,7 @@ def numbers(cells: "pd.Series", where: str) -> Array:
     whole = rounded[0] if rounded else rounded_whole_number(np.asarray(present))
     if whole is not None:
         raise DataError(
-            f"{where}: {cells.name} holds {whole}, which numbers of 64 bits round; if it names the rows, list it in data.drop, otherwise "
+            f"{where}: {cells.name} holds {whole}, which cannot be stored exactly in 64 bits; if it names the rows, list it in data.drop, otherwise "
             "subtract a constant from the column"
         )
     values = np.asarray(cells.to_numpy(np.float64, na_value=np.nan))

@@ -25,12 +25,12 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
     """
     if not len(raw.train.y):
         raise DataError(
-            f"silo {silo} is empty: it has no rows; add some, or leave it out by data.silos or data.silos_except"
+            f"silo {silo} is empty: it has no rows; add some, or leave it out with data.silos or data.silos_except"
         )
     for name, part in parts_of(raw).items():
         if not len(part.y):
             raise DataError(
-                f"silo {silo} has no {name} rows; leave this part out to have it split off, or add rows"
+                f"silo {silo} has no {name} rows; remove this part, so that it is split off from the training rows, or add rows"
             )
         _check_inputs(part.x, raw.train.x, settings, f"silo {silo}: {name}", missing_values)
         if part.y.dtype.kind not in "uifbU":
@@ -43,7 +43,7 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
     if raw.target is not None:
         if not len(raw.target):
             raise DataError(
-                f"silo {silo} has no rows of the second domain; add some, or leave it out by data.silos or data.silos_except"
+                f"silo {silo} has no rows of the second domain; add some, or leave it out with data.silos or data.silos_except"
             )
         _check_inputs(raw.target, raw.train.x, settings, f"silo {silo}: target", missing_values)
     if len(raw.train.y) < MIN_TRAINING_ROWS:
@@ -112,7 +112,7 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
         raise DataError(f"{where} images are {x.dtype}, training images are {train.dtype}; use one type")
     if not settings.by_record and (whole := rounded_whole_number(x)) is not None:
         raise DataError(
-            f"{where} inputs hold {whole}, which numbers of 64 bits round; leave out what names the rows, or subtract a constant"
+            f"{where} inputs hold {whole}, which cannot be stored exactly in 64 bits; leave out what names the rows, or subtract a constant"
         )
     if not (
         settings.by_record or x.dtype.kind != "f" or settings.stream
@@ -176,7 +176,7 @@ def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
     if not task.has_classes:
         if (whole := rounded_whole_number(y)) is not None:
             raise DataError(
-                f"silo {silo}: the label {whole} is a number that 64 bits round; subtract a constant from the labels"
+                f"silo {silo}: the label {whole} cannot be stored exactly in 64 bits; subtract a constant from the labels"
             )
         usable = task.valid(finite_numbers(y))
         if not usable.all():
@@ -196,7 +196,7 @@ def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
     elif y.dtype.kind in "if" and (below := _undeclared_below_zero(y, settings)):
         raise DataError(
             f"silo {silo}: {sum(label_texts(y).count(label) for label in below)} rows have the label {below[0]}, which can mean "
-            "that there is none; list all labels in data.classes to make it a class, or remove these rows"
+            "that the label is missing; list all labels in data.classes to use it as a class, or remove these rows"
         )
     elif y.dtype.kind not in "if" and (missing := int(without_label(y).sum())):
         raise DataError(

@@ -105,7 +105,7 @@ def column_named(name: str, settings: DataSettings) -> Column:
 
 
 def columns_with_a_kind(settings: DataSettings) -> list[Column]:
-    """Return the columns that the settings declare to be no numbers."""
+    """Return the columns that the settings declare not to be numbers."""
     return [column_named(name, settings) for key in KINDS for name in getattr(settings, key)]
 
 

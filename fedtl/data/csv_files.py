@@ -75,7 +75,7 @@ def check_csv(path: str, dialect: Dialect) -> CheckedFile:
         names, odd, codes = _check_rows(path, dialect)
         if not dialect.as_text and _is_really_utf8(path, dialect.encoding):
             raise DataError(
-                f"{path} is UTF-8 text, and data.encoding is {dialect.encoding!r}, which would change its letters; remove data.encoding"
+                f"{path} is UTF-8 text, but data.encoding is {dialect.encoding!r}, which would change its letters; remove data.encoding"
             )
     except UnicodeDecodeError as error:
         raise DataError(
@@ -139,7 +139,7 @@ def _check_rows(path: str, dialect: Dialect) -> tuple[list[str], int, dict[str, 
     if len(header) == 1 and len(header[0].split()) > 1 and not dialect.as_text:  # then no row decides this
         first = next(rows, (0, [""]))[1]
         if len(first) == 1 and len(first[0].split()) == len(header[0].split()):
-            raise DataError(f'{path}: its columns seem to be separated by blanks; set data.delimiter = " "')
+            raise DataError(f'{path}: its columns seem to be separated by spaces; set data.delimiter = " "')
         rows = chain([(2, first)], rows)
     names = [name or f"Unnamed: {number}" for number, name in enumerate(header)]
     if twice := [name for number, name in enumerate(names) if name in names[:number]]:

@@ -31,7 +31,7 @@ def _check_alike(marks: dict[Path, str], what: str) -> None:
         first, *others = marks
         other = next(file for file in others if marks[file] != marks[first])
         raise DataError(
-            f"{first.name} is {what} {marks[first]!r} and {other.name} {what} {marks[other]!r}; save all files of the folder in one way"
+            f"{first.name} is {what} {marks[first]!r} and {other.name} {what} {marks[other]!r}; save all files of the folder in the same way"
         )
 
 

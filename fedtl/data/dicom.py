@@ -102,7 +102,7 @@ def _check_syntax(path: Path, pydicom: Any) -> None:
     if str(uid) not in TRANSFER_SYNTAXES:
         name = getattr(uid, "name", uid)
         raise DataError(
-            f"{path} is written as {name}; fedtl reads {', '.join(TRANSFER_SYNTAXES.values())}: convert it, such as with gdcmconv --raw"
+            f"{path} is written as {name}; fedtl reads {', '.join(TRANSFER_SYNTAXES.values())}: convert it, for example with gdcmconv --raw"
         )
 
 
@@ -114,7 +114,7 @@ def _check_file(path: Path, file: Any) -> None:
     ):
         if element in file:
             raise DataError(
-                f"{path} has {element}, which fedtl does not read; convert the file, such as to NIfTI by dcm2niix"
+                f"{path} has {element}, which fedtl does not read; convert the file, for example to NIfTI with dcm2niix"
             )
     if "PixelData" not in file:
         raise DataError(f"{path} holds no image; move it away")
@@ -142,7 +142,7 @@ def _rows(path: Path, file: Any, planes: Array, settings: DataSettings) -> Array
     if settings.kind == "volumes":
         if len(values) == 1:
             raise DataError(
-                f"{path} holds one image, no volume; convert the series to NIfTI, such as by dcm2niix"
+                f"{path} holds one image, not a volume; convert the series to NIfTI, for example with dcm2niix"
             )
         return values[None]
     if len(values) == 1:
@@ -211,7 +211,7 @@ def _window(path: Path, file: Any) -> tuple[float, float]:
     if function == "LINEAR":
         center, width = center - 0.5, width - 1
     if not width > 0:
-        raise DataError(f"{path} has a window without width; set data.pixel_range = [low, high]")
+        raise DataError(f"{path} has a window of width 0; set data.pixel_range = [low, high]")
     return center - width / 2, center + width / 2
 
 

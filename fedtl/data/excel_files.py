@@ -76,7 +76,7 @@ def _cells(path: str, sheet: str, stored: bool, merged: bool) -> Iterator[list[C
     except Exception as error:  # whatever a part of the file that the library does not know makes it raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{path} is no Excel file that can be read: {reason}; save it again as .xlsx"
+            f"{path} cannot be read as an Excel file: {reason}; save it again as .xlsx"
         ) from error
     names = [one.title for one in book.worksheets]
     if not names or (sheet and sheet not in names) or (not sheet and len(names) > 1):

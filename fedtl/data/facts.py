@@ -138,7 +138,7 @@ def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: boo
     sample, y = x[::step], raw.train.y[::step]
     varying = [number for number, column in enumerate(x.T) if not _is_constant(column)]
     some = np.isfinite(x).any(0)
-    # The codes of values that target encoding replaces are no numbers.
+    # The codes of values that target encoding replaces are not numbers.
     numbers = [n for n, name in enumerate(names) if name not in settings.target_encoded]
     own = [names[n] for n in numbers]
     counted = [n for n in varying if n in numbers]

@@ -162,7 +162,7 @@ def known_inputs(
     names = columns_of_inputs(columns, settings)
     if lacking := [name for name in names if name not in frame.columns]:
         raise DataError(
-            f"{where} has no column {lacking[0]!r}; the model needs {', '.join(names)}, and it has "
+            f"{where} has no column {lacking[0]!r}; the model needs {', '.join(names)}; there are "
             f"{', '.join(map(str, frame.columns[:12]))}"
         )
     if not settings.by_record:
@@ -258,7 +258,7 @@ def labels_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Arra
 
 
 def _check_texts(labels: "pd.Series", where: str) -> None:
-    """Raise DataError where a cell holds no single text or number, as a list of a Parquet file does."""
+    """Raise DataError where a cell holds neither a text nor a number, such as a list of a Parquet file does."""
     for cell in labels.dropna():
         if isinstance(cell, bytes) or not isinstance(cell, Hashable):
             raise DataError(

@@ -66,18 +66,18 @@ def _load(folder: Path, name: str, subset: str) -> Any:
         raise DataError(NEEDED) from error
     if scripts := sorted(folder.glob("*.py")):
         raise DataError(
-            f"data.path: the set {name} is a script, {scripts[0].name}, and no code of a set is run; choose a set of files"
+            f"data.path: the set {name} is a script, {scripts[0].name}, which fedtl does not run; choose a set of files"
         )
     try:
         builder: Any = datasets.load_dataset_builder(str(folder), subset or None)
     except Exception as error:  # as above
         raise DataError(
-            f"data.path: the set {name} cannot be read: {_first_line(error)}; data.subset names one of several parts of a set"
+            f"data.path: the set {name} cannot be read: {_first_line(error)}; if the set has several parts, name one in data.subset"
         ) from error
     form = type(builder).__module__.rpartition(".")[2]
     if form not in FORMS:
         raise DataError(
-            f"data.path: the files of the set {name} are of the form {form!r}; fedtl reads {', '.join(FORMS)}"
+            f"data.path: the files of the set {name} have the format {form!r}; fedtl reads {', '.join(FORMS)}"
         )
     bars = not datasets.are_progress_bars_disabled()
     try:

@@ -39,7 +39,7 @@ def silos(settings: DataSettings) -> Sequence[str]:
     names = sorted(folder.name for folder in path.iterdir() if is_saved(folder)) if path.is_dir() else []
     if not names:
         raise DataError(
-            f"data.path: {path} has no set that Dataset.save_to_disk of Hugging Face's datasets wrote"
+            f"data.path: {path} has no data set written by Dataset.save_to_disk of Hugging Face's datasets"
         )
     if settings.silo_column:
         raise DataError(

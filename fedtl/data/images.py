@@ -40,7 +40,7 @@ class Labelled:
 def silos(settings: DataSettings) -> Sequence[str]:
     home = Path(settings.path)
     if not home.is_dir():
-        raise DataError(f"data.path: {settings.path} is no folder; images lie in one")
+        raise DataError(f"data.path: {settings.path} is not a folder; images must be in a folder")
     if settings.manifest:
         return manifest.silos(settings)
     if settings.deal is not None and is_one_set(home):

@@ -83,12 +83,14 @@ def _checked(cell: str, folder: Path, where: str) -> Path:
         RuntimeError,
         ValueError,
     ) as error:  # missing, a circle of links, a name that no file can have
-        raise DataError(f"{where}: {cell!r} is no file in {folder}; correct the row, or remove it") from error
+        raise DataError(
+            f"{where}: {cell!r} is not a file in {folder}; correct the row, or remove it"
+        ) from error
     if not found.is_relative_to(folder.resolve()):
         raise DataError(f"{where}: {cell!r} is a link out of {folder}; copy the file into the folder")
     if not is_image(found):
         raise DataError(
-            f"{where}: {cell!r} is no image that fedtl reads ({', '.join(SUFFIXES)}){advice_on(found)}"
+            f"{where}: {cell!r} is not an image that fedtl reads ({', '.join(SUFFIXES)}){advice_on(found)}"
         )
     return found
 

@@ -86,7 +86,7 @@ def _stored(rows: Any, settings: DataSettings, name: str) -> Raw:
 def _array(value: Any, what: str) -> Array:
     """
     Return an array as an .npz file would hold it: numbers, or in place of objects texts, "" where one is missing. ``what`` names
-    it in messages. Raises DataError for a value that is no array, and for a list of arrays of several types, in which one row would
+    it in messages. Raises DataError for a value that is not an array, and for a list of arrays of several types, in which one row would
     change how all others are read.
     """
     if isinstance(value, list | tuple):

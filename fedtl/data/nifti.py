@@ -93,12 +93,12 @@ def _right_forward_up(path: Path, content: bytes, nibabel: Any) -> Array:
         shape = shape[:-1]
     if len(shape) != 3 or min(shape) < 1:
         raise DataError(
-            f"{path} has the axes {' x '.join(map(str, image.shape))}; fedtl reads volumes of three axes: save each apart"
+            f"{path} has the axes {' x '.join(map(str, image.shape))}; fedtl reads volumes of three axes: save each volume in a file of its own"
         )
     check_bytes(path, math.prod(shape) * 4.0)
     if header.get_data_dtype().kind not in "uif":
         raise DataError(
-            f"{path} holds {header.get_data_dtype()}, no plain numbers; save it as integers or floats"
+            f"{path} holds {header.get_data_dtype()}, which are not plain numbers; save it as integers or floats"
         )
     if not int(header["qform_code"]) and not int(header["sform_code"]):
         raise DataError(

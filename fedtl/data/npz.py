@@ -69,9 +69,11 @@ def read(settings: DataSettings, name: str) -> Raw:
 def _arrays(path: Path) -> dict[str, Array]:
     """Return all arrays of a file by our names. Raises DataError."""
     if path.is_dir():
-        raise DataError(f"{path} is a folder, and a file of that name is read; rename the folder or move it")
+        raise DataError(
+            f"{path} is a folder, but fedtl reads a file of that name; rename the folder or move it"
+        )
     try:
-        check_unpacked(path)  # np.load would take a file that is no zip for a pickle, and report that
+        check_unpacked(path)  # np.load would take a file that is not a zip for a pickle, and report that
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: _array(archive, key, path) for key in archive.files}
     except (*BROKEN, KeyError) as error:
@@ -288,7 +290,9 @@ def _check_axes(x: Array, what: str, settings: DataSettings) -> None:
     """Raise DataError where the axes are not those of ``data.kind``."""
     if settings.kind == "volumes":
         if x.ndim != 4:
-            raise DataError(f'{what} is {x.shape}, but data.kind = "volumes" needs N, D, H, W; save it so')
+            raise DataError(
+                f'{what} is {x.shape}, but data.kind = "volumes" needs N, D, H, W; save it in this order'
+            )
     elif x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
         raise DataError(
             f"{what} is {x.shape}, which looks like N, C, H, W; fedtl reads N, H, W, C; for volumes N, D, H, W set "

@@ -39,7 +39,7 @@ def found_by(path: str, query: str, silo: str, most: int) -> tuple[list[str], li
             statements = duckdb.extract_statements(query)
             if [one.type.name for one in statements] != ["SELECT"]:
                 raise DataError(
-                    f"data.query on {path} is no single SELECT; write one SELECT ... FROM {TABLE}"
+                    f"data.query on {path} is not a single SELECT; write one SELECT ... FROM {TABLE}"
                 )
             cursor = connection.execute(query, {"silo": silo} if silo else None)
             names = [str(column[0]) for column in cursor.description or ()]
@@ -77,7 +77,7 @@ def _plain(cell: object, name: str, path: str) -> Cell:
         case datetime.datetime() | datetime.date() | datetime.time():
             return cell.isoformat()
     raise DataError(
-        f"data.query on {path}: the column {name!r} holds values of type {type(cell).__name__}, which are no inputs; leave it out, or "
+        f"data.query on {path}: the column {name!r} holds values of type {type(cell).__name__}, which cannot be inputs; leave it out, or "
         "CAST it to a number or a text"
     )
 

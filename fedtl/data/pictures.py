@@ -64,7 +64,7 @@ def read_picture(path: Path, settings: DataSettings) -> Array:
 def read_mask(path: Path) -> Array:
     """
     Return the numbers of a mask [H, W], as the file holds them: of a palette the index, of a black and white picture 0 and 1. Raises
-    DataError for colours, whose numbers are no classes.
+    DataError for colours, whose numbers are not classes.
     """
     from PIL import Image, ImageOps
 
@@ -175,6 +175,6 @@ def of_eight_bits(file: "Image.Image", path: object) -> "Image.Image":
         raise DataError(f"{path} has colours of the kind {file.mode}; save it as RGB or grey")
     if file.has_transparency_data and file.convert("RGBA").getchannel("A").getextrema() != (OPAQUE, OPAQUE):
         raise DataError(
-            f"{path} is transparent in places, so its look depends on what is behind it; save it without transparency"
+            f"{path} is transparent in places, so its pixels depend on the background; save it without transparency"
         )
     return file.convert("L" if file.mode in GREY else "RGB")

@@ -137,7 +137,7 @@ def _uneven(times: Sequence[Array], sequence: SequenceSettings) -> Iterator[str]
     steps = [np.diff(one) for one in times if len(one) > 2]
     if uneven := sum(bool(one.max() > UNEVEN * one.min()) for one in steps):
         yield (
-            f"{sequence.time} is not read but for the order of steps, and in {uneven} of {len(times)} series they are not evenly spaced; "
+            f"{sequence.time} is read only for the order of steps, but in {uneven} of {len(times)} series the steps are not evenly spaced; "
             "add the time since the last step as a column, or the missing steps as rows with empty cells"
         )
 

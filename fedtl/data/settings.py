@@ -148,7 +148,7 @@ class InputSettings(Settings):
     ``kind``: what an array of more than two axes holds. "auto": images [N, H, W] or [N, H, W, C]; "volumes": [N, D, H, W].
     ``dice_loss``: of "segmentation", the share of the Dice loss in the training loss, the rest is cross-entropy.
 
-    What becomes of the columns of a table that are no numbers (``data.columns``): ``categories``: one input of 0 or 1 for each
+    What becomes of the columns of a table that are not numbers (``data.columns``): ``categories``: one input of 0 or 1 for each
     value; ``ordered``: the number of the value in the list; ``dates``: ``date_parts``, days counted from ``reference_date``;
     ``hashed``: ``hash_width`` inputs, whatever the values are; ``target_encoded``: the mean label of the silo's own training rows;
     ``text``: ``text_width`` inputs, to which its words are hashed.
@@ -272,7 +272,7 @@ def declared_range(settings: RowSettings) -> tuple[float, ...]:
     return (0.0, 1.0) if settings.pixel_range == WINDOW else tuple(map(float, settings.pixel_range))
 
 
-# The keys that say what becomes of a column that is no number, and with them all that name columns of a table.
+# The keys that say what becomes of a column that is not a number, and with them all that name columns of a table.
 KINDS = ("categories", "ordered", "dates", "hashed", "target_encoded", "text")
 NAMES_COLUMNS = ("columns", *KINDS)
 

@@ -47,14 +47,14 @@ def rows_of_each(silos: int) -> int:
 
 
 def too_few(samples: Mapping[str, Sample]) -> tuple[str, ...]:
-    """Return the silos that have too few different rows to be told apart from others."""
+    """Return the silos that have too few different rows to be distinguished from others."""
     return tuple(name for name, one in samples.items() if len(np.unique(one.groups)) < LEAST)
 
 
 def separations(
     samples: Mapping[str, Sample], seed: int
 ) -> tuple[dict[str, Separation], dict[tuple[str, str], Separation]]:
-    """Return how well each silo is told apart from all others together and, of few silos, from each other one."""
+    """Return how well each silo is distinguished from all others together and, of few silos, from each other one."""
     small = too_few(samples)
     names = [name for name in samples if name not in small]
     if len(names) < 2:

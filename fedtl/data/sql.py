@@ -143,7 +143,7 @@ def _found(
     ]
     if binary:
         raise DataError(
-            f"data.query on {path}: the column {binary[0]!r} holds binary values, which are no inputs; leave it out"
+            f"data.query on {path}: the column {binary[0]!r} holds binary values, which cannot be inputs; leave it out"
         )
     return names, rows
 

@@ -47,7 +47,7 @@ def silos(settings: DataSettings) -> Sequence[str]:
         if words.any():
             raise DataError(
                 f"{path}: {int(words.sum())} rows have {settings.silo_column} = {column[words].iloc[0]!r}, which can mean that "
-                "there is none; list the silos in data.silos to make it one, or remove these rows"
+                "the silo is not known; list all silos in data.silos to use it as a name, or remove these rows"
             )
         return sorted(map(str, column.unique()))
     names = sorted(entry.stem for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
@@ -130,7 +130,9 @@ def load_frame(path: str, settings: DataSettings) -> "pd.DataFrame":
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     if Path(path).is_dir():
-        raise DataError(f"{path} is a folder, and a file of that name is read; rename the folder or move it")
+        raise DataError(
+            f"{path} is a folder, but fedtl reads a file of that name; rename the folder or move it"
+        )
     literal = frozenset(_declared_words(settings))
     texts = frozenset(name for key in KINDS if key != "categories" for name in getattr(settings, key))
     dialect = Dialect(
@@ -215,7 +217,7 @@ def with_missing_words(frame: "pd.DataFrame", settings: DataSettings, where: str
         if name == settings.label and not kept:
             raise DataError(
                 f"{where}: {int(words.sum())} of {len(words)} rows have the label {frame[name][words].iloc[0]!r}, which can mean "
-                "that there is none; list all labels in data.classes to make it one, or remove these rows"
+                "that the label is missing; list all labels in data.classes to use it as a label, or remove these rows"
             )
         frame = frame.assign(**{name: frame[name].mask(words)})
     return frame

@@ -60,7 +60,7 @@ def fit_tables(
     """
     if settings.predicted.has_classes and y.max(initial=0) > 1:
         raise DataError(
-            f"silo {silo}: data.target_encoded is the mean of a label of two classes or of values, and there are {int(y.max()) + 1} "
+            f"silo {silo}: data.target_encoded needs a label of two classes or of numbers, and there are {int(y.max()) + 1} "
             "classes; use data.hashed"
         )
     from sklearn.model_selection import KFold  # takes a second to import

@@ -17,8 +17,8 @@ def _unread_words(texts: Sequence[str], name: str) -> Iterator[str]:
     """Yield a line for texts of the column ``name`` without a word, and for those in a script that puts no blanks between words."""
     if unspaced := sum(bool(UNSPACED.search(text)) for text in texts):
         yield (
-            f"{unspaced} of {len(texts)} texts of {name} are in a script without blanks between words, such as Chinese or Thai, and what "
-            "stands between two blanks is one word; put blanks between the words, or use a model of text"
+            f"{unspaced} of {len(texts)} texts of {name} are in a script without spaces between words, such as Chinese or Thai, so the "
+            "text between two spaces counts as one word; put spaces between the words, or use a model of text"
         )
     if empty := sum(not WORD.search(text) for text in texts):
         yield f"{empty} of {len(texts)} texts of {name} have no word of two letters or digits"

@@ -6,7 +6,7 @@ from fedtl.experiment.config.about import ABOUT
 SITE = {
     "name": "under which the coordinator admits this site",
     "server": "HOST:PORT of the coordinator's gate",
-    "certificate": "the file of the coordinator's CA certificate; get it by a way that you trust",
+    "certificate": "the file of the coordinator's CA certificate; get it in a way that you trust",
     "device": 'where the site trains; "cuda" is an error where there is no GPU, "auto" then uses the CPU',
     "threads": "of torch on the CPU",
     "heartbeat": (
@@ -51,7 +51,7 @@ SITE = {
     ),
     "policy.wire": 'the forms in which weights may be sent: "float32" in full, the others compressed',
     "policy.verdict": (
-        "whether after the last round one of four words may leave, whether joining helped, where the plan asks; never under "
+        "whether one of four words may leave after the last round, which says whether joining helped, if the plan asks for it; never under "
         "policy.privacy"
     ),
     "policy.privacy.epsilon": "the maximum of one study",

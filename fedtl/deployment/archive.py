@@ -96,7 +96,7 @@ def _add(archive: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> 
 def read_backed_up(file: Path, name: str) -> bytes:
     """
     Return the content of one file of a backup; b"" where the backup does not have it as a plain file of at most ``MAX_READ_BYTES``.
-    Raises ConfigError for a file that is no backup.
+    Raises ConfigError for a file that is not a backup.
     """
     try:
         with closing(tarfile.open(file, "r:")) as archive:
@@ -115,7 +115,7 @@ def unpack_backup(
 ) -> BackupContents:
     """
     Write the files of a backup into the new private ``folder`` and return what it holds. ``names``: the only first parts of paths that
-    it may have, besides the whole ``paths``. Raises ConfigError for a file that is no backup of this kind, is too large, or does not
+    it may have, besides the whole ``paths``. Raises ConfigError for a file that is not a backup of this kind, is too large, or does not
     have the bytes that it lists.
     """
     make_folder(folder, private=True)
@@ -131,7 +131,7 @@ def unpack_backup(
         contents = _read_contents(folder / CONTENTS, kind, file)
         for name in contents.files.keys() | set(files_below(folder, (*names, *whole))):
             if _digest(folder / name) != contents.files.get(name):
-                raise ConfigError(f"{file}: {name} is not what was backed up; use another backup")
+                raise ConfigError(f"{file}: {name} differs from what was backed up; use another backup")
     except (tarfile.TarError, EOFError) as error:
         raise ConfigError(f"{file} is not a backup of fedtl: {error}") from error
     (folder / CONTENTS).unlink()
@@ -139,7 +139,7 @@ def unpack_backup(
 
 
 def _check_entries(archive: tarfile.TarFile, allowed: set[str], whole: frozenset[str], file: Path) -> None:
-    """Raise ConfigError before anything is written, for an entry that is no plain file, a path elsewhere, and too much of it."""
+    """Raise ConfigError before anything is written, for an entry that is not a plain file, a path elsewhere, and too much of it."""
     total, seen = 0, set[str]()
     for entry in archive:
         parts = PurePosixPath(entry.name).parts

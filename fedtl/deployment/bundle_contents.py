@@ -53,7 +53,7 @@ def check_bundle_contents(content: bytes) -> None:
 
 
 def _check_entries(files: Sequence[zipfile.ZipInfo]) -> None:
-    """Raise ConfigError for an entry that is no plain file or is executable, and for two that would be written to one path."""
+    """Raise ConfigError for an entry that is not a plain file or is executable, and for two that would be written to one path."""
     seen: dict[str, str] = {}
     for file in files:
         mode = file.external_attr >> 16  # 0 where the file was not packed on Unix

@@ -100,7 +100,7 @@ def make_agreement(
     if experiment.train.patience:
         raise ConfigError(
             f"train.patience = {experiment.train.patience}: the losses on a site's validation rows stay at the site, so a federation of "
-            "institutions cannot stop by them; remove train.patience"
+            "institutions cannot stop early by them; remove train.patience"
         )
     if experiment.request.verdict and experiment.privacy is not None:
         raise ConfigError(

@@ -51,7 +51,7 @@ def holders(folder: Path, parts: Sequence[str]) -> dict[str, int]:
                 held[part] = pid
             elif _locked(lock):  # otherwise it has ended meanwhile
                 raise ConfigError(
-                    f"part {part} of {folder} runs, and not as process {pid} here; stop the container that runs it"
+                    f"part {part} of {folder} is running, but process {pid} is not on this machine; stop the container that runs it"
                 )
     return held
 

@@ -1,5 +1,5 @@
 """
-Runs several processes until the first of them ends, says what it wrote last, and then ends all. They also end when this process is told to end or
+Runs several processes until the first of them ends, says what it wrote last, and then ends all. They also end when this process is asked to end or
 is killed. Whatever started this process (systemd, a container) starts all of them again.
 """
 
@@ -54,7 +54,7 @@ def supervise(
                 ready({name: process.pid for name, process in started.items()})
             except FedTLError:
                 if all(process.poll() is None for process in started.values()):
-                    raise  # otherwise it failed because a command ended, of which the caller is told
+                    raise  # otherwise it failed because a command ended, which the caller is informed of
         watched = time.monotonic()
         while not signals:
             for name, process in started.items():

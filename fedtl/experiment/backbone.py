@@ -163,7 +163,7 @@ def _check_one_label(about: Mapping[str, Any], folder: Path) -> None:
 
 
 def _check_sizes(shape: Any, classes: Any) -> None:
-    """Raise ValueError for a shape that no model of a few dimensions and MAX_INPUTS numbers has, and for labels that are no texts."""
+    """Raise ValueError for a shape that no model of a few dimensions and MAX_INPUTS numbers has, and for labels that are not texts."""
     dimensions = isinstance(shape, list) and 1 <= len(shape) <= 4
     if (
         not dimensions
@@ -172,7 +172,7 @@ def _check_sizes(shape: Any, classes: Any) -> None:
     ):
         raise ValueError(f"shape = {shape!r:.60}")
     if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
-        raise ValueError("classes are no list of texts")
+        raise ValueError("classes is not a list of texts")
 
 
 def _check(experiment: Experiment, where: str) -> None:

@@ -155,7 +155,7 @@ def _forms(experiment: Experiment) -> Iterator[WireSettings]:
 def _open(experiment: Experiment, settings: MethodSettings) -> dict[str, Any]:
     """
     Return the changes that make the column of a baseline: it releases nothing, so it is never private. Without noise there
-    is no reason to train a few roles only.
+    is not a reason to train a few roles only.
     """
     if experiment.privacy is None or not _is_baseline(settings):
         return {}

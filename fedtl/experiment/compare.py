@@ -96,7 +96,7 @@ class _Plan:
         return {label: factor * count for label, (factor, count) in counts.items() if count is not None}
 
     def effort(self, column: Column, settings: Experiment) -> float:
-        """Return about how long a job with these settings takes beside the others; 0 where nothing is trained."""
+        """Return about how long a job with these settings takes relative to the others; 0 where nothing is trained."""
         label = LOCAL if column.kind is Kind.ENSEMBLE else column.label
         return 0.0 if column.kind is Kind.CONSTANT else effort(settings, len(self.studies[label].training))
 

@@ -50,7 +50,7 @@ def _of_single_classes(silos: Mapping[str, SiloRows]) -> Iterator[Recommendation
         if len(silo.trained) == 1:
             rows = sum(silo.trained.values())
             text = (
-                f"{name} has {rows} training rows of one class: it can receive a model, not teach one; list it in data.unlabelled, where it "
+                f"{name} has {rows} training rows of one class: a model that it trains alone predicts nothing else; list it in data.unlabelled, where it "
                 "receives the shared model and is scored, or in data.silos_except"
             )
             yield Recommendation((name,), text, rows, "all training rows of a silo have one label")
@@ -76,7 +76,7 @@ def _of_common_rows(report: DataReport) -> Iterator[Recommendation]:
     for pair, count in report.between.leaked.items():
         one, other = pair.split(", ")
         have = "has" if count == 1 else "have"
-        text = f"{counted(count, 'test row')} of {one} {have} the inputs of training rows of {other}: remove at {one} what is at both"
+        text = f"{counted(count, 'test row')} of {one} {have} the inputs of training rows of {other}: remove these rows at {one}"
         yield Recommendation((one, other), text, count, LEAK)
     for pair, count in report.common.items():
         one, other = pair.split(", ")

@@ -174,7 +174,7 @@ def looks_like_series(shape: Sequence[int]) -> bool:
 
 
 def _check_is_picture(raw: Raw, name: str) -> None:
-    """Raise DataError for numbers [N, H, W] that are no picture by their shape, but may be series of measurements."""
+    """Raise DataError for numbers [N, H, W] that are not pictures by their shape, but may be series of measurements."""
     x = raw.train.x
     if x.ndim != 3 or x.dtype == np.uint8:
         return

@@ -70,7 +70,7 @@ def read(path):
     try:
         image = ImageOps.exif_transpose(Image.open(path))
     except UnidentifiedImageError:
-        sys.exit(f"{{path}} is no .csv, no .npy and no picture that Pillow reads; pass DICOM and NIfTI files as an .npy of {{SHAPE[1:]}}")
+        sys.exit(f"{{path}} is not a .csv, an .npy or a picture that Pillow reads; pass DICOM and NIfTI files as an .npy of {{SHAPE[1:]}}")
     if image.mode.startswith(("I", "F")):  # 16 bits
         if [*image.size[::-1]] != SHAPE[1:]:
             sys.exit(f"{{path}} is {{image.size}}; pass it as an .npy of {{SHAPE[1:]}}")

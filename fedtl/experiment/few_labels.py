@@ -74,8 +74,8 @@ def label_notes(experiment: Experiment, method: Method, silos: Sequence[str]) ->
             )
     elif data.missing_labels != "inputs" and any(step.at == "unlabelled" for step in method.steps):
         yield (
-            f"{experiment.method.name} fits the model after the last round at silos without labels alone, and data.unlabelled names none "
-            "that takes part: this has no effect; list a silo there, or use another method"
+            f"{experiment.method.name} fits the model after the last round, at silos without labels only; data.unlabelled names no silo "
+            "that takes part, so this has no effect; list a silo there, or use another method"
         )
     between = [type(term).__name__ for term in method.losses if term.needs_target and term.summaries()]
     if data.target_domain and between:

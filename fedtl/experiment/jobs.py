@@ -59,7 +59,7 @@ def job_folder(experiment: Experiment, path: Path) -> RunFolder:
 class Job:
     """
     Work for one process, in the folder ``path``. ``base``: the experiment that weights are pretrained with where it asks
-    for that: the same for all trials of its settings, so that all start alike. ``effort``: about how long it takes, beside other jobs.
+    for that: the same for all trials of its settings, so that all start alike. ``effort``: about how long it takes, relative to other jobs.
     """
 
     work: Work

@@ -55,7 +55,7 @@ def without_silo(settings: Experiment, silo: str, silos: Sequence[str]) -> Exper
     """
     if len(silos) < 2:
         raise ConfigError(
-            f"compare.leave_one_out: only {silos[0]} trains, so nobody can help; add silos, or remove it"
+            f"compare.leave_one_out: only {silos[0]} trains, so no other silo can help; add silos, or remove it"
         )
     data, own = settings.data, {name: one for name, one in settings.silo.items() if name != silo}
     if data.silos:

@@ -27,7 +27,7 @@ MAX_NAMED = 12  # silos or classes in one sentence
 LIMITS = (
     "It was tested on rows of one silo. Rows of another place, device or time may differ: test it there before it is used.",
     "It gives an answer to every row, also to one that is like none that it was trained on.",
-    "It is no medical device, and no decision on a person should rest on it alone.",
+    "It is not a medical device, and no decision on a person should rest on it alone.",
 )
 
 

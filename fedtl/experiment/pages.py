@@ -57,7 +57,7 @@ def write_pair_page(first: RunFolder, second: RunFolder, out: Path) -> Path:
     for folder in folders:
         if not folder.has("comparison.json"):
             raise ConfigError(
-                f"{folder.path} is no finished comparison: it has no comparison.json; side by side, fedtl report shows comparisons only"
+                f"{folder.path} is not a finished comparison: it has no comparison.json; side by side, fedtl report shows comparisons only"
             )
     if out.exists():
         raise ConfigError(f"--out: {out} exists; name a new file")

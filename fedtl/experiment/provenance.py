@@ -58,7 +58,7 @@ def provenance_after_finish(trainer: Trainer, before: Mapping[str, Label]) -> di
 
 
 def _layers_buffers(trainer: Trainer) -> list[str]:
-    """Return the names of layers' own buffers, which are no statistics of norms: any pass in training mode may write to them."""
+    """Return the names of layers' own buffers, which are not statistics of norms: any pass in training mode may write to them."""
     buffers = [name for name, _ in trainer.net(1).named_buffers() if name in trainer.loop.roles]
     return [name for name in buffers if trainer.loop.roles[name] not in taint.UNTRAINED_ROLES]
 

@@ -59,7 +59,7 @@ def _of_files(data: DataSettings) -> Iterator[str]:
     if read and data.path and folder.is_dir() and (files := unread_data_files(folder, read)):
         names = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")
         use = CONVERSIONS[files[0].suffix.lower()]
-        yield f"{counted(len(files), 'file')} beside those of the silos not read ({names}); to read {files[0].suffix}, use {use}"
+        yield f"{counted(len(files), 'file')} next to those of the silos not read ({names}); to read {files[0].suffix}, use {use}"
 
 
 def _of_names(schema: DataSchema, source: str) -> Iterator[str]:
@@ -93,16 +93,16 @@ def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:
 
 
 def _of_one_sided(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
-    """Yield a line for labels that some silos cannot teach, and which of them none can."""
+    """Yield a line for labels that cannot be learned at some silos, and which of them at none."""
     own = {name: silo.one_sided for name, silo in silos.items()}
     if listed := by_silo(own):
         nowhere = sorted(frozenset.intersection(*map(frozenset, own.values())))
         end = (
-            f"; no silo can teach {', '.join(map(repr, nowhere))}: leave out this label, or add rows"
+            f"; {', '.join(map(repr, nowhere))} cannot be learned at any silo: leave out this label, or add rows"
             if nowhere
             else ""
         )
-        yield f"all training rows of a silo have the same value of a label ({listed}), which it then cannot teach{end}"
+        yield f"all training rows of a silo have the same value of a label ({listed}), so it cannot be learned there{end}"
 
 
 def _of_horizons(horizons: Sequence[float], silos: Mapping[str, SiloSchema]) -> Iterator[str]:
@@ -196,7 +196,7 @@ def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
     }
     if listed := by_silo(thousands, quoted=False):
         yield (
-            f"whole numbers of three digits stand beside fractions of three digits ({listed}); if the mark separates thousands, write these numbers "
+            f"a column has whole numbers of three digits and fractions of three digits ({listed}); if the mark separates thousands, write these numbers "
             "without it"
         )
 
@@ -221,7 +221,7 @@ def _of_copies(schema: DataSchema, units: bool) -> Iterator[str]:
     if not units and (listed := by_silo(belonging, quoted=False)):
         yield (
             f"each value of a column is in several rows, and all of them have one label ({listed}), as rows of one patient or one series have; if so, "
-            "set data.unit_column to it, or a model is tested on whom it was trained on; for series, set data.sequence"
+            "set data.unit_column to it, otherwise a model is tested on people it was trained on; for series, set data.sequence"
         )
     leaked = {name: [f"{silo.facts.leaked} rows"] for name, silo in silos.items() if silo.facts.leaked}
     if listed := by_silo(leaked, quoted=False):

@@ -80,7 +80,7 @@ def changed_rows(results: Results) -> list[str]:
 
 
 def files(results: Results) -> tuple[UsedFile, ...]:
-    """Return what the runs began from beside the rows, from the first run that says it."""
+    """Return what the runs began from other than the rows, from the first run that says it."""
     return next((run.files for runs in results.values() for run in runs if run.files), ())
 
 

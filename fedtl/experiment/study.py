@@ -59,7 +59,7 @@ class Study:
     """
     ``notes``: what a reader of the result should know about the model, its initial weights and the rows. ``guarantees``: by
     silo, once ``with_guarantees`` has made them. ``first``: the provenance labels of the initial weights, by tensor. ``files``: what a
-    run begins from beside the rows.
+    run begins from other than the rows.
     """
 
     experiment: Experiment

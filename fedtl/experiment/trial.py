@@ -46,7 +46,7 @@ def run_trial(
 ) -> TrialResult:
     """
     Train the experiment, or what is left of it, and return what ``trial.json`` then holds. A trial in which training
-    diverges has failed, and is no error. Raises what ``run`` raises otherwise.
+    diverges has failed, and is not an error. Raises what ``run`` raises otherwise.
     """
     if folder.has(FILE):
         return folder.trial()

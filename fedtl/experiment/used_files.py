@@ -1,7 +1,7 @@
 """
-The files beside the rows that a run begins from: first weights, the folder of a text model, and the constants of the scaling.
+The files other than the rows that a run begins from: first weights, the folder of a text model, and the constants of the scaling.
 
-Their hashes stand in the result, and in the checkpoint: a run whose files have changed since it began would go on with the old and the new
+Their hashes stand in the result, and in the checkpoint: a run whose files have changed since it began would continue with the old and the new
 ones together, such as a new frozen body below an old head, so it is refused.
 """
 

@@ -45,7 +45,7 @@ SILO_POLL = 0.02  # at least so many for each silo, since each is a request to t
 # Flower's own error codes. The texts that a peer sends with them are not repeated.
 FLOWER_ERRORS = {
     2: "its app failed (code 2)",
-    3: "its reply was announced, and not all of its parts came (code 3)",
+    3: "its reply arrived incomplete (code 3)",
     5: "disconnected during the round (code 5)",
     7: "has not approved this bundle (code 7)",
     8: "its app stopped responding (code 8)",

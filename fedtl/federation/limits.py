@@ -13,7 +13,7 @@ LARGE_NORM = 5.0  # times the median of the other updates
 LARGE_SHARE = 0.5  # of the weight of a round
 FEWEST = 3  # updates of a round in which one can stand out
 NO_ROW_COUNT = 1.0  # what a silo states whose row count stays at home
-MANY_ROWS = 10.0  # of another silo, beside which it is unlikely that a silo has one row
+MANY_ROWS = 10.0  # of another silo, which make it unlikely that a silo has one row
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def outliers(
     """
     Return a sentence for each silo whose update stands out in a round of at least ``FEWEST`` updates: a norm above
     ``LARGE_NORM`` times the median of the others', or more than ``LARGE_SHARE`` of the weight. In a round of any size, also one for
-    each silo that counts as one row beside one of at least ``MANY_ROWS``. ``weights``: as stated.
+    each silo that counts as one row where another one counts as at least ``MANY_ROWS``. ``weights``: as stated.
     """
     counted = {name: limits.weight(stated) for name, stated in weights.items()}
     if len(norms) < FEWEST:
@@ -66,12 +66,12 @@ def outliers(
 
 
 def _without_row_count(counted: Mapping[str, float]) -> tuple[str, ...]:
-    """Return a sentence for each silo that counts as one row beside many. ``counted``: the weights with which updates count."""
+    """Return a sentence for each silo that counts as one row where another one counts as many. ``counted``: the weights with which updates count."""
     most = max(counted.values(), default=0.0)
     if most < MANY_ROWS:
         return ()
     return tuple(
-        f"{name}: its update counts as 1 row, as where the row count stays at home, beside {most:g} of another one; "
+        f"{name}: its update counts as 1 row, which is what a silo sends that does not share its row count, and another one counts as {most:g}; "
         'set updates.weights = "equal" in the next study'
         for name, weight in counted.items()
         if weight == NO_ROW_COUNT

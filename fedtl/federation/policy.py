@@ -106,7 +106,7 @@ class Terms:
     """
     What the approved plan fixes and a task must match. ``manifest``: the tensors that leave. ``received``: those of a task;
     None: the same ones. ``encoding``: how an update becomes the tensors that leave; None: it is sent in full. ``numbers``: by name,
-    the limits of each number beside ordinary metrics that leaves with the update of the last round.
+    the limits of each number other than an ordinary metric that leaves with the update of the last round.
     """
 
     rounds: int
@@ -216,14 +216,12 @@ def check_update(
 
 
 def _check_numbers(update: "Update", task: "Task", terms: Terms) -> None:
-    """Raise Denied unless each number beside ordinary metrics is one of the plan's, within its limits, and this is the last round."""
+    """Raise Denied unless each number other than an ordinary metric is one of the plan's, within its limits, and this is the last round."""
     for name, value in update.metrics.items():
         if "/" not in name:
             continue
         if name not in terms.numbers or task.round != task.rounds:
-            raise Denied(
-                Code.DECLINED, f"metrics: {name!r} does not leave by this plan in round {task.round}"
-            )
+            raise Denied(Code.DECLINED, f"metrics: {name!r} must not leave in round {task.round}")
         low, high = terms.numbers[name]
         if not low <= value <= high:
             raise Denied(

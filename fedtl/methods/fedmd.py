@@ -1,5 +1,5 @@
 """
-FedMD: what crosses is no weight but each model's scores on public inputs, so the silos' models may be of different kinds.
+FedMD: what crosses is not weights but each model's scores on public inputs, so the silos' models may be of different kinds.
 
 Law: with 0 epochs of digestion every silo trains as if alone.
 """

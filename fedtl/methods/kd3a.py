@@ -60,7 +60,7 @@ def quality(probabilities: Tensor, sure: float) -> Tensor:
 def _source_probabilities(out: Forward, sources: int) -> Tensor:
     """
     Return the probabilities of each source model for the rows without labels [sources, rows, classes], constant; zeros of a slot that no
-    silo has filled: it holds the received mean, which is no further opinion.
+    silo has filled: it holds the received mean, which is not another opinion.
     """
     batch, rows = out.batch, out.batch.domain > 0
     rows_only = Batch(batch.x[rows], batch.y[rows], batch.domain[rows])

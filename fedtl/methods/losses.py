@@ -215,11 +215,11 @@ Term = PerExample | PerBatch | OnWeights
 
 
 def check_terms(terms: Iterable[object]) -> None:
-    """Raise ConfigError for what is no loss term."""
+    """Raise ConfigError for what is not a loss term."""
     for term in terms:
         if not isinstance(term, Term):
             raise ConfigError(
-                f"{term!r:.60} is no loss term; pass one of fedtl.methods.losses, such as Proximal(0.1)"
+                f"{term!r:.60} is not a loss term; pass one of fedtl.methods.losses, such as Proximal(0.1)"
             )
 
 

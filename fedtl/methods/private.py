@@ -38,4 +38,4 @@ def private_problems(method: Method) -> Iterator[str]:
         if summary.on_public:
             yield f"the summary {summary.name!r} is what the silo's model says of each public input, and leaves without noise"
         elif not 0 < summary.bound < math.inf:
-            yield f"the vectors of the summary {summary.name!r} have no bound, so no noise hides one; set method.clip, for example to 1"
+            yield f"the vectors of the summary {summary.name!r} have no bound, so noise cannot hide one of them; set method.clip, for example to 1"

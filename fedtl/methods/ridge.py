@@ -57,7 +57,7 @@ class RidgeHead(Finish):
 
     ``keep_better``: the head of the state stays where its validation loss is not higher.
 
-    Fitted scores of classes are near 0 and 1, which are no logits, so they are multiplied by one number that minimises the
+    Fitted scores of classes are near 0 and 1, which are not logits, so they are multiplied by one number that minimises the
     log loss on validation rows (temperature scaling, Guo et al., 2017), with the label smoothing 1 / (N + 1) so that it stays
     finite where all N rows are right.
     """

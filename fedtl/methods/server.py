@@ -2,7 +2,7 @@
 The server's step: from the silos' updates to the next shared tensors.
 
 The averaged update is used as a negative gradient (Reddi et al., 2021), so any torch optimiser can take the step: FedAvgM is
-``sgd`` with momentum, FedAdam is ``adam``. Tensors that are no weights of the model (normalisation statistics, slots,
+``sgd`` with momentum, FedAdam is ``adam``. Tensors that are not weights of the model (normalisation statistics, slots,
 summaries) always move by their plain mean.
 """
 

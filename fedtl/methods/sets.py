@@ -50,6 +50,6 @@ def check_names(names: Iterable[str], what: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen or name in RESERVED or "/" in name or not name:
-            reason = "is used twice" if name in seen else "is reserved, or no name"
+            reason = "is used twice" if name in seen else "is reserved, or is not a valid name"
             raise ValueError(f"{what} {name!r} {reason}; rename one of them")
         seen.add(name)

@@ -18,7 +18,7 @@ def first_model(model: State, roles: Mapping[str, Role]) -> State:
 
 
 def zeros(model: State, roles: Mapping[str, Role]) -> State:
-    """Return a zero for each weight of the model; statistics and counts are no weights."""
+    """Return a zero for each weight of the model; statistics and counts are not weights."""
     return {name: torch.zeros_like(tensor) for name, tensor in model.items() if roles[name] in WEIGHTS}
 
 

@@ -19,7 +19,7 @@ from fedtl.models.state import State, first_not_finite
 Shape = tuple[int, ...]
 EXACT = frozenset(
     {Role.STATS, Role.COUNT, Role.EXTRA, Role.SUMMARY}
-)  # roles that are no weights of the model
+)  # roles that are not weights of the model
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """
-Adapters: small modules beside layers of a frozen body. Their type decides which of their tensors are trained.
+Adapters: small modules that are added to layers of a frozen body. Their type decides which of their tensors are trained.
 
 An adapter is a child of its layer, which a hook runs after it. So the layer keeps its type, and its tensors keep their names.
 """

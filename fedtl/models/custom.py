@@ -34,7 +34,7 @@ class FixedModel:
 def as_build(model: nn.Module | Build) -> Build:
     """
     Return a function from the shape of one input to a module and the path of its classifier. Of a module the classifier is
-    the last Linear layer or 1 x 1 convolution. Raises ModelError where it has none, or where ``model`` is no model.
+    the last Linear layer or 1 x 1 convolution. Raises ModelError where it has none, or where ``model`` is not a model.
     """
     if isinstance(model, Net):  # from create_model: its head is the classifier
         return FixedModel(nn.Sequential(OrderedDict(body=model.body, head=model.head)), "head")

@@ -9,7 +9,7 @@ ABOUT = "model.json"
 def exported_weights(path: str) -> str:
     """
     Return the file of weights in a folder that ``fedtl export`` wrote, and any other path as it is. Of a mix of models it is the one
-    that came of training together, because a mix is no start of training.
+    that came of training together, because training cannot start from a mix.
     """
     about = Path(path) / ABOUT
     if not about.is_file():
@@ -17,6 +17,6 @@ def exported_weights(path: str) -> str:
     try:
         main = json.loads(about.read_text(encoding="utf-8"))["main"]
     except (OSError, ValueError, KeyError, TypeError):
-        return path  # the check of model.weights says that it is no file
+        return path  # the check of model.weights says that it is not a file
     named = Path(path) / str(main)
     return str(named) if named.parent == Path(path) and named.is_file() else path

@@ -12,7 +12,7 @@ ADVICE = {
 def module_failure(error: BaseException) -> str | None:
     """
     Return in one line which module of a model raised ``error`` and why; None where the error has its own line (a FedTLError),
-    where memory ran out, which is no fault of the model, and where no module was running, or one of fedtl's own.
+    where memory ran out, which is not a fault of the model, and where no module was running, or one of fedtl's own.
     """
     if isinstance(error, FedTLError | MemoryError | OutOfMemoryError) or not isinstance(error, Exception):
         return None

@@ -34,7 +34,7 @@ MODELS: Registry[Build] = Registry(
 NO_SETTINGS: Mapping[str, Any] = {}
 
 
-def check_model_name(name: str) -> None:
+def check_model_name(name: str, at: str = "model.name") -> None:
     """Raise ModelError unless the name is in the table, or the name of a model of timm or torchvision."""
     if (
         name in MODELS
@@ -46,8 +46,9 @@ def check_model_name(name: str) -> None:
         return
     near = [*get_close_matches(name, list(MODELS), 1), *libraries.near_timm(name)[:2]]
     raise ModelError(
-        f'model.name = {name!r} is not one of {", ".join(MODELS)}, a timm model, "torchvision/<name>" or "hf-folder:PATH"'
-        + (f"; did you mean {' or '.join(near)}?" if near else "")
+        f"{at} = {name!r} is unknown; "
+        + (f"did you mean {' or '.join(map(repr, near))}? Otherwise " if near else "")
+        + "list all names with: fedtl models"
     )
 
 

@@ -22,7 +22,7 @@ class Role(StrEnum):
 
     BODY = "body"  # the backbone: from the inputs to the features
     HEAD = "head"  # from the features to the scores
-    ADAPTER = "adapter"  # a small module beside a layer of a frozen body
+    ADAPTER = "adapter"  # a small module that is added to a layer of a frozen body
     AUX = "aux"  # what a loss term adds to the model, such as a domain discriminator
     NORM = "norm"  # scale and shift of a normalisation layer, in the body, the head or elsewhere
     STATS = "stats"  # running mean and variance of a normalisation layer
@@ -39,10 +39,10 @@ EVERYTHING = frozenset(Role) - {
 
 
 def check_roles(shared: object) -> None:
-    """Raise ConfigError for what is no set of a model's roles."""
+    """Raise ConfigError for what is not a set of a model's roles."""
     if not isinstance(shared, Set) or not all(isinstance(role, Role) for role in shared):
         raise ConfigError(
-            f"shared = {shared!r:.60} is no set of roles; pass one, such as frozenset({{fedtl.Role.BODY}})"
+            f"shared = {shared!r:.60} is not a set of roles; pass one, such as frozenset({{fedtl.Role.BODY}})"
         )
     if shared & {Role.EXTRA, Role.SUMMARY}:
         raise ConfigError("shared holds roles of the model only; a slot leaves where it says crosses = True")
@@ -54,7 +54,7 @@ def roles(model: nn.Module) -> dict[str, Role]:
 
     ``model`` has the children ``body``, ``head`` and ``aux`` (``models.net.Net``). Within them the type of the module that
     owns a tensor decides, never its name; and a buffer that training changes by its inputs is a statistic, of whatever module
-    (``Net.statistics``). Raises ModelError for what is no module.
+    (``Net.statistics``). Raises ModelError for what is not a module.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(

@@ -289,7 +289,7 @@ def _equal(scores: Tensor | None, expected: Tensor) -> bool:
 
 
 def _head_pass(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor | None:
-    """Return a head's scores; None where the features are no input for it, because something stands between them."""
+    """Return a head's scores; None where the features are not an input for it, because something stands between them."""
     try:
         with torch.no_grad():
             return head(features)

@@ -102,7 +102,7 @@ def _core(transformer: Any, config: Any) -> frozenset[str]:
 def import_transformers() -> Any:
     with suppress(ImportError):
         import_torchvision()  # transformers imports it where it is installed, so its missing operators must be defined first
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on a config.json are no news here
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on a config.json are known here
     try:
         import tokenizers  # noqa: F401
         import transformers

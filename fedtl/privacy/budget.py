@@ -2,7 +2,7 @@
 How much of a dataset's privacy budget is left, and does a study's plan fit into it?
 
 A study takes its plan's whole epsilon and delta from the budget before its first round, and returns nothing when it ends
-early: whether a study goes on may depend on the results of its rounds, so what was charged until then is no bound on what
+early: whether a study continues may depend on the results of its rounds, so what was charged until then is not a bound on what
 was learned. The plans of several studies are added. Basic composition is a valid privacy filter also for plans that are
 chosen adaptively (Rogers, Roth, Ullman and Vadhan, 2016: Privacy Odometers and Filters) and for studies that run
 concurrently (Haney et al., 2023: Concurrent Composition with Adaptive Privacy-Loss Parameters).

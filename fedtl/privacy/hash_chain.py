@@ -195,7 +195,7 @@ def _canonical(content: Mapping[str, Any]) -> str:
 
 
 def _place(text: str) -> tuple[Any, Any] | None:
-    """Return of which chain a line says that it is, and its number there; None for a text that is no line."""
+    """Return of which chain a line says that it is, and its number there; None for a text that is not a line."""
     try:
         line = json.loads(text)
         return line["chain"], line["number"]

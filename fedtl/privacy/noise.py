@@ -63,7 +63,7 @@ class Noise:
         return torch.from_numpy((self._bits(count) >> 11) * 2.0**-53)
 
     def seed(self) -> int:
-        """Return a whole number below 2^56, to seed a generator of other random numbers that nobody else may know."""
+        """Return a whole number below 2^56, to seed a generator of other random numbers that no other process may know."""
         return int(self._bits(1)[0] >> 8)
 
     def _bits(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

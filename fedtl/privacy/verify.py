@@ -43,7 +43,7 @@ def walk_chain(entries: Iterable[tuple[str, str]]) -> tuple[list[ChainLine], str
 
 
 def _line(text: str, number: int) -> ChainLine | None:
-    """Return the line, or None for a text that is no line: the writer of a chain can give any text a correct hash."""
+    """Return the line, or None for a text that is not a line: the writer of a chain can give any text a correct hash."""
     try:
         line = json.loads(text)
     except ValueError:

@@ -80,7 +80,7 @@ def value_ranges(report: DataReport) -> str:
 
 
 def separation_dots(inputs: Mapping[str, Separation]) -> str:
-    """How well each silo's rows are told apart from those of all others, with intervals; chance is 0.5."""
+    """How well a classifier distinguishes each silo's rows from those of all others, with intervals; chance is 0.5."""
     few = len(inputs) <= MAX_NAMED_SILOS
     rows = sorted(inputs.items(), key=lambda item: -item[1].auc)
     figure, axes = new_figure((0.32 if few else 0.06) * len(rows) + 1.3)
@@ -96,7 +96,7 @@ def separation_dots(inputs: Mapping[str, Separation]) -> str:
 
 
 def pair_matrix(pairs: Mapping[str, Separation]) -> str:
-    """How well each two silos are told apart."""
+    """How well a classifier distinguishes each two silos."""
     names = list(dict.fromkeys(name for pair in pairs for name in pair.split(", ")))
     table = np.full((len(names), len(names)), np.nan)
     for pair, one in pairs.items():

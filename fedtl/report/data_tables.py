@@ -55,7 +55,7 @@ def silo_lines(report: DataReport) -> Iterator[str]:
 def _not_read(silo: SiloRows) -> Iterator[str]:
     yield from silo.unread
     if silo.kinds:
-        yield f"columns that are no numbers: {_listed(silo.kinds)}"
+        yield f"columns that are not numbers: {_listed(silo.kinds)}"
     unused = silo.stored - silo.train - silo.val - silo.test
     if unused > 0:
         yield f"{unused} of {silo.stored} rows are not used (data.limit, or test rows without a label)"
@@ -79,7 +79,7 @@ def _to_look_at(silo: SiloRows) -> Iterator[str]:
             yield f"{what}: {_listed(columns)}"
     if silo.copies:
         pairs = [f"{column} of {other}" for column, other in silo.copies.items()]
-        yield f"columns that are another one but for the unit: {_listed(pairs)}"
+        yield f"columns that repeat another one in another unit: {_listed(pairs)}"
     if silo.sentinels:
         yield f"numbers that may stand for a missing value: {_counts(silo.sentinels)}"
     if silo.thousands:

@@ -11,7 +11,7 @@ KEPT = {
     "stats": "the means and variances of normalisation layers (stats)",
     "norm": "the scales and shifts of normalisation layers (norm)",
     "body": "layers before the last one (body)",
-    "adapter": "small modules beside layers that are not trained (adapter)",
+    "adapter": "small modules added to layers that are not trained (adapter)",
     "extra": "further tensors that the method keeps (extra)",
 }
 

@@ -20,7 +20,7 @@ ROLES = {
     "head": "the last layer, which turns features into a prediction",
     "norm": "scale and shift of a normalisation layer",
     "stats": "means and variances that a normalisation layer computed from rows",
-    "adapter": "a small module that is trained beside a layer which is not",
+    "adapter": "a small trained module that is added to a layer which is not trained",
     "aux": "a part that is used only in training",
     "count": "the number of batches in training",
     "extra": "a tensor that the method keeps in addition to the model; its name begins with the name of its set",

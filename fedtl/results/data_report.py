@@ -11,7 +11,7 @@ class SiloRows:
     ``without_label``: training and validation rows whose label is missing or not used. ``units``: the training units, where a
     column names them. ``labels``: training rows by label, as stored; ``trained``: those that are left to train on;
     ``values``: the range, mean and deviation of the target of a regression. ``kinds``: what becomes of
-    columns that are no numbers. ``ignored``: columns of the file that are not inputs.
+    columns that are not numbers. ``ignored``: columns of the file that are not inputs.
     ``unread``: what else was not read, and why. ``missing``: missing cells by column. ``constant``, ``counting``, ``running``,
     ``copies``, ``sentinels``, ``thousands`` (the fraction), ``decisive``, ``together`` and ``repeated``: as in ``data.facts``. ``tested_on_training_rows``: test rows with
     the inputs of a training row. ``near_leaked``: validation and test rows of the source with nearly those.

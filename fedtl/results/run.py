@@ -100,7 +100,7 @@ class SiloResult:
 @dataclass(frozen=True)
 class UsedFile:
     """
-    A file beside the rows that a run began from: the ``setting`` that names it, its ``name`` without the folders of the machine, and the
+    A file other than the rows that a run began from: the ``setting`` that names it, its ``name`` without the folders of the machine, and the
     SHA-256 of its bytes.
     """
 

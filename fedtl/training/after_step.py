@@ -1,4 +1,4 @@
-"""What moves weights besides gradients: the terms on weights of a phase, and the limits of shares."""
+"""What moves weights in addition to gradients: the terms on weights of a phase, and the limits of shares."""
 
 from typing import TYPE_CHECKING
 

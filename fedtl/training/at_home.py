@@ -162,7 +162,7 @@ def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
 def alone_trainer(trainer: "Trainer") -> "Trainer":
     """
     Return the trainer of a silo's own model: that of the method ``local`` with the same tuning, never private. Without noise
-    there is no reason to train a few roles only, so where training together is private, it trains all of them.
+    there is not a reason to train a few roles only, so where training together is private, it trains all of them.
     """
     own, method = trainer.alone, replace(local(), tune=trainer.method.tune)
     if own is None:

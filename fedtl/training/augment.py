@@ -162,7 +162,7 @@ def check_augmentation(changes: Sequence[Change], shape: Shape, pixels: bool, ma
 class Augmenter:
     """
     Changes the rows of the batches of one phase. ``at``: the address of the phase; ``key``: the silo's secret. ``types``: what
-    torchvision knows an image and a mask by; None where labels are no masks.
+    torchvision knows an image and a mask by; None where labels are not masks.
     """
 
     transform: Transform

@@ -43,7 +43,8 @@ def test_lists_have_a_line_for_each_name_and_all_about_one(command, table):
     assert json.loads(fedtl(command, name, "--json").stdout)["name"] == name
     wrong = fedtl(command, name[:-1])
     assert wrong.returncode == 2
-    assert "did you mean" in wrong.stderr
+    assert f"did you mean '{name}'" in wrong.stderr
+    assert wrong.stderr.endswith(f"fedtl {command}\n")  # how to list all names, not the names
 
 
 def test_show_has_one_line_for_each_slot_and_every_tensor_in_json():

@@ -164,7 +164,7 @@ def test_frames_are_refused_or_chosen_or_a_volume(written):
     some = settings(slices={"axis": "frame", "start": 0.2, "stop": 0.9, "every": 2})
     assert np.array_equal(read_dicom(path, some), frames[[1, 3]])
     assert np.array_equal(read_dicom(path, settings(kind="volumes")), frames[None])
-    with pytest.raises(DataError, match="no volume"):
+    with pytest.raises(DataError, match="not a volume"):
         read_dicom(written(name="one.dcm"), settings(kind="volumes"))
 
 

@@ -121,7 +121,7 @@ def test_what_cannot_be_read_is_refused(tmp_path, change, parts):
 def test_files_that_are_not_excel(tmp_path):
     settings = DataSettings(source="table", path=str(tmp_path))
     (tmp_path / "a.xlsx").write_bytes(b"age,label\n1,2\n")
-    refused(settings, "a.xlsx is no Excel file")
+    refused(settings, "a.xlsx cannot be read")
     (tmp_path / "a.xlsx").rename(tmp_path / "a.xlsm")
     with pytest.raises(DataError, match="no macros"):
         silos(settings)

@@ -208,13 +208,13 @@ def test_what_is_not_here_and_what_would_run_code_is_refused_in_one_line(hub):
     assert "Dataset.save_to_disk" in said
     assert "data.download" in said
     refused(of_hub(revision="v2"), "visits at v2 is not")
-    refused(of_hub(subset="second"), "data.subset names one")
+    refused(of_hub(subset="second"), "data.subset")
     snapshot = hub / "snapshots" / COMMITS[0]
     (snapshot / "visits.py").write_text("raise SystemExit")
     refused(of_hub(revision="v1"), "is a script, visits.py")
     (snapshot / "visits.py").unlink()
     (snapshot / "train.parquet").rename(snapshot / "train.txt")
-    refused(of_hub(revision="v1"), "of the form 'text'")
+    refused(of_hub(revision="v1"), "format 'text'")
 
 
 @pytest.mark.parametrize(

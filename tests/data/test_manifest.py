@@ -88,12 +88,12 @@ def test_values_to_regress(home):
         ("ABSOLUTE", "leaves"),
         ("link.png", "link out of"),
         ("linked/secret.png", "link out of"),
-        ("round.png", "no file"),
-        ("none.png", "no file"),
-        ("deep\\\\1.png", "no file"),
-        ("a" * 300 + ".png", "no file"),
-        ("deep", "no image"),
-        ("labels.csv", "no image"),
+        ("round.png", "not a file"),
+        ("none.png", "not a file"),
+        ("deep\\\\1.png", "not a file"),
+        ("a" * 300 + ".png", "not a file"),
+        ("deep", "not an image"),
+        ("labels.csv", "not an image"),
     ],
 )
 def test_paths_that_are_no_file_of_the_folder(home, cell, reason):

@@ -87,13 +87,11 @@ def test_text_in_a_number_of_a_trained_model_can_be_no_category(cell):
 def test_a_whole_number_that_would_be_rounded_is_refused(tmp_path, first):
     whole = first + 2 * np.arange(8)
     cells = of_cells(whole.tolist())
-    assert str(first) in refusal(lambda: table(tmp_path, cells), "numbers of 64 bits round")
+    assert str(first) in refusal(lambda: table(tmp_path, cells), "in 64 bits")
     target = cells.replace("x,z,label", "label,z,x")
-    refusal(
-        lambda: table(tmp_path, target, task="regression"), "label -?[0-9]+ is a number that 64 bits round"
-    )
-    assert str(first) in refusal(lambda: arrays(tmp_path, whole[:, None]), "64 bits round")
-    refusal(lambda: arrays(tmp_path, np.ones((8, 1)), whole, task="regression"), "64 bits round")
+    refusal(lambda: table(tmp_path, target, task="regression"), "label -?[0-9]+ cannot")
+    assert str(first) in refusal(lambda: arrays(tmp_path, whole[:, None]), "in 64 bits")
+    refusal(lambda: arrays(tmp_path, np.ones((8, 1)), whole, task="regression"), "in 64 bits")
     exact = table(tmp_path, of_cells((2**60 + 1024 * np.arange(8)).tolist()))
     assert exact.train.x[:, 0].tolist() == [float(2**60 + 1024 * n) for n in range(8)]
 

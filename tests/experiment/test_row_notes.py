@@ -223,16 +223,16 @@ def test_labels_that_have_one_value_are_noted(tmp_path):
     def told(header, ends, *sets):
         cells = {name: [f"{v},{w},{n % 2},{end}" for n, (v, w) in enumerate(values)] for name, end in ends}
         every = notes(tables(tmp_path, *sets, header=header, **cells))
-        return [note for note in every if "teach" in note]
+        return [note for note in every if "learned" in note]
 
     sets = ["data.task=multilabel", "data.classes=['p','q']"]
     (note,) = told("v,w,p,q", [("a", 0), ("b", 0)], *sets)
     assert "(a: 'q'; b: 'q')" in note
-    assert note.endswith("no silo can teach 'q': leave out this label, or add rows")
+    assert note.endswith("'q' cannot be learned at any silo: leave out this label, or add rows")
     (note,) = told("v,w,p,q", [("a", 0), ("b", "")], *sets)
     sets = ["data.task=survival", "data.label=w", "data.event=p", "data.horizons=[1, 2]"]
     (note,) = told("v,w,q,p", [("a", 0), ("b", 1)], *sets)
-    assert note.endswith("(a: 'p'), which it then cannot teach")
+    assert note.endswith("(a: 'p'), so it cannot be learned there")
 
 
 def test_a_horizon_after_all_times_is_noted(tmp_path):

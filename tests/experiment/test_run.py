@@ -164,7 +164,7 @@ def test_the_unlabelled_domain_is_reported_with_and_without_adabn(tmp_path):
         (["minimum_silos=7"], "only 6 silos train"),
         (["data.silos=['plane']"], "there is no silo 'plane'"),
         (["data.late=['plane']"], "there is no silo 'plane'"),
-        (["model.name=resnet5000"], "is not one of convnet"),
+        (["model.name=resnet5000"], "is unknown"),
         (["model.freeze=9"], "has 3 stages"),
         (["model.pretrain_on=['nobody']"], "there is no silo 'nobody'"),
     ],

@@ -437,7 +437,7 @@ def test_a_reply_that_flower_gives_up_before_the_deadline_says_so():
     over = announcing("a", deadline=30.0, push_session=0.2)
     replies = {reply.silo: reply for reply in over.ask(TASK, ["a", "b"])}
     assert isinstance(replies["b"], Update)
-    assert replies["a"].reason == "a: its reply was announced, and not all of its parts came (code 3)"
+    assert replies["a"].reason == "a: its reply arrived incomplete (code 3)"
 
 
 def test_a_message_is_not_kept_once_it_is_read():

@@ -33,7 +33,7 @@ def test_an_update_stands_out_by_its_norm_or_its_weight(weights, norms, named):
 def test_a_silo_whose_row_count_stays_at_home_is_named_beside_many_rows(weights, named):
     found = [line for line in outliers(weights, dict.fromkeys(weights, 1.0), NO_LIMITS) if "1 row" in line]
     assert [line.partition(":")[0] for line in found] == named
-    assert all("beside 500 of another one" in line and 'weights = "equal"' in line for line in found)
+    assert all("counts as 500" in line and 'weights = "equal"' in line for line in found)
     assert outliers(weights, dict.fromkeys(weights, 1.0), UpdateLimits("equal")) == ()
 
 

@@ -118,7 +118,7 @@ def test_a_head_depends_on_seed_and_width_only():
 
 
 def test_an_unknown_name_gives_similar_names():
-    with pytest.raises(ModelError, match=r"'convnt'.* convnet\?"):
+    with pytest.raises(ModelError, match=r"'convnt'.* 'convnet'\?"):
         check_model_name("convnt")
     with pytest.raises(ModelError, match="mean .*efficientnet_b0"):
         model_spec("fficientnet_b0", (3, 32, 32), 0)

@@ -98,7 +98,7 @@ def invert(
     net.load_state_dict(model_part(trainer.partition.join(update.shared, update.local)))
     trainer.loop.prepare(net, trainer.method.phases[0])
     weights = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
-    roles = trainer.partition.roles  # auxiliary modules are no part of the loss that is imitated here
+    roles = trainer.partition.roles  # auxiliary modules are not part of the loss that is imitated here
     wanted = mean_gradient(trainer, update, [name for name in weights if roles[name] is not Role.AUX])
     labels = infer_labels(update, wanted, net)
     count = min(update.rows, count)

@@ -2,7 +2,7 @@
 Membership inference: was a row trained on? Offline LiRA (Carlini et al., 2022) and RMIA (Zarifzadeh et al., 2024), with
 reference models that were trained on other rows.
 
-Needs only confidences and who is a member; ``reference_models`` computes the former. These attacks are no bound: an
+Needs only confidences and who is a member; ``reference_models`` computes the former. These attacks are not a bound: an
 attack that fails proves nothing.
 """
 
@@ -133,7 +133,7 @@ def _tpr(member: Bools, scores: Floats, rate: float) -> tuple[float, Interval, s
     hits = int((scores[member] > threshold).sum())
     note = (
         f"{others} rows that were not trained on are too few for a false positive rate of {100 * rate:g} %, because one of them is "
-        f"{100 / others:.2f} %: the true positive rate is that at a false positive rate of 0"
+        f"{100 / others:.2f} %: the true positive rate is given at a false positive rate of 0"
     )
     return hits / members, exact_interval(hits, members), "" if allowed else note
 

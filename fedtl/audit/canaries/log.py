@@ -78,7 +78,7 @@ def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:
         ]
     except (SafetensorError, OSError, KeyError) as error:
         raise ConfigError(
-            f"{path}: not a record of canaries ({error}); remove the file, or audit another run"
+            f"{path} is not a record of canaries ({error}); remove the file, or audit another run"
         ) from error
 
 

@@ -1,6 +1,6 @@
 """
 ``admitted.json``: the sites that may connect, each with its public key and the id of its Flower node. ``expelled.json``: the keys
-that were expelled, which Flower accepts never again.
+that were expelled, which Flower never accepts again.
 """
 
 import json
@@ -66,7 +66,7 @@ def check_new(folder: Path, name: str, key: str) -> None:
     """Raise ConfigError where the name or the key is admitted already, or where the key was expelled."""
     if name in read_admitted(folder):
         raise ConfigError(
-            f"site {name!r} is admitted already; choose another --name, or for a new key of it: fedtl server rotate {folder} {name} NEW.pub"
+            f"site {name!r} is admitted already; choose another --name, or replace its key: fedtl server rotate {folder} {name} NEW.pub"
         )
     check_key(folder, key)
 
@@ -84,7 +84,7 @@ def check_key(folder: Path, key: str) -> None:
 
 def expelled_message(name: str) -> str:
     return (
-        f"the key of {name!r} was expelled, and Flower accepts an expelled key never again; the site needs a new key: "
+        f"the key of {name!r} was expelled, and Flower never accepts an expelled key again; the site needs a new key: "
         "fedtl silo init in another folder (next time, pause a site with: fedtl server suspend)"
     )
 

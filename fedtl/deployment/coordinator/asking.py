@@ -63,7 +63,7 @@ def _times(study: HostedStudy) -> tuple[float, float | None]:
             raise ValueError("not one time or two")
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{path} does not have the times of the questions to sites: {error}; remove it, and its sites are asked no more"
+            f"{path} does not hold the times at which sites were asked: {error}; remove it; its sites are then not asked again"
         ) from error
     return until, following[0] if following else None
 

@@ -54,7 +54,7 @@ def restore_server(folder: Path, file: Path) -> RestoredServer:
         raise ConfigError(f"{folder} is not the folder of a coordinator; choose a new folder")
     new = folder.with_name(f".{folder.name}.restoring")
     if new.exists():
-        raise ConfigError(f"{new} is left from a restore that did not end; remove it")
+        raise ConfigError(f"{new} is left from a restore that did not finish; remove it")
     try:
         contents = unpack_backup(file, "server", NAMES, new)
         load_server_settings(new)
@@ -86,14 +86,14 @@ def _check_nothing_forgotten(folder: Path, new: Path, file: Path) -> None:
         rounds, kept = study.log.length, len(copy.log.lines()) if copy.path.is_dir() else 0
         if rounds > kept or (rounds and _is_other_study(study, copy)):
             raise Refused(
-                f"{file} has {kept} rounds of study {path.parent.name!r}, and {folder} has {rounds}: sites have paid for them and send "
-                f"none again; restore a later backup, or rename {folder} to give these rounds up"
+                f"{file} has {kept} rounds of study {path.parent.name!r}, and {folder} has {rounds}: sites were charged for these rounds and "
+                f"will not send them again; restore a later backup, or rename {folder} to give these rounds up"
             )
     try:
         expelled = read_expelled(folder)
     except ConfigError as error:
         raise Refused(
-            f"{folder / 'expelled.json'} cannot be read, so {file} may admit a site again that was expelled; rename {folder}, restore, and "
+            f"{folder / 'expelled.json'} cannot be read, so {file} may admit an expelled site again; rename {folder}, restore, and "
             "expel it again"
         ) from error
     if lost := expelled.keys() - read_expelled(new).keys():

@@ -1,5 +1,5 @@
 """
-Builds the app bundle: the two thin apps, one agreement and nothing else. Building it again gives the same hash. Beside it
+Builds the app bundle: the two thin apps, one agreement and nothing else. Building it again gives the same hash. Next to it
 stays what the coordinator needs to start a study: the first shared tensors, and the role of each.
 """
 
@@ -150,8 +150,8 @@ def plan_study(
         )
     if experiment.data.label_fraction != 1.0:
         raise ConfigError(
-            "data.label_fraction hides labels in simulations; a site trains on all labels that its rows have or, with data.unlabelled in "
-            "its silo.toml, on none, and rows without a label are inputs where it says so (data.missing_labels); remove it"
+            "data.label_fraction is for simulations only; remove it: a site states in its silo.toml (data.unlabelled, data.missing_labels) "
+            "which labels it uses"
         )
     if (experiment.data.unlabelled or experiment.data.missing_labels == "inputs") and dp_ready:
         raise ConfigError(
@@ -171,7 +171,7 @@ def plan_study(
 def _declared_schema(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...]) -> DataSchema:
     local, task = own_labels(method_of(experiment.method)), experiment.data.predicted
     if classes and not task.has_classes:
-        raise ConfigError(f'--classes: data.task = "{task.name}" takes none; set data.classes')
+        raise ConfigError(f'--classes: data.task = "{task.name}" does not use it; set data.classes')
     if task.has_classes and not (classes or local):
         raise ConfigError(
             f"method {experiment.method.name!r} shares the head, so its labels must be known: add --classes"
@@ -279,7 +279,7 @@ def agreed(study: HostedStudy, plan: StudyPlan) -> tuple[Bundle, Agreement]:
     bundle = Bundle(study.path.parent.parent / "bundles" / plan.bundle_name)
     _, agreement = read_agreement(bundle.file.read_bytes(), str(bundle.file))
     if agreement.hash != plan.plan:
-        raise ConfigError(f"{bundle.file} holds another plan than the study; build it again as it was")
+        raise ConfigError(f"{bundle.file} has another plan than the study; build it from the same settings")
     return bundle, agreement
 
 

@@ -20,6 +20,6 @@ def check_database(folder: Path) -> None:
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
             raise ConfigError(
-                f"{path} cannot be read: {error}; remove it and what begins with its name: the sites are registered anew, and every study "
-                "goes on after its last round"
+                f"{path} cannot be read: {error}; remove it and the files whose names begin with its name: the sites are registered anew, and every study "
+                "continues after its last round"
             ) from error

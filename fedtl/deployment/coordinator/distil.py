@@ -19,7 +19,7 @@ def with_public_model(study: HostedStudy, plan: StudyPlan) -> FederationConfig:
     bundle, agreement = agreed(study, plan)
     if not bundle.public.is_file() or bundle.public_hash != agreement.public:
         raise ConfigError(
-            f"{bundle.public} is not the file of public inputs of the plan; build the bundle again as it was"
+            f"{bundle.public} is not the file of public inputs of the plan; build the bundle again with the same settings"
         )
     data = agreement.experiment.data.model_copy(update={"public": [f"{PREPARED}:{bundle.public}"]})
     experiment = agreement.experiment.model_copy(update={"data": data})

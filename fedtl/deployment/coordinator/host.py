@@ -124,7 +124,7 @@ def _run_rounds(
 
 
 def _resumed(study: HostedStudy) -> ServerState:
-    """Return the state to go on from; where it cannot be read, stop the study, because that is so at each attempt. Raises ConfigError."""
+    """Return the state to continue from; where it cannot be read, stop the study, because that is so at each attempt. Raises ConfigError."""
     try:
         return study.state()
     except ConfigError as error:

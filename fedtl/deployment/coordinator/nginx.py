@@ -101,7 +101,7 @@ def nginx_configuration(
 ) -> str:
     """
     Return nginx's whole configuration. It runs as the user who calls this, and writes to ``gate/`` only. ``sites``: whose keys
-    may pass, once they are registered. ``reply``: the largest reply of a site. Raises ConfigError for a folder that nginx cannot be told.
+    may pass, once they are registered. ``reply``: the largest reply of a site. Raises ConfigError for a folder whose path nginx cannot read.
     """
     check_path(folder)
     gate = folder / "gate"

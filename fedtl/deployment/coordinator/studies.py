@@ -103,7 +103,7 @@ def resume_study(folder: Path, study: HostedStudy) -> None:
 
 @contextmanager
 def _stopped_where_refused(study: HostedStudy) -> Iterator[None]:
-    """Stop the study where its start fails, so that the other ones go on; but not where the SuperLink does not answer, which may pass."""
+    """Stop the study where its start fails, so that the other ones continue; but not where the SuperLink does not answer, which may pass."""
     try:
         yield
     except NoAnswer:

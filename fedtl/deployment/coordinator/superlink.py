@@ -134,7 +134,7 @@ class SuperLink:
         """
         Have Flower remove the messages and tensors of the ``LISTED_RUNS`` newest runs that have ended. It does so itself where a run ends in
         order, but for a list of names, and not where its ServerApp was killed. Flower cleans up the runs that it lists, which are the 20 newest
-        where nobody asks for more. SQLite uses the space again for later runs.
+        where no more is asked for. SQLite uses the space again for later runs.
         """
         from flwr.proto import control_pb2 as control
 

@@ -126,7 +126,7 @@ class DamageWatch:
 
 @dataclass(frozen=True)
 class EarlyWatch:
-    """Removes the updates that a killed ServerApp has left, also where its study is stopped and never goes on."""
+    """Removes the updates that a killed ServerApp has left, also where its study is stopped and never continues."""
 
     folder: Path
 

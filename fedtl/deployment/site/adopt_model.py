@@ -49,7 +49,7 @@ class AdoptedModel:
     """
     ``trained``: whether the site trained in the study. ``rows``: used for training. ``test``: the measurements of the
     adopted model ("in use") and, where the site did not train, of the models that it could have had instead. ``joining``: where it
-    did train, whether that helped; None where this was not asked for, or cannot be told.
+    did train, whether that helped; None where this was not asked for, or cannot be known.
     """
 
     silo: str

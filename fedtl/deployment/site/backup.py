@@ -33,7 +33,7 @@ CHAIN_FILES = tuple(f"{name}{end}" for name in CHAINS for end in ("", ".tip"))
 PLAIN = ("silo.toml", "node.key.pub", "ca.crt", "approved.json", "state", "rehearsed", *LOG_FILES)
 NAMES = (*PLAIN, *SECRET_FILES, *CHAIN_FILES)
 OTHER_COPY = (
-    "private updates may have left that it does not know, and their budget would be spent again; restore a later backup. Without one it is "
+    "it may lack private updates that have left, and then their budget would be spent a second time; restore a later backup. Without one it is "
     "unknown what was spent on these rows, and no private round may use them again"
 )
 
@@ -72,7 +72,7 @@ def restore_site(folder: Path, file: Path, seen: Path | None) -> RestoredSite:
     former = _former(folder)
     new = folder.with_name(f".{folder.name}.restoring")
     if new.exists():
-        raise ConfigError(f"{new} is left from a restore that did not end; remove it")
+        raise ConfigError(f"{new} is left from a restore that did not finish; remove it")
     try:
         named = paths_named_in(read_backed_up(file, "silo.toml"))
         contents = unpack_backup(file, "silo", NAMES, new, named)

@@ -20,9 +20,7 @@ from fedtl.experiment.config.checks import data_contradictions
 from fedtl.experiment.config.known_tasks import SEGMENTATION
 
 MOST_MASK_VALUES = 256  # different numbers in masks without data.mask_values
-ANY_SIZE = (
-    32  # px; a plan may resize images, so that files of several sizes are no mistake before there is a plan
-)
+ANY_SIZE = 32  # px; a plan may resize images, so that files of several sizes are not a mistake before there is a plan
 
 
 def settings_to_train(home: Home, agreed: DataSettings, classes: Sequence[str]) -> DataSettings:

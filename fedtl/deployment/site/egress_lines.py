@@ -94,7 +94,7 @@ class VerdictSent(_Part):
 
 
 class RoundRefused(_Part):
-    """A message that was refused. ``code``: what the server learnt. Without a study: it was no task."""
+    """A message that was refused. ``code``: what the server learnt. Without a study: it was not a task."""
 
     what: Literal["refused"] = "refused"
     study: str | None = None

@@ -92,7 +92,7 @@ def _time(headers: object) -> float | None:
 
 
 def clock_skew(home: Home) -> float:
-    """Return by how many seconds the site's clock is ahead of the gate's. Raises ConfigError where that cannot be told."""
+    """Return by how many seconds the site's clock is ahead of the gate's. Raises ConfigError where that cannot be known."""
     at = ask_gate(home).time
     if at is None:
         raise ConfigError("the server's reply has no date, so the clocks cannot be compared")

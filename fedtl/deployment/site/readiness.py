@@ -87,7 +87,7 @@ def _key(home: Home) -> str:
 def _certificate(home: Home) -> str:
     path = home.at(home.settings.certificate)
     if not path.is_file():
-        raise ConfigError(f"{path} is missing; get ca.crt from the coordinator by a way that you trust")
+        raise ConfigError(f"{path} is missing; get ca.crt from the coordinator in a way that you trust")
     days = days_left(path)
     text = validity(str(path), days, "ask the coordinator for a new one")
     if days < MIN_DAYS:

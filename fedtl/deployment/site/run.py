@@ -20,7 +20,7 @@ from fedtl.deployment.supervise import Watches, supervise
 
 log = logging.getLogger(__name__)
 PARTS = ("node", "exec")
-NO_ERROR = "Flower gave no error, as where the coordinator has expelled the key, or its SuperLink has lost its database"
+NO_ERROR = "Flower gave no error; this happens when the coordinator has expelled the key, or when its SuperLink has lost its database"
 
 
 def site_commands(home: Home, parts: Sequence[str]) -> dict[str, list[str]]:

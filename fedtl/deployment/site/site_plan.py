@@ -190,7 +190,7 @@ def _check_without_labels(plan: SitePlan) -> None:
         if plan.name in plan.agreement.experiment.data.unlabelled:
             raise Denied(
                 Code.PLAN,
-                "the plan takes this site to have no labels, and silo.toml uses them; set data.unlabelled = true, or ask the coordinator "
+                "the plan assumes that this site has no labels, but silo.toml uses labels; set data.unlabelled = true, or ask the coordinator "
                 "for a bundle that does not name this site",
             )
         return
@@ -202,7 +202,9 @@ def _check_without_labels(plan: SitePlan) -> None:
             f"{unused} and [policy.privacy]: the accounting covers labelled rows only; remove one of them",
         )
     if made_with_labels(method) and not trains_body_alone(method):
-        raise Denied(Code.PLAN, f"{unused}, and method {name!r} trains on labels what stays at a site")
+        raise Denied(
+            Code.PLAN, f"{unused}, and method {name!r} trains the part that stays at a site on labels"
+        )
     if not trains_without_labels(method):
         raise Denied(
             Code.PLAN,

@@ -21,7 +21,7 @@ def make_silo(plan: SitePlan, study: Study, rows: SiteRows) -> Silo:
     """Return the silo before its first round. Raises Denied, ConfigError."""
     if not isinstance(plan.experiment.model.pixels, str) and not rows.prepared.inputs.signed:
         raise ConfigError(
-            "the plan's model.pixels scales pixels of 0..255, and this site's inputs are other numbers; use images"
+            "the plan's model.pixels scales pixels of 0..255, but this site's inputs are not such pixels; use images"
         )
     return _silo(plan, study, rows.data, site_guarantee(plan, study, rows) if plan.privacy else None)
 

@@ -5,7 +5,7 @@ TEMPLATE = """\
 
 name = {name}               # the name under which the coordinator admits this site
 server = {server}  # HOST:PORT of the coordinator's gate
-certificate = "ca.crt"        # the coordinator's CA certificate; get it by a way that you trust
+certificate = "ca.crt"        # the coordinator's CA certificate; get it in a way that you trust
 device = "auto"               # auto | cpu | cuda; "cuda" is an error where there is no GPU, "auto" then uses the CPU
 threads = 1
 heartbeat = 30                # seconds; after a crash the server refuses this site's key for two heartbeats

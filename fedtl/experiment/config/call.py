@@ -32,7 +32,7 @@ def arguments(
 ) -> dict[str, Any]:
     """
     Return ``settings`` as arguments of ``make``. ``at``: where the settings stand in the file, with a dot at its end.
-    ``given``: parameters that are not settings. Raises ConfigError for a setting that is no parameter, that is missing, or
+    ``given``: parameters that are not settings. Raises ConfigError for a setting that is not a parameter, that is missing, or
     that is not of the parameter's type.
     """
     signature = inspect.signature(make).parameters

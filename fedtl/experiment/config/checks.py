@@ -90,7 +90,9 @@ def _of_methods(names: Sequence[str]) -> Iterator[str]:
         if name == "constant":
             yield 'compare.methods lists "constant", which is computed wherever "local" is; remove it'
         elif not is_custom(name):
-            yield from _messages_of(check_choice, (*METHODS, ENSEMBLE), name, "compare.methods")
+            yield from _messages_of(
+                check_choice, (*METHODS, ENSEMBLE), name, "compare.methods", "fedtl methods"
+            )
 
 
 def data_contradictions(data: DataSettings) -> Iterator[str]:

@@ -24,18 +24,22 @@ WISHES = {
 MOST_NAMES = 30  # that a message lists
 
 
-def choose_entry(table: Mapping[str, Any], name: Any, at: str) -> Any:
+def choose_entry(table: Mapping[str, Any], name: Any, at: str, listed_by: str = "") -> Any:
     """Return the entry of that name. ``at``: the setting that names it. Raises ConfigError."""
-    check_choice(table, name, at)
+    check_choice(table, name, at, listed_by)
     return table[name]
 
 
-def check_choice(names: Mapping[str, Any] | Sequence[str], name: Any, at: str) -> None:
-    """Raise ConfigError unless the setting ``at`` has one of these names."""
+def check_choice(names: Mapping[str, Any] | Sequence[str], name: Any, at: str, listed_by: str = "") -> None:
+    """
+    Raise ConfigError unless the setting ``at`` has one of these names. The most similar name comes first.
+    ``listed_by``: the command that lists all names, where they are too many for a message.
+    """
     if not isinstance(name, str) or name not in names:
         near = get_close_matches(str(name), list(names), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{at} = {shorten(name)} is not one of {', '.join(names)}{hint}")
+        way_out = f"list all names with: {listed_by}" if listed_by else f"choose from {', '.join(names)}"
+        hint = f"did you mean {near[0]!r}? Otherwise " if near else ""
+        raise ConfigError(f"{at} = {shorten(name)} is unknown; {hint}{way_out}")
 
 
 def unknown_setting(path: str, known: Sequence[str], model: type[BaseModel] = Experiment) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 class AdapterSettings(Settings):
     """
-    ``[model.adapters]``: the body is frozen, and small modules beside its layers are trained and leave in its place
+    ``[model.adapters]``: the body is frozen, and small modules added to its layers are trained and leave in its place
     (``models.adapters``). ``rank``: of the change of a layer's weight, or the width of the bottleneck. ``alpha``: the change is
     scaled by alpha / rank; without it by 1. ``where``: "linear", "conv", "attention" (the Linear layers of attention modules),
     or patterns of paths such as "blocks.*.attn.qkv"; []: every Linear and Conv2d layer.

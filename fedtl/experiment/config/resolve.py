@@ -51,7 +51,11 @@ def method_of(settings: MethodSettings) -> Method:
     for at, term in enumerate(settings.terms):
         table = dict(term)
         name = table.pop("name", None)
-        made = call(choose_entry(TERMS, name, f"method.terms[{at}].name"), table, f"method.terms[{at}].")
+        made = call(
+            choose_entry(TERMS, name, f"method.terms[{at}].name", "fedtl methods"),
+            table,
+            f"method.terms[{at}].",
+        )
         if any(type(other) is type(made) for other in method.every_term):
             raise ConfigError(
                 f"method.terms[{at}] = {name!r} is already part of {settings.name!r}; remove one of them"
@@ -93,7 +97,7 @@ def _named_method(settings: MethodSettings) -> Method:
             f"method.name = {settings.name!r}: this method was a value of a Python program; pass it again, with method = ... "
             "or custom = ... of fedtl.run, compare or load_run"
         )
-    return call(choose_entry(METHODS, settings.name, "method.name"), settings.own, "method.")
+    return call(choose_entry(METHODS, settings.name, "method.name", "fedtl methods"), settings.own, "method.")
 
 
 def limits_of(settings: UpdateSettings) -> UpdateLimits:

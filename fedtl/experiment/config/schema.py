@@ -188,7 +188,7 @@ class TrialSettings(Settings):
         return dict(self.model_extra or {})
 
 
-ENSEMBLE = "local ensemble"  # an entry of compare.methods that is no method: two local models, averaged
+ENSEMBLE = "local ensemble"  # an entry of compare.methods that is not a method: two local models, averaged
 
 
 class CompareSettings(Settings):

@@ -17,7 +17,7 @@ def stream_mistakes(data: DataSettings) -> Iterator[str]:
         yield f'{KEY} reads image files for each batch, but data.source = "{data.source}" has none; remove it'
     for key in ("size", "channels"):
         if getattr(data, key) == "native":
-            yield f"{KEY} and data.{key} is not set: the {key} of all images would follow from those that are there; set data.{key}"
+            yield f"{KEY} needs data.{key}, because otherwise all images would have to be read to find it; set data.{key}"
     if data.kind == "volumes" or data.slices is not None:
         yield f"{KEY} reads one image a file, not volumes or slices; remove data.stream"
     if data.scale not in ("silo", "none"):

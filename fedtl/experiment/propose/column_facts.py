@@ -20,7 +20,7 @@ class ColumnFacts:
     One column. ``files``: how many have it, and ``rows`` and ``missing``: in all of them. ``values``: its different values as they are
     written, sorted. ``whole``: whether all are whole numbers. ``counting``: whether each is one more than the last, and
     ``different``: whether no value occurs twice, in each file. ``of_file``: whether each file has one value, and not all the same.
-    ``cells``: some, as they are read. A column of lists or of other things that are no single value is of the kind "other".
+    ``cells``: some, as they are read. A column of lists or of other values that are neither a number nor a text is of the kind "other".
     """
 
     name: str

@@ -139,7 +139,7 @@ def unfilled_columns(facts: Sequence[ColumnFacts], files: int, given: Mapping[st
             key = "" if given.keys() & {"silo_column", "deal"} else "silo_column"
         if key:
             doubt = f"{one.name} has {_empty_cells(one)}: fill {'it' if one.missing == 1 else 'them'}, then --set data.{key}={one.name}"
-            yield Guess("empty cells", one.name, f"so it is no data.{key}", doubt)
+            yield Guess("empty cells", one.name, f"so it is not used as data.{key}", doubt)
 
 
 def guess_inputs(facts: Sequence[ColumnFacts], files: int, given: Mapping[str, Any]) -> Iterator[Guess]:
@@ -179,10 +179,10 @@ def guess_inputs(facts: Sequence[ColumnFacts], files: int, given: Mapping[str, A
 
 
 def _why_dropped(one: ColumnFacts) -> str:
-    """Return why a column is no input; "" where it is one."""
+    """Return why a column is not an input; "" where it is one."""
     nameless, numbers_rows = one.name.startswith(NAMELESS), bool(NUMBERS_OF_ROWS.search(one.name))
     if one.kind == "other":
-        return "holds lists or other things that are no single value"
+        return "holds lists or other values that are neither a number nor a text"
     if one.counting:
         return "counts the rows"
     if one.different and one.whole and (nameless or numbers_rows or is_named(one.name, UNITS)):
@@ -206,7 +206,7 @@ def _has_words(one: ColumnFacts) -> bool:
 
 
 def _kinds(kept: Sequence[ColumnFacts]) -> Iterator[Guess]:
-    """Yield what becomes of the columns that are no numbers."""
+    """Yield what becomes of the columns that are not numbers."""
     texts = [one for one in kept if one.kind == "text" and one.values and not _mostly_numbers(one)]
     formats = {one.name: fitting_formats(one.cells) for one in texts}
     dates = [one.name for one in kept if one.kind == "date"] + [name for name, own in formats.items() if own]

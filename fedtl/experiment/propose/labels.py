@@ -55,9 +55,9 @@ def guess_label(facts: Sequence[ColumnFacts], files: int, given: Mapping[str, An
         name = str(given["label"])
         if name not in by_name:
             raise DataError(
-                f"data.label = {name!r} is no column of all {files} tables; they have {listed(list(by_name), 12)}"
+                f"data.label = {name!r} is not a column of all {files} tables; they have {listed(list(by_name), 12)}"
                 if files > 1
-                else f"data.label = {name!r} is no column; there are {listed(list(by_name), 12)}"
+                else f"data.label = {name!r} is not a column; there are {listed(list(by_name), 12)}"
             )
         return _with_task(by_name[name], "as set", "", given)
     candidates = [one for one in common if _can_be_label(one)]

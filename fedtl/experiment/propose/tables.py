@@ -206,7 +206,7 @@ def _silo_column(tables: Tables, facts: Sequence[ColumnFacts], given: Mapping[st
     chosen, frame = names[0], tables.frames[0]
     if chosen not in frame.columns:
         raise DataError(
-            f"data.silo_column = {chosen!r} is no column; there are {listed(list(map(str, frame.columns)), 12)}"
+            f"data.silo_column = {chosen!r} is not a column; there are {listed(list(map(str, frame.columns)), 12)}"
         )
     counts = frame[chosen].map(str).value_counts()
     settings: Table = {"data.silo_column": chosen}

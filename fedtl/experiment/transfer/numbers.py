@@ -32,7 +32,7 @@ STAGE: Mapping[str, Limits] = {
 def transfer_limits(count: int, pretrained: bool, metric: str) -> dict[str, Limits]:
     """
     Return the limits of each number, by name, for a body with ``count`` stages. ``metric``: the main one; without limits of its
-    own it is no number that leaves, and one without a lower limit (R²) is not below -1.
+    own it does not leave, and one without a lower limit (R²) is not below -1.
     """
     low, high = METRICS[metric].low, METRICS[metric].high
     limits = dict[str, Limits]()

@@ -32,7 +32,7 @@ def test_a_site_of_one_class_is_recommended_to_receive(tmp_path):
     assert rows.repeated == 1
     assert rows.train + rows.val + rows.test == 40
     assert rows.trained == {"sick": rows.train}
-    assert any("it can receive a model" in one.text for one in report.recommendations)
+    assert any("data.unlabelled" in one.text for one in report.recommendations)
     assert report.between.inputs == {}
 
 

@@ -104,7 +104,7 @@ def test_with_privacy_none_leaves_and_no_plan_asks(answered, tmp_path):
     ("changes", "says"),
     [
         ({"transferability/own/0/score": 1.001}, "limits are 0 and 1"),
-        ({"transferability/own/0/labels": 0.5}, "does not leave by this plan"),
+        ({"transferability/own/0/labels": 0.5}, "must not leave in round"),
         ({"accuracy/7": 0.5}, "does not allow 'accuracy/7'"),
     ],
 )

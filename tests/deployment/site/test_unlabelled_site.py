@@ -100,7 +100,7 @@ def test_a_site_that_uses_its_labels_takes_part_in_the_same_plan(tmp_path):
     assert len(load_rows(site.plan).data.train) == 40
     plan = load_experiment("digits", [*SETTINGS, "method.name=silo_mmd", "data.unlabelled=['plain']"])
     agreement = site.plan.agreement.model_copy(update={"experiment": plan})
-    with pytest.raises(Denied, match="to have no labels"):
+    with pytest.raises(Denied, match="silo.toml uses labels"):
         check_policy(SitePlan(site.home, agreement))  # what a plan says hides no labels
 
 
@@ -113,7 +113,7 @@ def test_labels_that_were_not_used_when_it_was_signed_stay_unused(tmp_path):
 
 REFUSED = {
     "method.name=silobn": ({}, "needs labels"),
-    "method.name=fedtl": ({}, "trains on labels"),
+    "method.name=fedtl": ({}, "stays at a site"),
     "method.name=silo_mmd": ({"policy__privacy": PRIVATE}, "labelled rows only"),
 }
 

@@ -79,7 +79,7 @@ WRONG = {
     "model.dtype=float16": "model.dtype = 'float16'",
     f"data.label=[{'1,' * 99}1]": " ...: ",
     # a name that is none
-    "method.name=fedavgg": "local, probe, pooled, fedavg",
+    "method.name=fedavgg": "did you mean 'fedavg'",
     "method.name=": "method.name = ''",
     "data.source=digit": "data.source = 'digit'",
     'data.source=["digits"]': "data.source = ['digits']",
