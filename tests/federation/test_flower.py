@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import threading
 import time
 import weakref
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ from fedtl.federation.flower import (
     task_to_records,
     verdict_from_message,
 )
+from fedtl.federation.flower_pulls import LONGEST_WAIT
 from fedtl.federation.policy import MEANING, Code
 from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.messages import Refusal, SiloVerdict, Task, Update, verdict_question
@@ -360,6 +362,21 @@ def test_a_part_of_a_message_that_is_late_is_asked_for_again_soon():
     assert time.monotonic() - begun < 0.8  # Flower alone waits 1 s, then 2
 
 
+NO_MORE_PARTS = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def no_pull_outlives_its_test():
+    """Flower draws its pauses from Python's own generator, which Hypothesis watches in the tests that come after."""
+    before = set(threading.enumerate())
+    NO_MORE_PARTS.clear()
+    yield
+    NO_MORE_PARTS.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(LONGEST_WAIT * 3)
+        assert not thread.is_alive(), thread
+
+
 @dataclass
 class AnnouncingGrid(Grid):
     """
@@ -388,7 +405,7 @@ class AnnouncingGrid(Grid):
     @staticmethod
     def missing(end):
         def pull(name):
-            if time.monotonic() >= end:
+            if time.monotonic() >= end or NO_MORE_PARTS.is_set():
                 raise ObjectPullError(name, "the object could not be found.")
             raise ObjectUnavailableError(name)
 
