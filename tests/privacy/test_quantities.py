@@ -83,7 +83,7 @@ def cells():
 
 
 def coded():
-    """Categories and labels that look like numbers, so that one word among them would change how all are read."""
+    """Categories and labels that look like numbers, so that one word among them would change how all are read. 01 is another one than 1."""
     made = cells()
     return made | {"sex": ["01" if sex == "f" else "02" for sex in made["sex"]]}
 
@@ -181,7 +181,7 @@ CASES = [
     *(("pixels", IMAGES, write_arrays, pixels, at(*change)) for change in [*PIXELS, *LABELS]),
     *(("table", TABLE, write_table, cells, at(*change)) for change in CELLS),
     *(
-        ("coded table", [*TABLE, "data.categories={sex=['1','2']}"], write_table, coded, at(*change))
+        ("coded table", [*TABLE, "data.categories={sex=['01','02']}"], write_table, coded, at(*change))
         for change in [("sex", "word"), ("age", "word"), ("label", "word")]
     ),
     *(
