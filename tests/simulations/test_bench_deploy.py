@@ -6,7 +6,6 @@ import sys
 import time
 import zipfile
 from dataclasses import replace
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -125,18 +124,19 @@ def test_the_table_in_the_readme_is_that_of_the_newest_file_and_earlier_medians_
         for line in table.splitlines()
         if line.startswith(start)
     }
-    *older, newest = sorted(
-        (json.loads(path.read_text()) for path in BENCH.glob("*-deploy*.json")), key=itemgetter("date")
-    )
-    for bar in newest["bars"]:
+    files = [json.loads(path.read_text()) for path in BENCH.glob("*-deploy*.json")]
+    last = max(content["date"] for content in files)
+    newest = sorted((one for one in files if one["date"] == last), key=lambda one: -len(one["bars"]))
+    bars = {bar["load"]: bar for content in newest for bar in content["bars"]}  # what was repeated comes last
+    for bar in bars.values():
         _, seconds, _, ratio, target = rows[bar["load"]]
         assert float(seconds.split()[0]) == pytest.approx(bar["seconds"], rel=0.005)
         known = bar["ratio_to_flower"]
         assert ratio == ("none" if known is None else f"{known:.2f}")
         assert target == f"{bar['bar']:g} s: {'met' if bar['met'] else 'not met'}"
-    for bar in (bar for content in older for bar in content["bars"]):
+    for bar in (bar for content in files if content["date"] != last for bar in content["bars"]):
         assert f"{bar['seconds']:.3g}" in earlier, bar
-    for one in newest["measured"]:
+    for one in newest[0]["measured"]:
         if one["who"] == "fedtl":
             for mib in one["mib"].values():
                 assert f"{mib:,.0f}" in text, (one["load"], mib)
