@@ -135,7 +135,8 @@ def bundle(
     Example: fedtl server bundle srv hospitals.toml
     """
     from fedtl.data.columns import parse_columns, with_declared_columns
-    from fedtl.deployment.coordinator.bundle import build_bundle, load_without_rows
+    from fedtl.deployment.coordinator.bundle import build_bundle
+    from fedtl.deployment.coordinator.declared_schema import load_without_rows
     from fedtl.deployment.coordinator.settings import load_server_settings
     from fedtl.experiment.config.load import load_experiment
 

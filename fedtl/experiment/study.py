@@ -24,6 +24,7 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.few_labels import check_unlabelled, label_notes, no_silo_has_labels
+from fedtl.experiment.head_in_rounds import with_settled_head
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
 from fedtl.experiment.notes import alone_note, sampling_notes, sharing_notes, training_notes, wire_notes
 from fedtl.experiment.pixels import pixel_notes, with_pixels
@@ -163,6 +164,7 @@ def build(
     method, on, dtype = _method(experiment), torch.device(device), experiment.model.dtype
     public = public_inputs(experiment, schema)
     trainer = Trainer(spec, method, training, on, first.state, dtype, alone, public)
+    trainer = with_settled_head(trainer, experiment, schema, training_silos(experiment, schema))
     trainer = with_silo_models(experiment, schema.shape, trainer)
     check_silo_models(experiment, schema)
     check_augmentation(

@@ -175,7 +175,7 @@ class Method:
     steps after the last round; ``tune`` comes after them. ``choose``: which mix of its candidate models a silo uses; None:
     the last one. ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's arithmetic assumes plain SGD or
     momentum. ``head_start``: from the head's initial tensors to those that training starts from, where no file of weights has a head;
-    None: the initial ones. The summaries that terms need are among ``summaries``; ``plus`` adds them.
+    None: the initial ones. ``auto_head``: the data decide whether the rounds train the head (``experiment.head_in_rounds``). The summaries that terms need are among ``summaries``; ``plus`` adds them.
 
     ``exact_statistics``: when a silo replaces the norms' statistics by the exact ones of its training inputs before
     it uses, scores or exports its model. "own": wherever the statistics are the silo's own. Private runs set "always"
@@ -200,6 +200,7 @@ class Method:
     pool: bool = False
     sgd_only: bool = False
     head_start: Callable[[State], State] | None = None
+    auto_head: bool = False
     wire: Wire = FLOAT32  # how the weights are sent (``methods.error_feedback``)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from fedtl._util.settings import Count, Weight
 from fedtl.methods.base import BACKBONE, HEAD, Method, Phase
 from fedtl.methods.losses import Proximal
 from fedtl.methods.ridge import ridge
-from fedtl.methods.simplex import simplex
+from fedtl.methods.simplex import fixed_head, simplex
 from fedtl.methods.tune import Tune
 from fedtl.models.roles import EVERYTHING, Role
 
@@ -76,14 +76,16 @@ def lgfedavg() -> Method:
     return Method(shared=HEAD)
 
 
-def fedtl(head: Literal["trained", "fixed", "simplex"] = "trained") -> Method:
+def fedtl(head: Literal["auto", "trained", "fixed", "simplex"] = "auto") -> Method:
     """
     This project: body and norm scale are shared; each silo keeps its head and its norms' statistics, exact in the end.
 
     ``head``: "trained": with the body, in each round. "fixed": it keeps its initial weights, which are the same at every silo, until
     the silo tunes its model after the last round (Oh et al., 2022); heads that drift apart no longer pull on the body. "simplex":
-    fixed too, with classes as far from each other as they can be, and longer weights (Li et al., 2023).
+    fixed too, with classes as far from each other as they can be, and longer weights (Li et al., 2023). "auto": "simplex" where all
+    silos have the same three or more classes and train a whole body from random weights; "trained" anywhere else.
     """
-    phases = (Phase(),) if head == "trained" else (Phase(BACKBONE),)
-    start = simplex if head == "simplex" else None
-    return Method(shared=BACKBONE - {Role.STATS}, phases=phases, head_start=start)
+    trained = Method(shared=BACKBONE - {Role.STATS}, auto_head=head == "auto")
+    if head in ("auto", "trained"):
+        return trained
+    return fixed_head(trained, simplex if head == "simplex" else None)

@@ -42,6 +42,18 @@ def test_an_output_that_starts_with_zeros_is_refused():
         simplex({"head.weight": torch.zeros(1, 4), "head.bias": torch.zeros(1)})
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"head.0.weight": torch.ones(8, 4), "head.0.bias": torch.ones(8), "head.2.weight": torch.ones(3, 8)},
+        {"head.0.weight": torch.ones(4), "head.1.weight": torch.ones(3, 4), "head.1.bias": torch.ones(3)},
+    ],
+)
+def test_a_head_of_several_layers_is_refused(head):
+    with pytest.raises(ConfigError, match="one linear layer"):
+        simplex(head)
+
+
 def test_it_stays_until_the_silo_tunes_and_a_head_from_a_file_comes_first():
     method = replace(METHODS["fedtl"](head="simplex"), tune=Tune(epochs=2))
     trainer = Trainer(mlp(), method, TrainingConfig(batch_size=8))

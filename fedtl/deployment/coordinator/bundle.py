@@ -7,7 +7,7 @@ import json
 import shutil
 import tomllib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -19,12 +19,10 @@ from safetensors.torch import save_file
 
 import fedtl
 from fedtl._util.files import sha256_of, write_bytes, write_file, write_json
-from fedtl.data.columns import declared_columns
 from fedtl.data.prepare import stored_name
-from fedtl.data.registry import DATA
-from fedtl.data.settings import DataSettings
 from fedtl.deployment.bundle_contents import check_bundle_contents
 from fedtl.deployment.coordinator.app_files import APP_FILES
+from fedtl.deployment.coordinator.declared_schema import declared_schema
 from fedtl.deployment.coordinator.pack import pack_app
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import SERVER_STEPS, BundleInfo, StudyPlan
@@ -40,11 +38,11 @@ from fedtl.deployment.site.site_experiment import DP_READY
 from fedtl.deployment.site.site_plan import NO_SHARED_STORE
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.known_tasks import check_deployment
-from fedtl.experiment.config.load import parse_experiment, read_experiment
-from fedtl.experiment.config.resolve import limits_of, method_of, server_of
+from fedtl.experiment.config.resolve import limits_of, server_of
 from fedtl.experiment.config.schema import Experiment, UpdateSettings
 from fedtl.experiment.config.settings_file import validate
-from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
+from fedtl.experiment.data_schema import read_data_schema
+from fedtl.experiment.head_in_rounds import named_head
 from fedtl.experiment.public_inputs import write_prepared
 from fedtl.experiment.study import Study, build
 from fedtl.experiment.transfer.numbers import check_number
@@ -117,7 +115,11 @@ def build_bundle(
     experiment = with_column_names(
         experiment, stored_name(experiment.data, silo), schema.shape, schema.columns
     )
-    experiment = experiment.model_copy(update={"updates": _limited(experiment, dp_ready)})
+    settled = {
+        "updates": _limited(experiment, dp_ready),
+        "method": named_head(experiment.method, study.trainer),
+    }
+    experiment = experiment.model_copy(update=settled)
     bundle = Bundle(folder.absolute() / name)
     if bundle.folder.exists():
         shutil.rmtree(bundle.folder)
@@ -159,44 +161,13 @@ def plan_study(
         )
     if experiment.request.transferability:
         check_question(experiment)
-    schema = _declared_schema(experiment, shape, classes) if shape else read_data_schema(experiment)
+    schema = declared_schema(experiment, shape, classes) if shape else read_data_schema(experiment)
     if dp_ready and experiment.privacy is None:
         experiment = experiment.model_copy(update={"privacy": DP_READY})
     study = build(experiment, NO_SHARED_STORE, NO_SHARED_STORE, "cpu", None, schema)
     if experiment.request.transferability:
         check_number(study)
     return study
-
-
-def _declared_schema(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...]) -> DataSchema:
-    local, task = own_labels(method_of(experiment.method)), experiment.data.predicted
-    if classes and not task.has_classes:
-        raise ConfigError(f'--classes: data.task = "{task.name}" does not use it; set data.classes')
-    if task.has_classes and not (classes or local):
-        raise ConfigError(
-            f"method {experiment.method.name!r} shares the head, so its labels must be known: add --classes"
-        )
-    labels = (classes or ("0", "1")) if task.has_classes else ()
-    inputs = tuple(name for column in declared_columns(experiment.data) for name in column.inputs)
-    if len(shape) == 1 and len(inputs) != shape[0]:
-        raise ConfigError(
-            f"--shape {shape[0]} declares a table of {shape[0]} inputs, and its columns are "
-            f"{', '.join(inputs) or 'not named'}; use --columns NAME,NAME,... instead of --shape"
-        )
-    return DataSchema({"schema": SiloSchema(shape, inputs, labels, frozenset(labels), 0)}, task=task)
-
-
-def load_without_rows(name: str, overrides: Sequence[str], folder: Path) -> Experiment:
-    """
-    Return an experiment whose schema is declared, so that its ``data.path`` need not exist here. No row is read, and no path
-    enters a bundle. ``folder``: one that exists, which stands in for it. Raises ConfigError.
-    """
-    table = read_experiment(name, overrides)
-    data = table.setdefault("data", {})
-    source = DATA.get(data.get("source", DataSettings().source))
-    if source and source.needs_path and not Path(data.get("path") or "/nonexistent").exists():
-        data["path"] = str(folder.absolute())
-    return parse_experiment(table)
 
 
 def _limited(experiment: Experiment, dp_ready: bool) -> UpdateSettings:

@@ -23,10 +23,10 @@ from fedtl.deployment.coordinator.bundle import (
     Bundle,
     _limited,
     build_bundle,
-    load_without_rows,
     read_agreement,
 )
 from fedtl.deployment.coordinator.database import check_database
+from fedtl.deployment.coordinator.declared_schema import load_without_rows
 from fedtl.deployment.coordinator.pack import pack_app
 from fedtl.deployment.coordinator.server import create_server, run_server
 from fedtl.deployment.coordinator.sites import admit_site, expel_site, register_sites, suspend_site
