@@ -71,6 +71,9 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequenc
         f"In each round, each of the {len(plan.training)} training silos sends {plan.bytes_up:,} bytes and receives "
         + ("as many." if plan.bytes_up == plan.bytes_down else f"{plan.bytes_down:,}.")
     )
+    if plan.heads != "trained":
+        start = "at a simplex" if plan.heads == "simplex" else "at their initial weights"
+        print_line(f"The rounds do not train heads, which stay {start}.")
     for part in plan.parts:
         where = "leaves in each round" if part.leaves else "stays"
         print_line(

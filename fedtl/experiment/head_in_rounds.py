@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, MethodSettings
 from fedtl.experiment.data_schema import DataSchema
+from fedtl.methods.base import Method, trained_roles
 from fedtl.methods.ridge import is_linear
 from fedtl.methods.simplex import fixed_head, simplex
 from fedtl.models.roles import Role
@@ -32,8 +34,14 @@ def named_head(settings: MethodSettings, trainer: Trainer) -> MethodSettings:
     """Return the settings with what became of "auto", so that a plan says itself whether heads are trained."""
     if not method_of(settings).auto_head:
         return settings
-    head = "trained" if trainer.method.head_start is None else "simplex"
-    return MethodSettings.model_validate({**settings.model_dump(), "head": head})
+    return MethodSettings.model_validate({**settings.model_dump(), "head": heads_in_rounds(trainer.method)})
+
+
+def heads_in_rounds(method: Method) -> Literal["trained", "fixed", "simplex"]:
+    """Return what the rounds of a settled method do with heads."""
+    if Role.HEAD in trained_roles(method):
+        return "trained"
+    return "fixed" if method.head_start is None else "simplex"
 
 
 def fixes_heads(trainer: Trainer, experiment: Experiment, schema: DataSchema, silos: Sequence[str]) -> bool:

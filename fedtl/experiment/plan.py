@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.head_in_rounds import heads_in_rounds
 from fedtl.experiment.lint.dry_run import Examined
 from fedtl.experiment.privacy_report import privacy_report, silo_privacy
 from fedtl.experiment.tensor_table import parts_of, tensor_table
@@ -19,6 +20,7 @@ def experiment_plan(experiment: Experiment, examined: Examined) -> ExperimentPla
         parts=parts_of(tensors),
         bytes_up=sum(tensor.sent for tensor in tensors),
         bytes_down=sum(tensor.bytes for tensor in tensors if tensor.leaves),
+        heads=heads_in_rounds(examined.study.method),
         training=tuple(examined.study.training),
         privacy=_privacy(experiment, examined),
         notes=examined.study.notes,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fedtl.results.privacy import PrivacyReport
 
@@ -41,7 +41,8 @@ class StatePart:
 class ExperimentPlan:
     """
     ``experiment``: its settings, as in TOML. ``parts``: what the method keeps in addition to the model. ``bytes_*``: of one
-    silo in one round. ``training``: the silos that train. ``notes``: on the model and its initial weights, a line each. ``refused``: why
+    silo in one round. ``heads``: what the rounds do with heads: train them, or keep them at their initial weights ("fixed") or at a
+    simplex. ``training``: the silos that train. ``notes``: on the model and its initial weights, a line each. ``refused``: why
     it would not be trained, a line each.
     """
 
@@ -50,6 +51,7 @@ class ExperimentPlan:
     parts: tuple[StatePart, ...]
     bytes_up: int
     bytes_down: int
+    heads: Literal["trained", "fixed", "simplex"]
     training: tuple[str, ...]
     privacy: PrivacyReport | None
     notes: tuple[str, ...]

@@ -27,6 +27,7 @@ SETS = {
 TRIED = (
     "fixed-head",
     "simplex-head",
+    "trained-head",
     "chosen-head",
     "both",
     "rates",
@@ -189,7 +190,7 @@ def section() -> Iterator[str]:
         "",
         "Where the interval reaches 0: the best that was tried on this set, by where its interval begins, of all committed tables. The best of "
         "several tables is too good by the choice. Other settings of the default that were tried: heads that keep their initial weights "
-        "(fixed-head) or start as a simplex (simplex-head), and validation rows that choose among such heads and rates (chosen-head, both, rates).",
+        "(fixed-head), start as a simplex (simplex-head) or are trained (trained-head), and validation rows that choose among such heads and rates (chosen-head, both, rates).",
         "",
     )
     yield from missed()

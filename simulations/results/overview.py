@@ -34,7 +34,7 @@ def overview() -> str:
     """Return a page with one line for each set whose numbers are here."""
     lines = [*OVERVIEW, *_rows(HERE, "*.json", _of_set)]
     return "\n".join(
-        [*lines, "", *ten_seeds(), "", *gain_bars.section(), "", *fixed_heads(), "", *schedules.section(), ""]
+        [*lines, "", *ten_seeds(), "", *gain_bars.section(), "", *heads(), "", *schedules.section(), ""]
     )
 
 
@@ -99,25 +99,27 @@ def ten_seeds() -> Iterator[str]:
     )
 
 
-FIXED_HEADS = (
-    "## Heads that are not trained in the rounds",
+HEADS = ("trained", "fixed", "simplex")  # as the tables transfer/HEAD-head-NAME have them
+HEADS_TEXT = (
+    "## Heads in the rounds",
     "",
-    '`fedtl` trains each silo\'s head with the body. With `method.head = "fixed"` the head keeps its initial weights, which are equal at '
-    'all silos, until the silo tunes its model. With "simplex" it is fixed too, but starts with classes that are equally far from each '
-    "other and with longer weights. Mean gain over local; the columns were measured by different commits, which their pages name, and on "
-    "digits and digits6-340 the numbers of local moved a little between them, so a difference of half a point says nothing there:",
+    'What the rounds do with the head of a silo, `method.head` of `fedtl`. "trained": it is trained with the body. "fixed": it keeps its '
+    'initial weights, which are equal at all silos, until the silo tunes its model. "simplex": it is fixed too, but starts with classes that '
+    "are equally far from each other and with longer weights. The default is a simplex where all silos have the same three or more classes, and "
+    "trained on other sets, so one column repeats what the default is. Mean gain over local; pages name the commits of the columns, and between commits the "
+    "numbers of local moved a little, so a difference of half a point says nothing there:",
     "",
-    "| set | metric | fedtl | fixed | simplex |",
-    "|---" * 5 + "|",
+    f"| set | metric | fedtl | {' | '.join(HEADS)} |",
+    "|---" * (3 + len(HEADS)) + "|",
 )
 
 
-def fixed_heads() -> Iterator[str]:
-    """Yield the table of the three, for each set where one of the other two was measured with the seeds of results/NAME."""
+def heads() -> Iterator[str]:
+    """Yield the table of heads, for each set where one was measured with the seeds of results/NAME."""
     transfer = HERE.parent / "transfer"
-    yield from FIXED_HEADS
+    yield from HEADS_TEXT
     for base in sorted(HERE.glob("*.json")):
-        others = [transfer / f"{head}-head-{base.name}" for head in ("fixed", "simplex")]
+        others = [transfer / f"{head}-head-{base.name}" for head in HEADS]
         if any(file.exists() for file in others):
             ours = [_read(base), *(_read(file, "../transfer/") if file.exists() else None for file in others)]
             gains = [

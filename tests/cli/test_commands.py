@@ -72,6 +72,7 @@ def test_show_prints_the_privacy_guarantee_of_each_silo():
     assert (its["units"], its["rounds"], its["steps_a_round"]) == (100, 40, 4)
     assert its["statistics_expected_noise"] > 0.5
     assert its["adjacency"] == "zero-out of one record, their number is public"
+    assert json.loads(done.stdout)["heads"] == "trained"
     shown = " ".join(fedtl("show", "digits", "--set", "privacy.epsilon=3").stdout.split())
     assert "epsilon: zero-out" in shown
     assert "for replace-one adjacency" in shown
@@ -91,7 +92,8 @@ def test_show_lists_every_refusal_with_its_reason():
     assert shown["privacy"]["silos"] == {}
     assert {row["name"]: row["leaves"] for row in shown["tensors"]}["head.weight"] is False
     assert fedtl("show", "digits", *words).stderr.count("refused: ") == len(shown["refused"])
-    assert json.loads(fedtl("show", "digits", "--json").stdout)["refused"] == []
+    shown = json.loads(fedtl("show", "digits", "--json").stdout)
+    assert (shown["refused"], shown["heads"]) == ([], "simplex")
 
 
 def test_lint_lists_all_findings_and_exits_2_if_one_is_unsound():

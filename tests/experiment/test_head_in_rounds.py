@@ -63,7 +63,10 @@ def test_heads_of_the_same_three_classes_are_a_simplex(trainer):
         ((CLASSES, CLASSES), {"data": {"task": "regression"}}),
         ((CLASSES, CLASSES), {"data": {"task": "ordinal", "classes": ["0", "1", "2"]}}),
         ((CLASSES, CLASSES), {"model": {"name": "linear"}}),  # no body
-        ((CLASSES, CLASSES), {"model": {"name": "mlp", "settings": {"width": 2}}}),  # a simplex needs three features
+        (
+            (CLASSES, CLASSES),
+            {"model": {"name": "mlp", "settings": {"width": 2}}},
+        ),  # a simplex needs three features
         ((CLASSES, CLASSES), {"model": {"name": "mlp", "freeze": 1}}),
         ((CLASSES, CLASSES), {"model": {"name": "mlp", "pretrain_on": ["bb"]}}),
         ((CLASSES, CLASSES), {"method": {"cut": 1}}),
