@@ -64,6 +64,7 @@ PROVENANCE = (
 
 def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequence[str]) -> None:
     from fedtl.report.tables import privacy_table
+    from fedtl.results.plan import Heads
 
     print_line(toml)
     _print_tensors(plan, title)
@@ -71,8 +72,8 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequenc
         f"In each round, each of the {len(plan.training)} training silos sends {plan.bytes_up:,} bytes and receives "
         + ("as many." if plan.bytes_up == plan.bytes_down else f"{plan.bytes_down:,}.")
     )
-    if plan.heads != "trained":
-        start = "at a simplex" if plan.heads == "simplex" else "at their initial weights"
+    if plan.heads is not Heads.TRAINED:
+        start = "at a simplex" if plan.heads is Heads.SIMPLEX else "at their initial weights"
         print_line(f"The rounds do not train heads, which stay {start}.")
     for part in plan.parts:
         where = "leaves in each round" if part.leaves else "stays"

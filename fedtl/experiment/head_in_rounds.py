@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, MethodSettings
@@ -11,6 +10,7 @@ from fedtl.methods.base import Method, trained_roles
 from fedtl.methods.ridge import is_linear
 from fedtl.methods.simplex import fixed_head, simplex
 from fedtl.models.roles import Role
+from fedtl.results.plan import Heads
 from fedtl.tasks.classification import Classification
 from fedtl.training.trainer import Trainer
 
@@ -34,14 +34,16 @@ def named_head(settings: MethodSettings, trainer: Trainer) -> MethodSettings:
     """Return the settings with what became of "auto", so that a plan says itself whether heads are trained."""
     if not method_of(settings).auto_head:
         return settings
-    return MethodSettings.model_validate({**settings.model_dump(), "head": heads_in_rounds(trainer.method)})
+    return MethodSettings.model_validate(
+        {**settings.model_dump(), "head": heads_in_rounds(trainer.method).value}
+    )
 
 
-def heads_in_rounds(method: Method) -> Literal["trained", "fixed", "simplex"]:
+def heads_in_rounds(method: Method) -> Heads:
     """Return what the rounds of a settled method do with heads."""
     if Role.HEAD in trained_roles(method):
-        return "trained"
-    return "fixed" if method.head_start is None else "simplex"
+        return Heads.TRAINED
+    return Heads.FIXED if method.head_start is None else Heads.SIMPLEX
 
 
 def fixes_heads(trainer: Trainer, experiment: Experiment, schema: DataSchema, silos: Sequence[str]) -> bool:

@@ -2,9 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any
 
 from fedtl.results.privacy import PrivacyReport
+
+
+class Heads(StrEnum):
+    """What the rounds do with heads: train them, or keep them at their initial weights or at a simplex."""
+
+    TRAINED = "trained"
+    FIXED = "fixed"
+    SIMPLEX = "simplex"
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,7 @@ class StatePart:
 class ExperimentPlan:
     """
     ``experiment``: its settings, as in TOML. ``parts``: what the method keeps in addition to the model. ``bytes_*``: of one
-    silo in one round. ``heads``: what the rounds do with heads: train them, or keep them at their initial weights ("fixed") or at a
-    simplex. ``training``: the silos that train. ``notes``: on the model and its initial weights, a line each. ``refused``: why
+    silo in one round. ``training``: the silos that train. ``notes``: on the model and its initial weights, a line each. ``refused``: why
     it would not be trained, a line each.
     """
 
@@ -51,7 +59,7 @@ class ExperimentPlan:
     parts: tuple[StatePart, ...]
     bytes_up: int
     bytes_down: int
-    heads: Literal["trained", "fixed", "simplex"]
+    heads: Heads
     training: tuple[str, ...]
     privacy: PrivacyReport | None
     notes: tuple[str, ...]
