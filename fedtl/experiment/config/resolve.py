@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fedtl._util.toml_text import Table
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.call import arguments, call
@@ -21,7 +22,6 @@ from fedtl.experiment.config.schema import (
     WireSettings,
     is_custom,
 )
-from fedtl.experiment.config.settings_file import Table
 from fedtl.federation.limits import MAX_WEIGHT, UpdateLimits
 from fedtl.methods.base import Method, Server
 from fedtl.methods.candidate import Candidate

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedtl._util.toml_text import Table
 from fedtl.data.formats import is_hidden
 from fedtl.data.settings import DealSettings
-from fedtl.experiment.config.settings_file import Table
 from fedtl.experiment.propose.guess import Guess, listed
 from fedtl.experiment.propose.layout import Layout, Silos
 
