@@ -15,7 +15,7 @@ from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.model_card import write_card
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.results.run import RunResult
-from tests.report.test_report import a_result
+from tests.report.samples import a_result
 
 RIGHT = 45  # of 60 test rows
 

@@ -14,7 +14,7 @@ from fedtl.experiment.pages import write_compare_page
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.report.page_notes import one_run_note
 from tests.experiment.test_tuning import compare_here
-from tests.report.test_report import assert_self_contained
+from tests.report.readers import assert_self_contained
 
 
 def question(folder):

@@ -19,15 +19,8 @@ from fedtl.results.onboard import HeadScore
 from fedtl.results.page_facts import ClassRecall, ComparisonFacts
 from fedtl.results.transferability import Spread
 from fedtl.tasks.metrics import METRICS
-from tests.report.test_report import (
-    CURVES,
-    a_comparison,
-    compare_table,
-    compare_words,
-    overall_table,
-    printed,
-    text_of,
-)
+from tests.report.readers import printed, text_of
+from tests.report.samples import CURVES, a_comparison, compare_table, compare_words, overall_table
 
 WIDE = (-1.39, 1.19)  # of an accuracy, with five test rows
 NONE = "no gain could have been seen in 4 of 5 repetitions with so few rows and seeds"
