@@ -63,7 +63,7 @@ def _read_table(path: Path) -> Table:
 
 def misnamed(declared: Collection[str], known: Sequence[str]) -> str:
     """
-    Return what is wrong where a declared name is none of the ``known`` and ["*"] stands beside it, because the column that it was meant
+    Return what is wrong where a declared name is none of the ``known`` and ["*"] is declared too, because the column that it was meant
     for would silently get the values of "*"; else "". Without "*", a column that lacks an entry is refused by its name.
     """
     unknown = sorted(set(declared) - {OTHERS, *known}) if OTHERS in declared else []

@@ -94,11 +94,12 @@ def columns_together(x: Array, y: Array, names: Sequence[str], settings: DataSet
 
 def _share_in_intervals(column: Array, y: Array, count: int) -> float:
     """
-    Return the share of each class's rows that lie in intervals of that class, in the mean of the ``count`` classes. There are as many
-    intervals as classes, and one more of many values, found by one cut after another as in a decision tree (Breiman et al., 1984); of a
-    code of at most twice as many values each value is one. 0.0 where a class has few rows with a value, or the classes lie mixed.
+    Return how well intervals of the column's values separate the ``count`` classes: the share of a class's rows that lie in intervals of
+    that class, averaged over the classes; 0.0 where a class has few rows with a value, or the classes lie mixed.
 
-    With more intervals, values that belong to few units, such as the age of a patient with many rows, would tell the class by chance.
+    The intervals are found by one cut after another, as in a decision tree (Breiman et al., 1984): one for each class, and one more where
+    the column has many values. Where it has at most twice as many values as there are classes, each value is an interval. With more
+    intervals, values that belong to few units, such as the age of a patient with many rows, would predict the class by chance.
     """
     order = np.lexsort((y, column))
     values, classes = column[order], y[order].astype(int)

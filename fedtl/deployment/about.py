@@ -44,7 +44,7 @@ SITE = {
     ),
     "policy.max_bytes_per_round": "the most bytes that may leave in one round",
     "policy.max_update_norm": "the largest Euclidean norm of an update, over all its tensors; a larger one is refused",
-    "policy.minimum_silos": "the server must combine at least so many sites; fedtl cannot verify that it does",
+    "policy.minimum_silos": "the smallest number of sites that the server must combine; fedtl cannot verify that it does",
     "policy.share_row_count": (
         "whether the number of training rows may leave, as the weight of the update; under policy.privacy it is never sent, but the "
         "coordinator can infer it from the amount of noise"

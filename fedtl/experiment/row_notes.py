@@ -54,7 +54,7 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
 
 
 def _of_files(data: DataSettings) -> Iterator[str]:
-    """Yield a line for files that may hold rows and lie beside those of the silos."""
+    """Yield a line for files that may hold rows and lie next to those of the silos."""
     folder, read = Path(data.path), READ.get(data.source)
     if read and data.path and folder.is_dir() and (files := unread_data_files(folder, read)):
         names = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")

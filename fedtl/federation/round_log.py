@@ -20,7 +20,7 @@ from fedtl.results.run import HistoryLine
 
 
 def history_line(finished: Round, seconds: float) -> HistoryLine:
-    """Return the line of a round that took so many seconds."""
+    """Return the line of a round. ``seconds``: the time that it took."""
     metrics = {name: dict(reply.metrics) for name, reply in finished.replies.items()}
     return HistoryLine(
         round=finished.after.round,

@@ -146,7 +146,7 @@ class PrivacyGuarantee:
 
 
 def steps_of_epochs(records: int, batch: int, epochs: Sequence[int]) -> tuple[int, ...]:
-    """The steps of each phase: as many as its epochs would have batches."""
+    """Return the steps of each phase: the number of batches that its epochs would have."""
     return tuple(count * -(-records // min(batch, records)) for count in epochs)
 
 

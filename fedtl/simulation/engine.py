@@ -35,8 +35,8 @@ class Engine(Protocol):
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
         """
-        Yield (name, result) in the order of ``silos``, each silo's changed ``local`` and labels put back into it. At most
-        as many results as there are workers are held back until it is their turn.
+        Yield (name, result) in the order of ``silos``, each silo's changed ``local`` and labels put back into it. Results
+        that come before their turn are held back, at most one for each worker.
 
         A SiloFailed is a result and leaves the silo unchanged: the job raised it, or it failed unexpectedly
         ``MAX_ATTEMPTS`` times. Any other FedTLError is raised and ends the run.

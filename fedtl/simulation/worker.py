@@ -28,7 +28,7 @@ from fedtl.training.silo import Silo
 
 STARTED, READY = "started", "ready"
 UNGUARDED = 78  # exit code of a worker that ran into the call that had started it
-CACHED_SILOS = 1024  # mapped data of so many silos stays open in a worker: a few small objects each
+CACHED_SILOS = 1024  # silos whose mapped data stays open in a worker: a few small objects each
 
 
 @dataclass(frozen=True)

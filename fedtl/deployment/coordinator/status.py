@@ -76,8 +76,8 @@ def server_status(folder: Path) -> ServerStatus:
 
 def certificate_lines(folder: Path, within: float = math.inf) -> list[str]:
     """
-    Return how long the gate's certificate and its authority are valid, and what to do where one ends soon; of those that end ``within``
-    so many days.
+    Return how long the gate's certificate and its authority are valid, and what to do where one ends soon. Only those that end ``within``
+    this number of days are listed.
     """
     tls, again = folder / "tls", "send every site the ca.crt of a new authority, see deploy/README.md"
     certificates = (

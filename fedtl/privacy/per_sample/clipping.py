@@ -142,10 +142,8 @@ def _layer_without_rows(net: nn.Module, rows: Tensor, losses: Losses) -> str:
         if any(weight.requires_grad for weight in layer.parameters(recurse=False))
     ]
     try:
-        for some in (
-            rows,
-            rows[:-1],
-        ):  # a layer with as many positions as there are records has not fewer of them
+        # With one record less, a layer whose number of positions happens to be that of the records is seen to keep it.
+        for some in (rows, rows[:-1]):
             count = len(some)
             losses(net, some)
     finally:
