@@ -1,4 +1,4 @@
-"""Columns of a table that give the label away, alone or together: what is known only once the label is."""
+"""Columns of a table that determine the label, alone or together: often their values are known only after the label."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -23,9 +23,9 @@ def decisive_columns(
     x: Array, y: Array, names: Sequence[str], settings: DataSettings
 ) -> Iterator[tuple[str, float]]:
     """
-    Yield each column that alone nearly determines the label, and how nearly, from NEARLY to 1: of classes the share of rows, in the mean of
-    classes, that few intervals of the column tell right, or between two classes the AUC where it is larger; of the values of a regression
-    the rank correlation. Of classes, a missing value is one, too. Classes of fewer than FEW_ROWS rows are left out.
+    Yield each column that alone nearly determines the label, with a number from NEARLY to 1. For classes it is the share of rows, averaged
+    over classes, that a few intervals of the column predict; between two classes the AUC, where it is larger. For the values of a regression
+    it is the rank correlation. With classes, a missing cell counts as a value, too. Classes of fewer than FEW_ROWS rows are left out.
     """
     if y.ndim > 1:
         return
@@ -43,7 +43,7 @@ def decisive_columns(
         there = ~np.isnan(column) & labelled
         values = [(column[there], target[there])]
         if settings.predicted.has_classes and (labelled & ~there).sum() >= FEW_ROWS:
-            # A missing value can tell a class.
+            # That a cell is missing can determine the class.
             values.append((_missing_first(column[labelled]), target[labelled]))
         shares = [measure(*one) for one in values if len(one[1]) >= FEW_VALUES and len(np.unique(one[1])) > 1]
         if max(shares, default=0.0) >= NEARLY:

@@ -27,7 +27,7 @@ SITE = {
     ),
     "data.silo": 'the name of these rows in the source; "": the site\'s name',
     "data.split_seed": "of the split, so of which rows are used for training; do not change it",
-    "data.unlabelled": "the labels of training and validation rows are not used, whatever the plan says; test labels only judge",
+    "data.unlabelled": "the labels of training and validation rows are not used, whatever the plan says; test labels are used for measurement only",
     "data.classes": "every label that can occur, for a local head; the plan lists those of a shared head; []: those of the plan",
     "data.bounds": (
         'for scale = "dp": { column = [low, high] }; "*" stands for all other columns; {}: those of the approved plan'

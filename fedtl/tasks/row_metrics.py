@@ -71,9 +71,7 @@ def balanced_accuracy(answers: Answers, weights: Floats) -> Floats:
     recalls = [ratio(weights, right & (answers.y == c), answers.y == c) for c in np.unique(answers.y)]
     stacked = np.stack(recalls, 1)
     there = np.isfinite(stacked)
-    classes = np.where(
-        there.sum(1) > 1, there.sum(1), np.nan
-    )  # balanced accuracy needs two classes
+    classes = np.where(there.sum(1) > 1, there.sum(1), np.nan)  # balanced accuracy needs two classes
     return np.asarray(np.where(there, stacked, 0).sum(1) / classes)
 
 

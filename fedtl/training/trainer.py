@@ -140,9 +140,7 @@ class Trainer:
         cannot be trained privately; none costs anything.
         """
         if not learns_from(self.method.losses, silo.data):
-            raise SiloFailed(
-                f"{silo.name}: no row has a label, and no loss of the method does without labels"
-            )
+            raise SiloFailed(f"{silo.name}: no row has a label, and every loss of the method needs labels")
         if silo.guarantee is None:
             update, local = self._round(silo, task)
             # A layer may write to tensors that no phase trains, such as its own buffers.
