@@ -74,10 +74,10 @@ def try_job(job: Job, trainer: Trainer, silo: Silo) -> Any:
     except Exception as error:
         if (line := module_failure(error)) is not None:
             raise ModelError(f"silo {silo.name}: {line}") from error
-        return UnexpectedFailure(first_line(error), traceback.format_exc())
+        return UnexpectedFailure(type_and_text(error), traceback.format_exc())
 
 
-def first_line(error: Exception) -> str:
+def type_and_text(error: Exception) -> str:
     """The type of an exception and the first line of its text."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 

@@ -147,9 +147,9 @@ class LearningTask(ABC):
     def averaged(self, scores: Tensor) -> Tensor:
         """Return what is averaged over several models [N, ...]: probabilities, or values."""
 
-    @abstractmethod
     def scores_of(self, average: Tensor) -> Tensor:
-        """Return the scores [N, width] of averages: the inverse of ``averaged``."""
+        """Return the scores [N, width] of averages: the inverse of ``averaged``. By default scores are logarithms."""
+        return average.clamp_min(torch.finfo(average.dtype).tiny).log()
 
     def mixed(self, parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         """Return the scores [N, width] of a mix of several models. ``weights``: none is 0, and they sum to 1."""

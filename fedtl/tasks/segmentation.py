@@ -102,9 +102,6 @@ def answer(row):
     def averaged(self, scores: Tensor) -> Tensor:
         return scores.softmax(1)
 
-    def scores_of(self, average: Tensor) -> Tensor:
-        return average.clamp_min(torch.finfo(average.dtype).tiny).log()
-
     def constant_scores(self, y: Tensor, width: int) -> Tensor:
         """Return the logarithm of (n_c + 1) / (n + C) for class c of C, over all pixels."""
         counts = torch.bincount(y[y != NO_LABEL].long(), minlength=width) + 1.0

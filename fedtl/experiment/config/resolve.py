@@ -10,7 +10,7 @@ import torch
 
 from fedtl._util.toml_text import Table
 from fedtl.data.settings import DataSettings
-from fedtl.errors import ConfigError
+from fedtl.errors import ConfigError, first_line
 from fedtl.experiment.config.call import arguments, call
 from fedtl.experiment.config.messages import choose_entry, retired_value, shorten, unknown_setting
 from fedtl.experiment.config.model_schema import ModelSettings, TrainSettings
@@ -276,7 +276,7 @@ def _try_optimizer(name: str, settings: Mapping[str, Any]) -> None:
     try:
         OPTIMIZERS[name]([torch.nn.Parameter(torch.zeros(1))], **{"lr": 1.0, **settings})
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         given = ", ".join(f"{key} = {shorten(value)}" for key, value in settings.items())
         raise ConfigError(f"method.server: {name!r} does not take {given}: {reason}") from error
 

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fedtl.errors import ConfigError, FedTLError
+from fedtl.errors import ConfigError, FedTLError, first_line
 from fedtl.privacy.per_sample import bookkeeping
 from fedtl.privacy.per_sample.bookkeeping import Gradients
 from fedtl.privacy.per_sample.independence import without_dropout
@@ -102,7 +102,7 @@ def choose_gradient_method(
         except FedTLError:
             raise
         except Exception as error:  # Opacus fails in as many ways as there are layers
-            why = (str(error).splitlines() or [type(error).__name__])[0]
+            why = first_line(error)
             raise _unsupported(net, rows, losses, why) from error
         if not _equal(reference, truth):
             raise _unsupported(net, rows, losses, "they differ from autograd's gradients of single rows")
