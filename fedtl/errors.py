@@ -100,3 +100,8 @@ class Refuted(FedTLError):
     """An audit refuted a claim, or a bundle differs from what was signed."""
 
     exit_code = 5
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of a library says in its first line, for a message; the name of its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -26,7 +26,8 @@ MARKS = {
     ),
     "process": (
         *("cli/", "deployment/", "simulations/", "simulation/test_processes.py", "simulation/test_ray.py"),
-        *("data/test_columns.py", "report/test_report.py", "test_api.py", "test_packaging.py"),
+        *("data/test_columns.py", "test_api.py", "test_packaging.py"),
+        *(f"report/test_{name}.py" for name in ("answers", "pages", "plots", "privacy_pages", "tables")),
         *(
             f"experiment/test_{name}.py"
             for name in (

@@ -112,7 +112,7 @@ def test_frames_may_have_columns_of_text_and_need_no_source():
         (BANKS, {**banks(), "b": banks()["b"].drop(columns="income")}, "silo b has no column 'income'"),
         (BANKS, {**banks(), "b": banks()["b"].assign(age=1.0)}, "silo a has no column 'age'"),
         ({**BANKS, "train.lr": 0.1}, banks(), 'write {"train": {"lr": ...}}'),
-        (BANKS, {1: banks()["a"]}, "the silo name 1 is of type int"),
+        (BANKS, {1: banks()["a"]}, "silo name 1 is of type int"),
         (BANKS, {"a": None}, "its rows are of type NoneType"),
         (BANKS, {"a": pd.concat([banks()["a"]] * 2, axis=1)}, "two columns are named"),
         (BANKS, {"a": ((row for row in "ab"), [0, 1])}, "train_x is of type generator"),

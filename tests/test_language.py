@@ -1,13 +1,11 @@
-"""The language as a test: tests match on short parts of a message, and words that were retired stay away."""
+"""The language as a test: words that were retired stay away."""
 
-import ast
 import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LONGEST_MATCH = 4  # words: more is a sentence, and mending its wording would break a test
 
 # What the field has a word of its own for, as a regular expression of whole words, and that word.
 RETIRED = {
@@ -21,32 +19,6 @@ RETIRED = {
 }
 TEXTS = ("*.py", "*.j2", "*.md", "*.toml", "*.yml", "*.yaml", "*.service")
 FOLDERS = ("fedtl", "docs", "deploy", "server", "clients", "simulations")
-
-
-def matches(path: Path) -> list[tuple[int, str]]:
-    """Return the line and the constant text of each ``match=`` pattern in a test file."""
-    patterns = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.keyword) and node.arg == "match":
-            parts = node.value.values if isinstance(node.value, ast.JoinedStr) else [node.value]
-            text = "".join(
-                str(part.value) if isinstance(part, ast.Constant) else "{}"
-                for part in parts
-                if isinstance(part, ast.Constant | ast.FormattedValue)
-            )
-            patterns.append((node.value.lineno, text))
-    return patterns
-
-
-@pytest.mark.slow
-def test_tests_match_on_short_parts_of_a_message():
-    long = [
-        f"{path.relative_to(ROOT)}:{line}: {text}"
-        for path in sorted((ROOT / "tests").rglob("*.py"))
-        for line, text in matches(path)
-        if len(re.findall(r"[A-Za-z][\w.\\-]+", text)) > LONGEST_MATCH
-    ]
-    assert not long, "\n".join(long)
 
 
 @pytest.mark.slow

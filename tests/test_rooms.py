@@ -93,6 +93,7 @@ DOORS = {
     "PIL": {"data.huggingface", "data.pictures"},
     "pydicom": {"data.dicom"},
     "nibabel": {"data.nifti"},
+    "tomllib": {"_util.toml_text"},
     "duckdb": {"data.parquet_query"},
     "pydantic": {
         *(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from fedtl.errors import ConfigError
+from fedtl.errors import ConfigError, first_line
 from fedtl.experiment.config.custom import CustomValues
 from fedtl.methods.base import Method
 from fedtl.models.custom import Build, as_build
@@ -42,7 +42,7 @@ def check_sendable(values: CustomValues) -> None:
         try:
             sent = pickle.dumps(value)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ConfigError(f"{name} cannot be sent to worker processes ({reason}); {_WAY_OUT}") from error
         if b"__main__" in sent and not hasattr(sys.modules["__main__"], "__file__"):
             raise ConfigError(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SECONDS_A_LINE = 10  # between two lines of progress where there is no terminal
 LONG_ENOUGH = 5.0  # seconds from which the time that is left is estimated
-FEW_PARTS = 20  # for as many, the first part alone gives an estimate
+FEW_PARTS = 20  # up to this number of parts, the first part alone gives an estimate
 
 # emoji: rich would print ":CD:", which a fingerprint or a path can have, as a picture.
 out_console, err_console = Console(emoji=False), Console(stderr=True, emoji=False)
@@ -189,7 +189,7 @@ def training_progress(
     pause: float = SECONDS_A_LINE,
     counted: str = "round",
 ) -> Iterator[TrainingProgress]:
-    """Show the progress of a training of so many rounds in all. ``pause``, ``counted``: as ``progress_bar``; 0: a line a round."""
+    """Show the progress of a training of ``rounds`` rounds in all. ``pause``, ``counted``: as ``progress_bar``; 0: a line a round."""
     with progress_bar(title, silent, pause, counted) as bar:
         bar(0, rounds)
         yield TrainingProgress(bar, rounds, folder, announced=silent)

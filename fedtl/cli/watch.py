@@ -75,9 +75,10 @@ def _round_writer(run: Path, events: Path | None, metrics: Path | None) -> Itera
     from fedtl.experiment.watched import histories
     from fedtl.report.events import RoundEvents
     from fedtl.report.metrics_lines import MetricsFile
+    from fedtl.report.round_writer import RoundWriter
 
     with ExitStack() as open_files:
-        writers: list[RoundEvents | MetricsFile] = []
+        writers: list[RoundWriter] = []
         if events:
             writers.append(open_files.enter_context(RoundEvents(events)))
         if metrics:

@@ -1,16 +1,16 @@
 """Declared numbers by column or channel: constants to scale by, from a TOML file, and bounds, from ``data.bounds``."""
 
 import math
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
+from fedtl._util.toml_text import Table, parse_toml
 from fedtl.errors import ConfigError, ConstantsError
 
 OTHERS = "*"  # stands for every column or channel that is not named
+_WAY_OUT = 'correct it, or set "silo", "none" or "dp"'
 MAX_FILE_BYTES = 10_000_000  # of a file of constants: about 200,000 columns
 
 
@@ -48,26 +48,22 @@ def read_constants_file(path: Path) -> dict[str, Constants]:
     return {name: _constants(path, name, entry) for name, entry in _read_table(path).items()}
 
 
-def _read_table(path: Path) -> dict[str, Any]:
+def _read_table(path: Path) -> Table:
     try:
         if not path.is_file():  # a pipe or a device may never end
             raise OSError("there is no such file")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise OSError(f"it has {path.stat().st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: not TOML, not UTF-8, or a number of 5,000 digits
-        raise ConstantsError(
-            f'data.scale: {path} is not a readable TOML file of constants: {error}; correct it, or set "silo", "none" or "dp"'
-        ) from error
+        return parse_toml(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ConstantsError(f"data.scale: {path} cannot be read: {error}; {_WAY_OUT}") from error
+    except ValueError as error:
+        raise ConstantsError(f"data.scale: {error}; {_WAY_OUT}") from error
 
 
 def misnamed(declared: Collection[str], known: Sequence[str]) -> str:
     """
-    Return what is wrong where a declared name is none of the ``known`` and ["*"] stands beside it, because the column that it was meant
+    Return what is wrong where a declared name is none of the ``known`` and ["*"] is declared too, because the column that it was meant
     for would silently get the values of "*"; else "". Without "*", a column that lacks an entry is refused by its name.
     """
     unknown = sorted(set(declared) - {OTHERS, *known}) if OTHERS in declared else []

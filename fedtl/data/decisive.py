@@ -1,4 +1,4 @@
-"""Columns of a table that give the label away, alone or together: what is known only once the label is."""
+"""Columns of a table that determine the label, alone or together: often their values are known only after the label."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -23,9 +23,9 @@ def decisive_columns(
     x: Array, y: Array, names: Sequence[str], settings: DataSettings
 ) -> Iterator[tuple[str, float]]:
     """
-    Yield each column that alone nearly determines the label, and how nearly, from NEARLY to 1: of classes the share of rows, in the mean of
-    classes, that few intervals of the column tell right, or between two classes the AUC where it is larger; of the values of a regression
-    the rank correlation. Of classes, a missing value is one, too. Classes of fewer than FEW_ROWS rows are left out.
+    Yield each column that alone nearly determines the label, with a number from NEARLY to 1. For classes it is the share of rows, averaged
+    over classes, that a few intervals of the column predict; between two classes the AUC, where it is larger. For the values of a regression
+    it is the rank correlation. With classes, a missing cell counts as a value, too. Classes of fewer than FEW_ROWS rows are left out.
     """
     if y.ndim > 1:
         return
@@ -43,7 +43,7 @@ def decisive_columns(
         there = ~np.isnan(column) & labelled
         values = [(column[there], target[there])]
         if settings.predicted.has_classes and (labelled & ~there).sum() >= FEW_ROWS:
-            # A missing value can tell a class.
+            # That a cell is missing can determine the class.
             values.append((_missing_first(column[labelled]), target[labelled]))
         shares = [measure(*one) for one in values if len(one[1]) >= FEW_VALUES and len(np.unique(one[1])) > 1]
         if max(shares, default=0.0) >= NEARLY:
@@ -94,11 +94,12 @@ def columns_together(x: Array, y: Array, names: Sequence[str], settings: DataSet
 
 def _share_in_intervals(column: Array, y: Array, count: int) -> float:
     """
-    Return the share of each class's rows that lie in intervals of that class, in the mean of the ``count`` classes. There are as many
-    intervals as classes, and one more of many values, found by one cut after another as in a decision tree (Breiman et al., 1984); of a
-    code of at most twice as many values each value is one. 0.0 where a class has few rows with a value, or the classes lie mixed.
+    Return how well intervals of the column's values separate the ``count`` classes: the share of a class's rows that lie in intervals of
+    that class, averaged over the classes; 0.0 where a class has few rows with a value, or the classes lie mixed.
 
-    With more intervals, values that belong to few units, such as the age of a patient with many rows, would tell the class by chance.
+    The intervals are found by one cut after another, as in a decision tree (Breiman et al., 1984): one for each class, and one more where
+    the column has many values. Where it has at most twice as many values as there are classes, each value is an interval. With more
+    intervals, values that belong to few units, such as the age of a patient with many rows, would predict the class by chance.
     """
     order = np.lexsort((y, column))
     values, classes = column[order], y[order].astype(int)

@@ -14,7 +14,7 @@ from fedtl.data.bounded import check_bytes, check_file_size
 from fedtl.data.settings import WINDOW, DataSettings
 from fedtl.data.slices import FRAME, chosen
 from fedtl.data.source import Array
-from fedtl.errors import DataError
+from fedtl.errors import DataError, first_line
 
 SUFFIXES = {".dcm", ".dicom"}
 MAGIC = b"DICM"  # after a preamble of 128 bytes
@@ -76,7 +76,7 @@ def read_dicom(path: Path, settings: DataSettings) -> Array:
     except DataError:
         raise
     except Exception as error:  # a damaged file fails in as many ways as there are elements
-        raise DataError(f"{path} cannot be read as DICOM: {_first_line(error)}") from error
+        raise DataError(f"{path} cannot be read as DICOM: {first_line(error)}") from error
 
 
 def spacing(path: Path) -> tuple[float, ...] | None:
@@ -91,10 +91,6 @@ def spacing(path: Path) -> tuple[float, ...] | None:
     except Exception:  # the image itself has been read
         return None
     return down, across
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check_syntax(path: Path, pydicom: Any) -> None:

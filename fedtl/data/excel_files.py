@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedtl.data.bounded import check_bytes, check_file_size
-from fedtl.errors import DataError
+from fedtl.errors import DataError, first_line
 
 Cell = object  # a number, a text, a truth value, a date or a time; None where empty
 MAX_CELLS = (
@@ -74,7 +74,7 @@ def _cells(path: str, sheet: str, stored: bool, merged: bool) -> Iterator[list[C
                 check_bytes(Path(path), sum(part.file_size for part in packed.infolist()))
             book = load_workbook(stream, data_only=stored, keep_links=False)
     except Exception as error:  # whatever a part of the file that the library does not know makes it raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DataError(
             f"{path} cannot be read as an Excel file: {reason}; save it again as .xlsx"
         ) from error

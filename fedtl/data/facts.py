@@ -239,7 +239,7 @@ def _target(raw: Raw, settings: DataSettings) -> tuple[Array, Sequence[str]]:
 
 def _thousands(x: Array, names: Sequence[str]) -> Iterator[tuple[str, float, float]]:
     """
-    Yield each column whose numbers of 1,000 and more may have lost three digits: whole numbers from 100 to 999 stand beside fractions of
+    Yield each column whose numbers of 1,000 and more may have lost three digits: whole numbers from 100 to 999 occur together with fractions of
     three decimals, and nothing else does. A measured fraction is whole once in a thousand times.
     """
     for name, column in zip(names, x.T, strict=True):

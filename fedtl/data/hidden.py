@@ -3,7 +3,7 @@ Labels that an experiment does not use: those of an unlabelled silo, and all but
 ``data.label_fraction``); and rows that have none (``data.missing_labels``).
 
 Labels are removed right after the rows are split, so that nothing after this file can read them. The rows stay, as inputs
-without labels. Test labels stay, because they only judge.
+without labels. Test labels stay, because they are used for measurement only.
 """
 
 from dataclasses import dataclass, replace

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedtl.data.settings import DataSettings
-from fedtl.errors import DataError
+from fedtl.errors import DataError, first_line
 
 HUB = "hf-hub:"
 FORMS = ("parquet", "csv", "json", "arrow", "imagefolder")
@@ -50,7 +50,7 @@ def _snapshot(name: str, revision: str, download: bool) -> Path:
         )
     except Exception as error:  # it raises one type for each thing that a server can answer
         wanted = f"{name} at {revision}" if revision else name
-        why = "data.download is not set" if not download else _first_line(error)
+        why = "data.download is not set" if not download else first_line(error)
         raise DataError(
             f"data.path: the set {wanted} is not in the cache of this machine, {constants.HF_HUB_CACHE} ({why}); set data.download = true where "
             "there is a connection, copy that cache, or set data.path to a folder that Dataset.save_to_disk wrote"
@@ -72,7 +72,7 @@ def _load(folder: Path, name: str, subset: str) -> Any:
         builder: Any = datasets.load_dataset_builder(str(folder), subset or None)
     except Exception as error:  # as above
         raise DataError(
-            f"data.path: the set {name} cannot be read: {_first_line(error)}; if the set has several parts, name one in data.subset"
+            f"data.path: the set {name} cannot be read: {first_line(error)}; if the set has several parts, name one in data.subset"
         ) from error
     form = type(builder).__module__.rpartition(".")[2]
     if form not in FORMS:
@@ -85,11 +85,7 @@ def _load(folder: Path, name: str, subset: str) -> Any:
         builder.download_and_prepare()
         return builder.as_dataset()
     except Exception as error:  # as above
-        raise DataError(f"data.path: the set {name} cannot be read: {_first_line(error)}") from error
+        raise DataError(f"data.path: the set {name} cannot be read: {first_line(error)}") from error
     finally:
         if bars:
             datasets.enable_progress_bars()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

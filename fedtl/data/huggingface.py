@@ -18,7 +18,7 @@ from fedtl.data.pictures import of_eight_bits
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.data.unlabelled import is_unlabelled
-from fedtl.errors import DataError
+from fedtl.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +118,7 @@ def _saved(path: Path) -> Any:
     try:
         return _library().load_from_disk(str(path))
     except Exception as error:  # a damaged folder fails in as many ways as there are files in it
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DataError(f"{path} cannot be read as a set of Hugging Face's datasets: {reason}") from error
 
 

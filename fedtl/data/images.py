@@ -214,8 +214,8 @@ def _unread(home: Path, splits: Sequence[str]) -> tuple[str, ...]:
                 lines.append(f"{parent.name}/{label} has no file")
         if outside := [path for path in sorted(parent.iterdir()) if is_image(path)]:
             lines.append(f"{counted(len(outside), 'image')} of {parent.name} in no class folder, not read")
-    if splits and (beside := [folder for folder in _folders(home) if folder not in splits]):
-        lines.append(f"the folders {', '.join(beside)} next to {', '.join(splits)} are not read")
+    if splits and (unread := [folder for folder in _folders(home) if folder not in splits]):
+        lines.append(f"the folders {', '.join(unread)} next to {', '.join(splits)} are not read")
     return tuple(lines)
 
 

@@ -100,7 +100,7 @@ def _unread(folder: Path) -> Iterator[str]:
         ]
         if others:
             yield f"{counted(len(others), 'file')} of {folder.name}/{kind} not read, because not a picture"
-    if beside := [
+    if unread := [
         path for path in folder.iterdir() if path.name not in (IMAGES, MASKS) and not is_hidden(path)
     ]:
-        yield f"not read: {', '.join(sorted(path.name for path in beside)[:3])}{', ...' * (len(beside) > 3)} next to {folder.name}/{IMAGES} and {MASKS}"
+        yield f"not read: {', '.join(sorted(path.name for path in unread)[:3])}{', ...' * (len(unread) > 3)} next to {folder.name}/{IMAGES} and {MASKS}"

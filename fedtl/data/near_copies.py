@@ -16,8 +16,8 @@ from fedtl.data.source import Array, finite_numbers
 DIGITS = (2, 4)  # significant ones of a number, from coarse to fine
 STEPS = (16, 64)  # of brightness
 CELLS = 4  # along each of the last axes of an image
-# Where rounding makes more than this share of different rows alike, it tells nothing. Otherwise about twice as many rows of two silos
-# are alike by chance, and a few of a small silo: below the numbers from which near copies are told.
+# A rounding that makes more than this share of a silo's different rows alike is not used. Of a finer one, about twice this share of two
+# silos' rows are alike by chance, and a few rows of a small silo; that is below NEAR_SHARE and NEAR_ROWS, from which near copies are named.
 MERGED = 0.01
 NEAR_SHARE, NEAR_ROWS = 0.1, 10
 
@@ -37,7 +37,7 @@ class NearRows:
 
 
 def are_many(count: int, rows: int) -> bool:
-    """Return whether so many of ``rows`` are more than chance makes alike."""
+    """Return whether ``count`` of ``rows`` is more than chance makes alike."""
     return count >= NEAR_ROWS and count > NEAR_SHARE * rows
 
 
@@ -67,14 +67,14 @@ def near_pairs(
     Yield each pair of silos in which many rows of one are nearly rows of the other, and how many. ``same``: by pair, how many are equal;
     they do not count.
     """
-    told: set[tuple[str, str]] = set()
+    named: set[tuple[str, str]] = set()
     for level in range(len(DIGITS)):
         rows = {name: own for name, silo in silos.items() if (own := silo.levels[level]) is not None}
         counts = _shared(rows)
         for pair in combinations(rows, 2):
-            if pair in told:  # by a coarser rounding
+            if pair in named:  # by a coarser rounding
                 continue
-            told.add(pair)
+            named.add(pair)
             count = counts[pair] - same.get(pair, 0)
             if are_many(count, min(len(rows[name]) for name in pair)):
                 yield *pair, count
@@ -97,7 +97,7 @@ def _shared(rows: Mapping[str, Array]) -> Counter[tuple[str, str]]:
 
 
 def _rounded(numbers: Array, digits: int) -> Array:
-    """Return numbers with so many significant digits; NaN stays."""
+    """Return the numbers, rounded to this number of significant ``digits``; NaN stays."""
     size = np.abs(numbers)
     exponent = np.floor(
         np.log10(np.where(size > 0, size, 1.0), where=~np.isnan(size), out=np.zeros_like(size))

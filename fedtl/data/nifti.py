@@ -15,7 +15,7 @@ from fedtl.data.bounded import MAX_BYTES, check_bytes, check_file_size
 from fedtl.data.settings import DataSettings
 from fedtl.data.slices import chosen
 from fedtl.data.source import Array
-from fedtl.errors import DataError
+from fedtl.errors import DataError, first_line
 
 SUFFIXES = (".nii", ".nii.gz")
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # of an array whose axes point right, forward and up (RAS+)
@@ -46,7 +46,7 @@ def read_nifti(path: Path, settings: DataSettings) -> Array:
     except DataError:
         raise
     except Exception as error:  # a damaged file fails in as many ways as there are fields of its header
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DataError(f"{path} cannot be read as NIfTI: {reason}") from error
     if settings.kind == "volumes":
         return np.ascontiguousarray(_planes(values, AXES["axial"]))[None]

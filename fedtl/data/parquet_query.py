@@ -11,7 +11,7 @@ from decimal import Decimal
 from types import ModuleType
 from typing import Any
 
-from fedtl.errors import DataError
+from fedtl.errors import DataError, first_line
 
 SUFFIX = ".parquet"
 TABLE = "rows"
@@ -62,7 +62,7 @@ def _opened(path: str) -> Any:
     try:
         return pyarrow.dataset.dataset(path, format="parquet")
     except (OSError, pyarrow.ArrowInvalid) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0][:200]}") from error
+        raise DataError(f"{path} cannot be read as Parquet: {first_line(error)[:200]}") from error
 
 
 def _plain(cell: object, name: str, path: str) -> Cell:

@@ -130,7 +130,7 @@ class RowSettings(Settings):
 class SequenceSettings(Settings):
     """
     ``data.sequence``: an input is a series of measurements. Arrays are [N, T] or [N, T, C], steps before channels, or with
-    ``channels_first`` [N, C, T]. ``length``: longer series are cut to so many steps, shorter ones are filled up with missing
+    ``channels_first`` [N, C, T]. ``length``: longer series are cut to this number of steps, shorter ones are filled up with missing
     values; not set: all arrays have one length. A table has one row a step: ``id`` is the column that says which series a row
     belongs to, and ``time`` the one that orders its rows.
     """
@@ -205,8 +205,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     ``silos``: those that take part; []: all but ``silos_except``. ``min_rows`` and ``min_labels``: silos with fewer rows, or fewer
     different labels, before validation and test rows are split off, are left out. ``query``: of source "sql", the rows that are read. ``stream``: image files are read for each batch, and are
     never in memory together. ``late``: those that join after the last round,
-    with ``shots`` rows; ``late_head``: how the head of such a silo is fitted, where heads stay at home: "trained", with one in closed form beside
-    it, or "ridge": in closed form only.
+    with ``shots`` rows; ``late_head``: how the head of such a silo is fitted, where heads stay at home: "trained", and
+    in closed form as well, or "ridge": in closed form only.
     ``unit_column``: the column that says whose row it is. ``folds``: with 5, the rows are dealt to 5 parts, and part number
     ``fold`` (from 0) is tested on; ``test`` then has no meaning. ``split_column``: the column that says whether a row is one of
     "train", "val" or "test". ``split_seed``: decides which rows are for training, validation and testing; not set: the

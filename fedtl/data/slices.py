@@ -9,7 +9,7 @@ FRAME = "frame"
 
 
 def chosen(planes: Array, settings: SliceSettings) -> Array:
-    """Return the planes [S, H, W] between the shares ``start`` and ``stop`` of S, every so many of them, at least one."""
+    """Return the planes [S, H, W] between the shares ``start`` and ``stop`` of S, one of each ``every`` planes, and at least one."""
     count = len(planes)
     first = min(math.floor(settings.start * count), count - 1)
     last = max(math.ceil(settings.stop * count), first + 1)

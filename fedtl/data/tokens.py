@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedtl.data.source import Array
-from fedtl.errors import DataError
+from fedtl.errors import DataError, first_line
 
 
 def token_codes(texts: Sequence[str | None], path: str, width: int) -> Array:
@@ -48,7 +48,7 @@ def _read(path: str, width: int, changed: int, size: int) -> Any:
         tokenizer.no_padding()
         tokenizer.enable_truncation(width)
     except Exception as error:  # tokenizers raises Exception itself
-        reason = (str(error).splitlines() or [""])[0]
+        reason = first_line(error)
         raise DataError(
             f"data.tokenizer: {path} is not a tokenizer.json ({reason}); put the model's own there"
         ) from error

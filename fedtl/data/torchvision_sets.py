@@ -16,7 +16,7 @@ import numpy as np
 from fedtl._util.torchvision_import import import_torchvision
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
-from fedtl.errors import DataError
+from fedtl.errors import DataError, first_line
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def read(settings: DataSettings, name: str) -> Raw:
             _part(getattr(datasets, wanted.kind), wanted, settings, training) for training in (True, False)
         ]
     except Exception as error:  # a damaged file fails in as many ways as there are formats
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DataError(
             f"data.sets: the files of {name} in {root} cannot be read ({reason}); replace them by the publisher's"
         ) from error

@@ -1,4 +1,4 @@
-"""Rows whose cells have a type, of Parquet files and of queries: pandas alone would round large whole numbers beside an empty cell."""
+"""Rows whose cells have a type, of Parquet files and of queries: pandas alone would round large whole numbers in a column with an empty cell."""
 
 from collections.abc import Sequence
 from decimal import Decimal

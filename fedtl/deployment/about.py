@@ -27,7 +27,7 @@ SITE = {
     ),
     "data.silo": 'the name of these rows in the source; "": the site\'s name',
     "data.split_seed": "of the split, so of which rows are used for training; do not change it",
-    "data.unlabelled": "the labels of training and validation rows are not used, whatever the plan says; test labels only judge",
+    "data.unlabelled": "the labels of training and validation rows are not used, whatever the plan says; test labels are used for measurement only",
     "data.classes": "every label that can occur, for a local head; the plan lists those of a shared head; []: those of the plan",
     "data.bounds": (
         'for scale = "dp": { column = [low, high] }; "*" stands for all other columns; {}: those of the approved plan'
@@ -44,7 +44,7 @@ SITE = {
     ),
     "policy.max_bytes_per_round": "the most bytes that may leave in one round",
     "policy.max_update_norm": "the largest Euclidean norm of an update, over all its tensors; a larger one is refused",
-    "policy.minimum_silos": "the server must combine at least so many sites; fedtl cannot verify that it does",
+    "policy.minimum_silos": "the smallest number of sites that the server must combine; fedtl cannot verify that it does",
     "policy.share_row_count": (
         "whether the number of training rows may leave, as the weight of the update; under policy.privacy it is never sent, but the "
         "coordinator can infer it from the amount of noise"

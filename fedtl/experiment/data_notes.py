@@ -85,6 +85,6 @@ def _of_sizes(schema: DataSchema) -> Iterator[str]:
     small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     if (times := sizes[large] / sizes[small]) >= OTHER_UNIT:
         yield (
-            f"labels of {large} are {times:.3g} times as large as those of {small} ({sizes[large]:.3g} and {sizes[small]:.3g}, in the middle or as a "
-            "deviation), so their units may differ; convert them to one unit, because the loss and the mean over silos compare them"
+            f"labels of {large} are {times:.3g} times as large as those of {small} ({sizes[large]:.3g} and {sizes[small]:.3g}, as the median or "
+            "the standard deviation), so their units may differ; convert them to one unit, because the loss and the mean over silos compare them"
         )

@@ -120,7 +120,7 @@ def read_data_schema(
         raw = read(name) if read else prepare.read_silo(settings, name)
         if settings.sequence is None:
             _check_is_picture(raw, name)
-        unlabelled = name in settings.unlabelled  # its test labels only judge
+        unlabelled = name in settings.unlabelled  # its test labels are used for measurement only
         facts, hidden = NO_FACTS, hides_labels(settings, name)
         if look or not settings.by_record:
             facts, hashes[name] = row_facts(raw, settings, hidden or uses_missing(settings, name))

@@ -118,7 +118,7 @@ def distilled(
     """
     Train a net of the ``chosen`` kind on the silo's own training rows, on their labels and on what the silo's model gives, or on the
     mean of what it and those of ``others`` give (Hinton et al., 2014), and measure teachers and net on its test rows, which decide
-    nothing. ``epochs`` None: as many as the rounds and tuning of the run had. Raises ConfigError, DataError or ModelError.
+    nothing. ``epochs`` None: the number that the rounds and tuning of the run had together. Raises ConfigError, DataError or ModelError.
     """
     _check_teachers(model, others)
     experiment = model.experiment

@@ -69,5 +69,5 @@ def unequal_epochs(epochs: Mapping[str, int], local: str) -> list[str]:
     if 2 * epochs[local] in epochs.values():
         mixed = "; a method that averages with the silo's own model trains that one too, and local ensemble trains two"
     return [
-        f"not every method trains as many epochs at a silo as {local} ({epochs[local]}): {', '.join(others)}{mixed}"
+        f"not every method trains the same number of epochs at a silo as {local} ({epochs[local]}): {', '.join(others)}{mixed}"
     ]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedtl._util.torchvision_import import import_torchvision
-from fedtl.errors import ModelError
+from fedtl.errors import ModelError, first_line
 from fedtl.experiment.export_columns import columns_code, columns_in
 from fedtl.experiment.export_text import text_network
 from fedtl.models.folder_files import is_folder_name
@@ -132,7 +132,7 @@ def write_script(model: "SiloModel", out: Path, files: Mapping[str, int]) -> str
         lines = network_code(model)
         _check(model, out, files, lines)
     except Exception as error:  # code that is made of names and sizes may be wrong in many ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         return f"no {FILE}: {reason}; build {model.settings.name} and load the weights into it"
     columns = columns_in(model.experiment.data, model.inputs)
     code = columns_code(columns) if columns else ""

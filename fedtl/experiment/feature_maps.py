@@ -59,7 +59,7 @@ def features(folder: RunFolder) -> Features:
 
 
 def _evenly(rows: Dataset, most: int) -> Dataset:
-    """Return at most so many rows, spread evenly."""
+    """Return at most ``most`` of the rows, evenly spaced."""
     return rows.take(torch.arange(0, len(rows), max(1, -(-len(rows) // most))))
 
 

@@ -12,7 +12,7 @@ from fedtl.methods.label_free import made_with_labels, trains_body_alone, withou
 from fedtl.methods.registry import METHODS
 from fedtl.models.roles import Role
 
-THERE = "their test labels only judge; there, "  # what follows is of one method
+THERE = "their test labels are used for measurement only; there, "  # what follows is of one method
 
 
 def no_silo_has_labels(experiment: Experiment, training: Collection[str]) -> bool:
@@ -80,7 +80,7 @@ def label_notes(experiment: Experiment, method: Method, silos: Sequence[str]) ->
     between = [type(term).__name__ for term in method.losses if term.needs_target and term.summaries()]
     if data.target_domain and between:
         yield (
-            f"{between[0]} compares silos with and without labels by what crosses, and rows of data.target_domain do not cross; "
+            f"{between[0]} compares silos with and without labels by what they send, and rows of data.target_domain are not sent; "
             "for a second domain of the same silo use mmd, coral or dann"
         )
     if data.label_fraction != 1.0:

@@ -23,8 +23,8 @@ FINAL = (
 
 def add_rounds(folder: RunFolder, rounds: int) -> int:
     """
-    Give the run so many further rounds, and return how many it then has in all; the run itself does them when it is resumed.
-    Nothing is trained here. What was written after the last round is removed, the settings last, so that a process that is killed
+    Raise the number of the run's rounds by ``rounds`` and return the new number. Nothing is trained here; the run does the further
+    rounds when it is resumed. What was written after the last round is removed, the settings last, so that a process that is killed
     in between leaves a run that can be resumed with the old number of rounds.
 
     Raises ConfigError where rounds that are done would have been others in a longer run or a file that it began from has changed, and BudgetExhausted for a private run.

@@ -1,12 +1,12 @@
 """The page of a finished run, comparison or transferability, written into its folder."""
 
-import tomllib
 from pathlib import Path
 
 import fedtl
 from fedtl._util.files import write_file
 from fedtl.errors import ConfigError
 from fedtl.experiment.columns import run_folders
+from fedtl.experiment.config.settings_file import read_toml
 from fedtl.experiment.curves import learning_curves
 from fedtl.experiment.feature_maps import features
 from fedtl.experiment.page_facts import comparison_facts, run_facts
@@ -17,6 +17,7 @@ from fedtl.report.run_page import run_page
 from fedtl.report.transfer_page import transfer_page
 
 PAGE = "report.html"
+SETTINGS = "experiment.toml"
 
 
 def write_run_page(folder: RunFolder, with_features: bool = False) -> Path:
@@ -61,7 +62,7 @@ def write_pair_page(first: RunFolder, second: RunFolder, out: Path) -> Path:
             )
     if out.exists():
         raise ConfigError(f"--out: {out} exists; name a new file")
-    settings = [tomllib.loads(_settings(folder)) for folder in folders]
+    settings = [read_toml(folder.path / SETTINGS) for folder in folders]
     names = [folder.path.name for folder in folders]
     if names[0] == names[1]:
         names = [str(folder.path) for folder in folders]
@@ -71,7 +72,7 @@ def write_pair_page(first: RunFolder, second: RunFolder, out: Path) -> Path:
 
 
 def _settings(folder: RunFolder) -> str:
-    return (folder.path / "experiment.toml").read_text()
+    return (folder.path / SETTINGS).read_text()
 
 
 def _write(folder: RunFolder, text: str) -> Path:

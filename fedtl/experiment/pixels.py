@@ -1,13 +1,13 @@
 """The scale of pixels that a model expects (``model.pixels``): looked up once, and then written in numbers into the run folder."""
 
 import json
-import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.config.schema import is_custom
+from fedtl.experiment.config.settings_file import read_toml
 from fedtl.models.libraries import pixel_scale_of
 from fedtl.models.net import Shape
 from fedtl.models.pixels import PixelScale, pixel_scale
@@ -72,8 +72,8 @@ def recorded_pixels(weights: Path) -> Values | str | None:
     except (OSError, ValueError, AttributeError):
         pass
     try:
-        table = tomllib.loads((weights.parent / "experiment.toml").read_text())
-    except (OSError, ValueError):
+        table = read_toml(weights.parent / "experiment.toml")
+    except ConfigError:
         return None
     return table.get("model", {}).get("pixels", SIGNED)
 

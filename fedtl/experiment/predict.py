@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedtl._util.records import to_plain
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.source import Array
-from fedtl.errors import ConfigError, DataError
+from fedtl.errors import ConfigError, DataError, first_line
 from fedtl.experiment.config.resolve import silo_model
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.export_columns import describe_columns
@@ -272,6 +272,6 @@ def _onnx(model: SiloModel, out: Path) -> str:
             )
     except Exception as error:  # an exporter fails in as many ways as there are operators
         path.unlink(missing_ok=True)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         return f"no model.onnx: {reason}"
     return f"{path}: input x [n, {', '.join(map(str, model.shape))}], output scores"

@@ -54,7 +54,7 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
 
 
 def _of_files(data: DataSettings) -> Iterator[str]:
-    """Yield a line for files that may hold rows and lie beside those of the silos."""
+    """Yield a line for files that may hold rows and lie next to those of the silos."""
     folder, read = Path(data.path), READ.get(data.source)
     if read and data.path and folder.is_dir() and (files := unread_data_files(folder, read)):
         names = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")
@@ -67,7 +67,7 @@ def _of_names(schema: DataSchema, source: str) -> Iterator[str]:
     names = [schema.stored.get(name, name) for name in schema.silos]
     if len(names) > 1 and all(name.lower() in PARTS for name in names):
         yield (
-            f"the silos are named like parts of one set ({', '.join(names)}), and each is trained and tested on; if they are parts, store them as "
+            f"the silos are named like parts of one set ({', '.join(names)}), and each is used as a silo of its own; if they are parts, store them as "
             f"those of one silo: {PARTS_OF.get(source, 'see docs/sources.md')}"
         )
 
@@ -177,12 +177,12 @@ def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
     if listed := by_silo(decisive, quoted=False):
         yield (
             f"a column alone nearly determines the label ({listed}: AUC, rank correlation, or the share of rows "
-            "that few intervals tell right); if it is known only once the label is, list it in data.drop"
+            "that a few intervals predict); if its values are known only after the label, list it in data.drop"
         )
     if listed := by_silo({name: own.together for name, own in facts.items()}):
         yield (
-            f"these columns together give the label of every row, as the other columns of a one-hot label do ({listed}); if they are known only "
-            "once the label is, list them in data.drop"
+            f"these columns together give the label of every row, as the other columns of a one-hot label do ({listed}); if their values "
+            "are known only after the label, list them in data.drop"
         )
     sentinels = {
         name: [f"{column!r} = {value:g} in {count} rows" for column, value, count in own.sentinels]

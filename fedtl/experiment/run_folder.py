@@ -21,7 +21,7 @@ from fedtl._util.files import write_file, write_json
 from fedtl._util.records import Record, from_plain
 from fedtl.data.preprocess import Inputs
 from fedtl.data.target_encoding import TargetTable
-from fedtl.errors import ConfigError
+from fedtl.errors import ConfigError, first_line
 from fedtl.experiment.config.custom import NO_VALUES, CustomValues, passed_values
 from fedtl.experiment.config.load import load_experiment, to_toml
 from fedtl.experiment.config.schema import Experiment
@@ -207,5 +207,5 @@ class RunFolder:
 
 
 def _damaged(path: Path, error: Exception) -> ConfigError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+    reason = first_line(error)[:80]
     return ConfigError(f"{path} is missing or damaged ({reason}); repeat the run with another --out")

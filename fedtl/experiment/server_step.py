@@ -18,7 +18,7 @@ def server_notes(server: Server, memory: Memory) -> Iterator[str]:
     if isinstance(server, ServerStep) and server.trusted and memory:
         weights = ", ".join(f"{silo} {weight:.2f}" for silo, weight in sorted(memory.items()))
         yield (
-            f"method.server: by how far their updates agree with those of {', '.join(server.trusted)}, silos count by {weights} in the end"
+            f"method.server: silos are weighted by how far their updates agree with those of {', '.join(server.trusted)}; in the end by {weights}"
         )
 
 

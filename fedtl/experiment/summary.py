@@ -32,7 +32,7 @@ from fedtl.training.metrics import worst_of
 
 LOCAL, POOLED, PROBE = "local", "pooled", "probe"
 YARDSTICKS = (LOCAL, ENSEMBLE, CONSTANT, PROBE, POOLED)  # not methods of joining: never "best"
-MAX_NAMED = 6  # a warning names at most so many silos
+MAX_NAMED = 6  # the most silos that a warning names
 Gains = Mapping[str, Mapping[str, Gain]]  # by method and silo
 
 

@@ -41,7 +41,7 @@ MAX_TASK_BYTES = 1 << 34
 TRAIN, ASK_VERDICT = "train", "query"  # Flower's types of a message
 CONNECT_SECONDS = 1.0  # between two questions which silos are connected
 SHORTEST_POLL, LONGEST_POLL = 0.2, 1.0  # seconds between two looks for replies
-SILO_POLL = 0.02  # at least so many for each silo, since each is a request to the SuperLink
+SILO_POLL = 0.02  # at least this for each silo, because each look for its reply is a request to the SuperLink
 # Flower's own error codes. The texts that a peer sends with them are not repeated.
 FLOWER_ERRORS = {
     2: "its app failed (code 2)",

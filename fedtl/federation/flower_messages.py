@@ -24,7 +24,7 @@ MOST_PULLS = 4  # at a time, since each may have a reply in memory
 STALLED_SECONDS = (
     10.0  # at most a tenth of the message's time, after which a pull is not counted: its parts may never come
 )
-PATIENCE = 0.25  # seconds for one pull, before the next one begins beside it
+PATIENCE = 0.25  # seconds for one pull, before the next one begins, too
 LAST_SECONDS = (
     2.0  # after its end, for a reply whose pull began before it; the pull itself looks once a second
 )
@@ -73,7 +73,7 @@ class OpenMessages(Generic[Reply]):
         return frozenset(one.silo for one in self._open.values())
 
     def send(self, silos: Sequence[str], seconds: float) -> Iterator[Refusal]:
-        """Send the task to these silos, which have so many seconds to reply; yield a refusal for each to which it cannot be sent."""
+        """Send the task to these silos, which have ``seconds`` to reply. Yield a refusal for each silo to which it cannot be sent."""
         nodes = self.nodes()
         admitted = [name for name in silos if name in nodes]
         for name in sorted(set(silos) - set(admitted)):
@@ -124,8 +124,8 @@ class OpenMessages(Generic[Reply]):
 
     def _begin_pull(self, sent: str) -> None:
         """
-        Pull the reply to a message in a thread, and wait for it for up to ``PATIENCE``. No pull begins after the message's end, nor beside
-        ``MOST_PULLS`` others.
+        Pull the reply to a message in a thread, and wait for it for up to ``PATIENCE``. No pull begins after the message's end, nor
+        while ``MOST_PULLS`` others run.
         """
         now, one = time.monotonic(), self._open.get(sent)
         pulling = sum(now < each.stalled for each in self._pulls.values())

@@ -15,7 +15,7 @@ def ask_again_soon() -> None:
 
 def give_up_after(seconds: float) -> None:
     """
-    Have a pull that begins from now on give up a message whose parts are not all there after so many seconds. Flower alone waits until
-    its push session ends, three minutes after the message was announced.
+    Make each later pull stop waiting for the missing parts of a message after this many ``seconds``. Without this, Flower waits until
+    the sender's push session ends, three minutes after the message was announced.
     """
     pull_objects.__kwdefaults__ = {**(pull_objects.__kwdefaults__ or {}), "max_time": seconds}

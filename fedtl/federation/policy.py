@@ -186,7 +186,7 @@ def check_update(
         )
     check_manifest(terms.manifest, policy)
     _check_tensors(update.delta, terms.manifest, "the update has")
-    delta = _decoded(update, task, terms)
+    delta = _as_server_reads(update, task, terms)
     norm = euclidean_norm(delta)
     if norm > policy.max_update_norm:
         raise Denied(
@@ -229,7 +229,7 @@ def _check_numbers(update: "Update", task: "Task", terms: Terms) -> None:
             )
 
 
-def _decoded(update: "Update", task: "Task", terms: Terms) -> "State":
+def _as_server_reads(update: "Update", task: "Task", terms: Terms) -> "State":
     """Return the update as the server will read it."""
     if terms.encoding is None:
         return update.delta

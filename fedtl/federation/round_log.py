@@ -14,13 +14,13 @@ import torch
 
 from fedtl._util.files import append_durably, write_bytes, write_file
 from fedtl._util.records import from_plain, to_plain
-from fedtl.errors import ConfigError
+from fedtl.errors import ConfigError, first_line
 from fedtl.federation.rounds import Round, ServerState
 from fedtl.results.run import HistoryLine
 
 
 def history_line(finished: Round, seconds: float) -> HistoryLine:
-    """Return the line of a round that took so many seconds."""
+    """Return the line of a round. ``seconds``: the time that it took."""
     metrics = {name: dict(reply.metrics) for name, reply in finished.replies.items()}
     return HistoryLine(
         round=finished.after.round,
@@ -145,7 +145,7 @@ class RoundLog:
             content: dict[str, Any] = torch.load(self._checkpoint, weights_only=True)
             return content
         except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+            reason = first_line(error)[:80]
             raise ConfigError(
                 f"{self._checkpoint} is damaged ({reason}); restore it from a backup, or start again in a new folder"
             ) from error

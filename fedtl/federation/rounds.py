@@ -140,7 +140,7 @@ def _valid_updates(
     ``config.minimum_silos``, so that a server step over them gives no result.
     """
     for reply in replies:
-        decoded = _decoded(reply, task, encoding)
+        decoded = _decoded_update(reply, task, encoding)
         if isinstance(reply, Refusal) or isinstance(decoded, str):
             log.faults[reply.silo] = str(decoded)
             continue
@@ -213,7 +213,7 @@ def _sample(silos: Sequence[str], config: FederationConfig, number: int) -> list
     return sorted(draw.choice(names, config.silos_per_round, replace=False).tolist())
 
 
-def _decoded(reply: Update | Refusal, task: Task, encoding: Encoding) -> Update | str:
+def _decoded_update(reply: Update | Refusal, task: Task, encoding: Encoding) -> Update | str:
     """Return an update with decoded tensors, or the reason why the reply does not count."""
     if isinstance(reply, Refusal):
         return reply.reason or f"{reply.silo}: refused"

@@ -6,7 +6,7 @@ from enum import StrEnum
 class Candidate(StrEnum):
     """A model that a silo may use after the last round."""
 
-    OWN = "own"  # trained alone, for as many epochs and with the same tuning
+    OWN = "own"  # trained alone, for the same number of epochs and with the same tuning
     SHARED = "shared"  # as the rounds left it
     PERSONAL = "personal"  # a further model that the method keeps at the silo
     TUNED = "tuned"  # what the finishing steps made of the model

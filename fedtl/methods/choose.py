@@ -41,7 +41,7 @@ class Choose:
 
 
 def mixes(candidates: int) -> list[Weights]:
-    """Return the mixes of so many candidates: the plain mean first, then all with weights that are multiples of 1/STEPS."""
+    """Return the weights of all mixes: the plain mean first, then all whose weights are multiples of 1/STEPS. ``candidates``: how many."""
     plain = (1 / candidates,) * candidates
     parts = product(range(STEPS + 1), repeat=candidates)
     others = [tuple(part / STEPS for part in one) for one in parts if sum(one) == STEPS]
@@ -93,7 +93,7 @@ def choose_mix(losses: Sequence[Tensor]) -> int:
 
 
 def _quantile(rows: int) -> float:
-    """Return the quantile of a paired t test of so many rows, at CONFIDENCE."""
+    """Return the quantile of a paired t test at CONFIDENCE. ``rows``: how many pairs it has."""
     from scipy.special import stdtrit  # takes a tenth of a second to import
 
     return float(stdtrit(rows - 1, CONFIDENCE))

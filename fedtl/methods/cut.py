@@ -20,6 +20,6 @@ def with_cut(method: Method, stages: int) -> Method:
     if method.pool or Role.BODY not in method.shared:
         raise ValueError("it shares no body, so there is nothing to cut")
     crossing = [slot.name for slot in method.slots if slot.crosses]
-    if beside := [*crossing, *(summary.name for summary in method.summaries)]:
-        raise ValueError(f"it sends {beside[0]!r} in addition to the model, which needs a whole shared body")
+    if further := [*crossing, *(summary.name for summary in method.summaries)]:
+        raise ValueError(f"it sends {further[0]!r} in addition to the model, which needs a whole shared body")
     return replace(method, shared=method.shared & BELOW, cut=stages)

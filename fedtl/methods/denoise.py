@@ -16,7 +16,7 @@ Noise = Literal["gaussian", "zeros"]
 
 
 def decoder(features: int, hidden: int, shape: Shape) -> nn.Module:
-    """Return d: from features to as many numbers as an input has, through one hidden layer."""
+    """Return d, with one hidden layer: it turns features into an input of shape ``shape``, flattened."""
     return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, prod(shape)))
 
 

@@ -32,7 +32,7 @@ class GroupMeans(Summary):
 
     @abstractmethod
     def numbers(self, features: int, width: int) -> int:
-        """Return D, for a model of so many features and a head of so many outputs."""
+        """Return D. ``features``: those of the model; ``width``: the outputs of its head."""
 
     def rows(self, out: Forward) -> Tensor:
         groups = class_groups(out) if self.by_label else domain_groups(out.batch)

@@ -33,8 +33,8 @@ class ServerStep:
     """
     The server's aggregation. ``name``: "mean" (weighted by the updates' weights), "median" or "trimmed" (coordinate-wise
     and unweighted, Yin et al., 2018; ``share`` is cut at each end, of few silos one), "trusted" (each silo also by how far its updates
-    agree with those of the silos ``trusted``, at a ``pace``: ``source_weights``), or a torch optimiser with its arguments in ``settings``. ``soup``: the final model is the mean of the shared tensors after so many last rounds
-    (``federation.soup``). Raises ConfigError.
+    agree with those of the silos ``trusted``, at a ``pace``: ``source_weights``), or a torch optimiser with its arguments in ``settings``. ``soup``: the final model is the mean of the shared tensors after each of the last rounds,
+    of which this is the number (``federation.soup``). Raises ConfigError.
     """
 
     name: str = "mean"

@@ -22,7 +22,7 @@ Sources = Annotated[int, Ge(2), Le(64)]
 
 
 def source_names(sources: int) -> tuple[str, ...]:
-    """Return the names of the sets of so many models."""
+    """Return the names of the sets of ``sources`` models."""
     return tuple(f"source_{number}" for number in range(1, sources + 1))
 
 

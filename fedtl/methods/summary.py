@@ -40,4 +40,4 @@ class Summary(ABC):
 
     @abstractmethod
     def shape(self, features: int, width: int) -> tuple[int, ...]:
-        """Return the shape of one vector, for a model of so many features and a head of so many outputs."""
+        """Return the shape of one vector. ``features``: those of the model; ``width``: the outputs of its head."""

@@ -22,7 +22,7 @@ from fedtl.models.written import Sources
 Width = Annotated[int, Field(ge=1, le=4096)]  # channels or units of a layer
 Grid = Annotated[
     int, Field(ge=1, le=16)
-]  # features are averages over a grid of so many rows and columns of the image
+]  # features are averages over the cells of a grid; this is its number of rows and of columns
 GROUPS = 8  # the number of groups of a GroupNorm
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fedtl.errors import ModelError
+from fedtl.errors import ModelError, first_line
 from fedtl.models.net import Net, Shape
 
 Build = Callable[..., tuple[nn.Module, str]]
@@ -24,7 +24,7 @@ class FixedModel:
         try:
             return deepcopy(self.module).cpu().float(), self.classifier
         except Exception as error:  # whatever an attribute raises
-            reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+            reason = first_line(error).split(". ")[0]
             raise ModelError(
                 f"{type(self.module).__name__} cannot be copied ({reason}); pass a function of the shape of one input that builds it "
                 "and returns it with the path of its classifier"

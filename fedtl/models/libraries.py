@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fedtl._util.torchvision_import import import_torchvision
-from fedtl.errors import ModelError
+from fedtl.errors import ModelError, first_line
 from fedtl.models.downloads import HUB_WEIGHTS, WeightsFile, hub_file, not_here, url_file, without_network
 from fedtl.models.net import Shape
 from fedtl.models.pixels import PixelScale
@@ -76,7 +76,7 @@ def _built(build: Callable[[], nn.Module], shape: Shape) -> nn.Module:
         ValueError,
     ) as error:
         raise ModelError(
-            f"timm cannot build it for images of shape {shape}: {_first_line(error)}; set data.size, or choose another model"
+            f"timm cannot build it for images of shape {shape}: {first_line(error)}; set data.size, or choose another model"
         ) from error
 
 
@@ -92,7 +92,7 @@ def timm_config(name: str) -> Any:
     try:
         config, _, _ = timm.models.load_model_config_from_hf(repository)
     except (OSError, RuntimeError, ValueError) as error:
-        raise not_here(name, hub_file(repository, ("config.json",)), _first_line(error)) from error
+        raise not_here(name, hub_file(repository, ("config.json",)), first_line(error)) from error
     return SimpleNamespace(**config)
 
 
@@ -199,7 +199,7 @@ def _pretrained(build: Callable[[], nn.Module], name: str, options: LibraryOptio
     try:
         return build()
     except (OSError, RuntimeError, ValueError) as error:
-        raise not_here(name, file, _first_line(error)) from error
+        raise not_here(name, file, first_line(error)) from error
 
 
 def weights_file(name: str) -> WeightsFile:
@@ -218,10 +218,6 @@ def weights_file(name: str) -> WeightsFile:
             f'model.weights = "pretrained": the library has no weights of {name}; choose another model'
         )
     return url_file(url)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _set_checkpointing(model: Any, name: str) -> None:

@@ -38,8 +38,8 @@ class PixelScale:
 
     def for_channels(self, channels: int) -> "PixelScale":
         """
-        Return the scale of images with so many channels. Grey images have the mean over the channels, because the weights of a
-        colour model's first layer are added up for them. Raises ModelError.
+        Return the scale of images with this number of ``channels``. Grey images have the mean over the channels, because the weights
+        of a colour model's first layer are added up for them. Raises ModelError.
         """
         if len(self.mean) == channels:
             return self

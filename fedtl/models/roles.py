@@ -82,7 +82,7 @@ def roles(model: nn.Module) -> dict[str, Role]:
 
 
 def _normalises(module: nn.Module, statistics: Set[str]) -> bool:
-    """Return whether a layer with these statistics only has, beside them, scales and shifts of the same channels."""
+    """Return whether a layer has, apart from these statistics, only scales and shifts of the same channels."""
     sizes = {module.get_buffer(name).numel() for name in statistics}
     parameters = [parameter.numel() for parameter in module.parameters(recurse=False)]
     return len(sizes) == 1 and not [*module.children()] and sizes.issuperset(parameters)

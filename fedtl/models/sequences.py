@@ -61,7 +61,7 @@ class _GRU(nn.Module):
         given = self.input(x.transpose(1, 2)).unbind(1)
         h = total = torch.zeros_like(
             given[0].chunk(3, 1)[0]
-        )  # of as many rows as x has, also once it is traced
+        )  # with the number of rows of x, also once it is traced
         for step in given:
             r_x, z_x, n_x = step.chunk(3, 1)
             r_h, z_h, n_h = self.state(h).chunk(3, 1)

@@ -17,7 +17,7 @@ from fedtl.models.net import ModelSpec, Net, Shape, seeded
 from fedtl.models.norms import own_buffers
 
 TOLERANCE = 1e-4  # of scores, which are about 1; for larger ones relative to the largest
-MANY = 8  # rows of a batch, beside one and two, that must not change the scores of a row
+MANY = 8  # a row must have the same scores in a batch of this size as in one of 1 and of 2 rows
 
 
 def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: int) -> ModelSpec:

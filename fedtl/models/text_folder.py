@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtl._util.torchvision_import import import_torchvision
-from fedtl.errors import ModelError
+from fedtl.errors import ModelError, first_line
 from fedtl.models.downloads import without_network
 from fedtl.models.folder_files import CONFIG, TOKENIZER, at_name, folder_file
 from fedtl.models.net import ModelSpec, Shape, seeded_build
@@ -137,7 +137,7 @@ def _config(name: str) -> Any:
         with without_network():
             return transformers.AutoConfig.for_model(kind, **table)
     except Exception as error:  # a configuration checks itself in as many ways as there are models
-        raise ModelError(f"{at_name(name)}: {CONFIG} is refused: {_line(error)}") from error
+        raise ModelError(f"{at_name(name)}: {CONFIG} is refused: {first_line(error)}") from error
 
 
 def _check_size(name: str, config: Any, tokens: int) -> None:
@@ -153,7 +153,9 @@ def _check_size(name: str, config: Any, tokens: int) -> None:
     try:
         count = Tokenizer.from_file(str(path)).get_vocab_size()
     except Exception as error:  # tokenizers raises Exception itself
-        raise ModelError(f"{path} is not a tokenizer ({_line(error)}); put the model's own there") from error
+        raise ModelError(
+            f"{path} is not a tokenizer ({first_line(error)}); put the model's own there"
+        ) from error
     if count > config.vocab_size:
         raise ModelError(
             f"{path} has {count} tokens, and the model only {config.vocab_size}; put the model's own tokenizer there"
@@ -169,7 +171,7 @@ def _built(name: str, config: Any) -> nn.Module:
                 auto.from_config(config, attn_implementation="eager", dtype=torch.float32), padding
             )
     except Exception as error:  # as above
-        raise ModelError(f"{at_name(name)}: transformers cannot build it: {_line(error)}") from error
+        raise ModelError(f"{at_name(name)}: transformers cannot build it: {first_line(error)}") from error
 
 
 def _classifier(name: str, config: Any) -> str:
@@ -198,7 +200,3 @@ def _counts_from_zero(module: TextClassifier, tokens: int) -> bool:
         return bool(torch.equal(module(x), own))
     except Exception:  # a model without this argument; what else is wrong with it, its cut says
         return False
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

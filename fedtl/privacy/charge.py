@@ -16,7 +16,7 @@ from fedtl._util.tensors import to_raw
 from fedtl.errors import FedTLError, SiloFailed
 from fedtl.messages import Task, Update, pack, unpack
 from fedtl.models.state import State
-from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.privacy.guarantee import PrivacyGuarantee, Releases
 from fedtl.privacy.ledger import Ledger
 from fedtl.privacy.ledger_reading import read_state
 
@@ -25,11 +25,11 @@ HEADER = "header"
 
 
 def charged_round(
-    guarantee: PrivacyGuarantee, silo: str, task: Task, compute: Callable[[bool], tuple[Update, State]]
+    guarantee: PrivacyGuarantee, silo: str, task: Task, compute: Callable[[Releases], tuple[Update, State]]
 ) -> tuple[Update, State]:
     """
-    Return the update and the silo's new local state, which ``compute(first)`` computes. ``first``: no round of this study
-    was charged before, so the statistics are released with it.
+    Return the update and the silo's new local state, which ``compute(due)`` computes. ``due``: what is released besides trained
+    tensors; in the silo's first charged round of the study it includes what leaves only once.
 
     Raises SiloFailed, with a message that does not depend on the rows, and Refused.
     """
@@ -40,7 +40,7 @@ def charged_round(
     charge = ledger.charge(task.study, task.round, task_hash(task), guarantee.events(first), guarantee.plan())
     if charge.reply is None:
         try:
-            update, local = compute(first)
+            update, local = compute(guarantee.releases.in_round(first))
         except Exception as error:
             # Why it failed may depend on a row, and the server would see the message.
             log.error(

@@ -71,12 +71,18 @@ class Releases:
     accuracy: AccuracyRelease | None = None
     summaries: tuple[SummaryRelease, ...] = ()
 
-    def in_round(self, first: bool) -> tuple[SpendEvent, ...]:
-        """What one round releases; ``first``: the silo's first one of the study."""
+    def in_round(self, first: bool) -> "Releases":
+        """Those that leave in one round; ``first``: the silo's first one of the study."""
+        summaries = tuple(summary for summary in self.summaries if first or summary.every_round)
+        return Releases(self.statistics if first else None, self.accuracy, summaries)
+
+    @property
+    def events(self) -> tuple[SpendEvent, ...]:
+        """The cost of each of them once."""
         return (
-            *((self.statistics.event,) if first and self.statistics else ()),
+            *((self.statistics.event,) if self.statistics else ()),
             *((self.accuracy.event,) if self.accuracy else ()),
-            *(summary.event for summary in self.due(first)),
+            *(summary.event for summary in self.summaries),
         )
 
     def in_all(self, rounds: int) -> tuple[SpendEvent, ...]:
@@ -89,10 +95,6 @@ class Releases:
                 for summary in self.summaries
             ),
         )
-
-    def due(self, first: bool) -> tuple[SummaryRelease, ...]:
-        """The summaries that leave in a round."""
-        return tuple(summary for summary in self.summaries if first or summary.every_round)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class PrivacyGuarantee:
     def events(self, first: bool) -> tuple[SpendEvent, ...]:
         """What one round costs; the ``first`` round includes what is released once."""
         steps = (self.training.event(steps) for steps in self.training.steps if steps)
-        return (*self.releases.in_round(first), *steps)
+        return (*self.releases.in_round(first).events, *steps)
 
     def schedule(self) -> tuple[SpendEvent, ...]:
         """What all rounds cost together."""
@@ -144,7 +146,7 @@ class PrivacyGuarantee:
 
 
 def steps_of_epochs(records: int, batch: int, epochs: Sequence[int]) -> tuple[int, ...]:
-    """The steps of each phase: as many as its epochs would have batches."""
+    """Return the steps of each phase: the number of batches that its epochs would have."""
     return tuple(count * -(-records // min(batch, records)) for count in epochs)
 
 

@@ -141,7 +141,7 @@ QUANTITIES = (
         "the method of computing per-example gradients is chosen with synthetic rows before the first round",
         f"{NO_ROW}; the number of rows that are computed at once is a constant",
     ),
-    Quantity("canaries", "audit.canaries: synthetic records beside the model", NO_ROW),
+    Quantity("canaries", "audit.canaries: synthetic records in a layer of their own", NO_ROW),
     Quantity(
         "whether the silo answers",
         "damaged files, rows without a unit, a spent budget, training that diverges, and the time that it takes",

@@ -49,13 +49,13 @@ def compare_table(comparison: Comparison) -> Table:
     table = Table(
         title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left",
     )  # fmt: skip
-    told = [
+    explained = [
         *_claimed(comparison),
         *trial_lines(comparison),
         *yardstick_lines(comparison),
         *_floor(comparison),
     ]
-    put_caption(table, [*_verdict_lines(comparison), *told, *missing_in_comparison(comparison)])
+    put_caption(table, [*_verdict_lines(comparison), *explained, *missing_in_comparison(comparison)])
     table.add_column(
         "silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in all_silos(comparison))
     )

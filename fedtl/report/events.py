@@ -2,19 +2,18 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 from fedtl.errors import ConfigError
+from fedtl.report.round_writer import RoundWriter
 from fedtl.results.run import HistoryLine
 
 EVENTS = "events.out.tfevents."  # how TensorBoard's own writer names its files, before the second in which one was made
 
 
-class RoundEvents:
+class RoundEvents(RoundWriter):
     """
-    Writes each round of a run once, with the run's name as a folder of its own: what each silo measured (``accuracy/SILO``), the mean over
+    Writes the rounds of each run to a folder with the run's name: what each silo measured (``accuracy/SILO``), the mean over
     silos (``accuracy/mean``), the norm of each update, the seconds and bytes of the round, and how many silos were left out. Rounds that an
     earlier call wrote to the same folder are replaced. Raises ConfigError where TensorBoard is not installed.
     """
@@ -24,31 +23,18 @@ class RoundEvents:
             from torch.utils.tensorboard import SummaryWriter  # here, because it takes seconds
         except ImportError as error:
             raise ConfigError("--tensorboard needs TensorBoard: pip install 'fedtl[tensorboard]'") from error
-        self._folder, self._make, self._open = folder, SummaryWriter, ExitStack()
+        super().__init__()
+        self._folder, self._make = folder, SummaryWriter
         self._writers: dict[str, SummaryWriter] = {}
-        self._last: dict[str, int] = {}
 
-    def __enter__(self) -> "RoundEvents":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.close()
-
-    def write(self, name: str, lines: Sequence[HistoryLine]) -> None:
-        """Write those of the run's rounds that have not been written."""
-        new = [line for line in lines if line.round > self._last.get(name, 0)]
-        if not new:
-            return
-        if name not in self._writers:
-            _wait_for_a_later_name(self._folder / name)
-            self._writers[name] = self._open.enter_context(self._make(str(self._folder / name), purge_step=1))
-        for line in new:
+    def _write(self, run: str, lines: Sequence[HistoryLine]) -> None:
+        if run not in self._writers:
+            _wait_for_a_later_name(self._folder / run)
+            self._writers[run] = self._open.enter_context(self._make(str(self._folder / run), purge_step=1))
+        for line in lines:
             for tag, value in scalars(line):
-                self._writers[name].add_scalar(tag, value, line.round)
-        self._writers[name].flush()
-        self._last[name] = new[-1].round
+                self._writers[run].add_scalar(tag, value, line.round)
+        self._writers[run].flush()
 
 
 def _wait_for_a_later_name(folder: Path) -> None:

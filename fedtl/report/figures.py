@@ -18,7 +18,7 @@ from fedtl.tasks.registry import TASKS
 TITLES = {name: metric.title for name, metric in METRICS.items()}
 NOT_MEASURED = "not measured"
 CONSTANT = "constant"  # the label of constant answers
-MAX_LISTED = 6  # a line lists at most so many names
+MAX_LISTED = 6  # the most names that a line lists
 EXPONENT_FROM = 1e6  # larger numbers are written with an exponent
 LATE_ROWS = {
     "as_received": "as received",

@@ -3,42 +3,31 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from fedtl._util.files import make_folder
 from fedtl._util.records import from_plain, to_plain
 from fedtl.errors import ConfigError
+from fedtl.report.round_writer import RoundWriter
 from fedtl.results.run import HistoryLine, MetricsLine
 
 
-class MetricsFile:
+class MetricsFile(RoundWriter):
     """
-    Writes each round of a run once. A file that an earlier call wrote is replaced; ConfigError where the file has other content, such as the
-    history of a run.
+    Writes the rounds of runs to a file. A file that an earlier call wrote is replaced. Raises ConfigError where the file has other
+    content, such as the history of a run.
     """
 
     def __init__(self, path: Path) -> None:
         if path.exists() and not _is_ours(path):
             raise ConfigError(f"{path} exists and was not written by --metrics; name another file")
+        super().__init__()
         make_folder(path.parent)
-        self._file = path.open("w")
-        self._last: dict[str, int] = {}
+        self._file = self._open.enter_context(path.open("w"))
 
-    def __enter__(self) -> "MetricsFile":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def write(self, name: str, lines: Sequence[HistoryLine]) -> None:
-        """Write those of the run's rounds that have not been written."""
+    def _write(self, run: str, lines: Sequence[HistoryLine]) -> None:
         for line in lines:
-            if line.round > self._last.get(name, 0):
-                for one in metrics_lines(name, line):
-                    self._file.write(json.dumps(to_plain(one), allow_nan=False) + "\n")
-                self._last[name] = line.round
+            for one in metrics_lines(run, line):
+                self._file.write(json.dumps(to_plain(one), allow_nan=False) + "\n")
         self._file.flush()
 
 

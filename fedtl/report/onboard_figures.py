@@ -76,7 +76,7 @@ def notes(result: OnboardResult) -> list[str]:
         "An episode draws its labelled rows (the support) at random from the silo's training rows. Intervals are over episodes "
         "and hold for these test rows, which are the same in all episodes; differences are between the same episodes.",
         "The statistics of normalisation layers are the exact ones of all training inputs, which need no labels.",
-        "The support chooses a head by the rows that are left out of it in turn. Test rows only judge. It does not choose between "
+        "The support chooses a head by the rows that are left out of it in turn. Test rows are used for measurement only. It does not choose between "
         "the two models that are trained, because leaving rows out would train each of them again for every part. These two take about as "
         "many steps as they would if all training rows had labels.",
         "Label propagation sees the inputs of up to 256 test rows at once, and none of their labels.",

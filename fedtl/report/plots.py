@@ -116,7 +116,7 @@ def silo_bars(result: RunResult) -> str:
 def method_dots(comparison: Comparison) -> str:
     """
     Test result of each method at each silo, with intervals; for many silos, the distribution over silos by method. Constant answers are left
-    to the table: they are so far from all methods that these could not be told apart.
+    to the table: they are so far from all methods that these could not be distinguished.
     """
     metric, silos = comparison.metric, all_silos(comparison)
     methods = {name: figures for name, figures in comparison.methods.items() if name != CONSTANT}

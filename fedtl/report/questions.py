@@ -76,7 +76,7 @@ def _rows(facts: Facts, unit: str) -> str:
     if facts.get("unlabelled"):
         return (
             f"{facts['unlabelled']:,} records for training, whose labels are not used (data.unlabelled in silo.toml); others are kept for "
-            f"testing, and their labels only judge. Source: {source}."
+            f"testing, and their labels are used for measurement only. Source: {source}."
         )
     records = "" if unit == "record" else f" with {facts['rows']:,} records"
     return (

@@ -289,7 +289,7 @@ def _wrapped(line: str) -> list[str]:
 
 
 def _two_columns(name: str, value: str, width: int = 24) -> list[str]:
-    """A name and its value in two columns, each over as many lines as it needs."""
+    """Return the lines of two columns, a name and its value; long texts are wrapped."""
     names = textwrap.wrap(name, width)
     lines = textwrap.wrap(value, 108 - width, break_long_words=False, break_on_hyphens=False)
     return [f"{left:<{width}} {right}".rstrip() for left, right in zip_longest(names, lines, fillvalue="")]

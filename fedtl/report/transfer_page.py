@@ -27,7 +27,7 @@ NOTES = (
     "stages (Yosinski et al., 2014). BnB below zero: stages that were trained together depend on each other. AnB below BnB: the "
     "stage is specific to the silos. AnB+ above zero: the others' stages are a better start than random weights.",
     "The rest is new: random weights of another seed, the same as in training from scratch, so that both differ in the first "
-    "stages alone. Its own model begins with the first weights of a run: random ones too, or pretrained ones. Each training takes as many epochs as a silo trains in a run, and each "
+    "stages alone. Its own model begins with the first weights of a run: random ones too, or pretrained ones. Each training takes the number of epochs that a silo trains in a run, and each "
     "model has the exact normalisation statistics of the silo's training inputs, also in frozen stages.",
     "The cut was chosen by AnB+ on validation rows: the smallest number of stages whose loss is within one standard error, over silos, of "
     "the lowest, so that no more leaves than helps. Test rows chose nothing.",

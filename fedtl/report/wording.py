@@ -80,7 +80,7 @@ def size_is_public(count: int, unit: str) -> str:
 
 
 def format_epsilon(epsilon: float, decimals: int = 3) -> str:
-    """Epsilon with so many decimals, rounded up, so that an upper bound stays one."""
+    """Return epsilon as text with this number of ``decimals``. It is rounded up, so that an upper bound stays one."""
     return (
         "inf"
         if math.isinf(epsilon)

@@ -41,7 +41,7 @@ def _of_cgroups(cgroups: Path, own: Path) -> list[float]:
 
 
 def _limit(folder: Path) -> list[float]:
-    """Return the limit of one group, if it has one: microseconds of work in each period of so many microseconds."""
+    """Return the limit of one group in processors, if it has one: its microseconds of work in each period, divided by the period."""
     version_1 = (_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us"))
     words = _text(folder / "cpu.max").split() or [word.strip() for word in version_1]
     if len(words) != 2 or not all(word.isdecimal() for word in words) or not int(words[1]):

@@ -35,8 +35,8 @@ class Engine(Protocol):
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
         """
-        Yield (name, result) in the order of ``silos``, each silo's changed ``local`` and labels put back into it. At most
-        as many results as there are workers are held back until it is their turn.
+        Yield (name, result) in the order of ``silos``, each silo's changed ``local`` and labels put back into it. Results
+        that come before their turn are held back, at most one for each worker.
 
         A SiloFailed is a result and leaves the silo unchanged: the job raised it, or it failed unexpectedly
         ``MAX_ATTEMPTS`` times. Any other FedTLError is raised and ends the run.
@@ -74,10 +74,10 @@ def try_job(job: Job, trainer: Trainer, silo: Silo) -> Any:
     except Exception as error:
         if (line := module_failure(error)) is not None:
             raise ModelError(f"silo {silo.name}: {line}") from error
-        return UnexpectedFailure(first_line(error), traceback.format_exc())
+        return UnexpectedFailure(type_and_text(error), traceback.format_exc())
 
 
-def first_line(error: Exception) -> str:
+def type_and_text(error: Exception) -> str:
     """The type of an exception and the first line of its text."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 

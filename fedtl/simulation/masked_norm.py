@@ -62,5 +62,5 @@ class MaskedNorm(_BatchNorm):
 
 
 def expand_mask(mask: Tensor, x: Tensor) -> Tensor:
-    """The mask with as many dimensions as ``x``."""
+    """Return the mask with the number of dimensions of ``x``, so that it broadcasts."""
     return mask.view(*mask.shape, *[1] * (x.dim() - mask.dim()))

@@ -57,8 +57,8 @@ class _Worker:
 
 class Processes:
     """
-    The engine of several processes. ``make_context`` is sent to them, so it must be picklable. ``stack``: each trains as many silos
-    at once, with the bits that ``Stacked`` gives.
+    The engine of several processes. ``make_context`` is sent to them, so it must be picklable. ``stack``: the number of silos that
+    each process trains at once, with the bits that ``Stacked`` gives.
     """
 
     def __init__(

@@ -18,10 +18,10 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from fedtl.errors import ConfigError, FedTLError
+from fedtl.errors import ConfigError, FedTLError, first_line
 from fedtl.models.state import State
 from fedtl.privacy.taint import Labels
-from fedtl.simulation.engine import Job, UnexpectedFailure, WorkerContext, first_line
+from fedtl.simulation.engine import Job, UnexpectedFailure, WorkerContext, type_and_text
 from fedtl.simulation.mapped_pickle import from_buffers, to_buffers
 from fedtl.simulation.scheduler import History, most_at_once, run_in_order
 from fedtl.simulation.worker import READY, Answer, SiloFacts, answers_of, kept_apart
@@ -132,7 +132,7 @@ class RayCluster:
                 logging_level=logging.ERROR,
             )
         except (OSError, OverflowError, RuntimeError, ValueError, RayError) as error:
-            line = (str(error).splitlines() or [type(error).__name__])[0]
+            line = first_line(error)
             raise ConfigError(
                 f"engine.address = {self._address!r}: no Ray cluster answers at this address ({line})"
             ) from error
@@ -190,7 +190,7 @@ class RayCluster:
         ) as error:  # an error of Ray's or fedtl's: the job's own errors are returned as values
             raise FedTLError(f"a Ray worker failed: {error}") from error
         except RayError as error:  # the actor, its machine or its answer is lost
-            line = first_line(error)
+            line = type_and_text(error)
             if worker.starts == MAX_STARTS and not worker.ready:
                 raise FedTLError(f"a Ray worker died {MAX_STARTS} times while it started: {line}") from error
             new = self._start(worker.number)

@@ -21,7 +21,7 @@ from fedtl.training.silo import Silo
 
 AHEAD_PER_WORKER = 2  # groups of silos that may be under way or done before it is their turn
 MOST_AT_ONCE = 8
-BYTES_AT_ONCE = 1 << 20  # of the tensors that go to a worker for a group, and about as many that come back
+BYTES_AT_ONCE = 1 << 20  # of the tensors that go to a worker for a group; about the same number comes back
 QUICK_SECONDS = (
     0.05  # of a silo: a worker may then wait for another's group, which costs less than further messages
 )

@@ -20,7 +20,7 @@ from fedtl.errors import FedTLError
 from fedtl.models.state import State, copy_state
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Labels
-from fedtl.simulation.engine import Fit, UnexpectedFailure, WorkerContext, first_line, try_job
+from fedtl.simulation.engine import Fit, UnexpectedFailure, WorkerContext, try_job, type_and_text
 from fedtl.simulation.mapped_pickle import read_mapped, write_mapped
 from fedtl.simulation.stacked import Stacked
 from fedtl.training import threads as machine
@@ -28,7 +28,7 @@ from fedtl.training.silo import Silo
 
 STARTED, READY = "started", "ready"
 UNGUARDED = 78  # exit code of a worker that ran into the call that had started it
-CACHED_SILOS = 1024  # mapped data of so many silos stays open in a worker: a few small objects each
+CACHED_SILOS = 1024  # silos whose mapped data stays open in a worker: a few small objects each
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def serve(pipe: Connection, make_context: Path, threads: int, number: int, stack
         pipe.send(error)
         return
     except Exception as error:
-        pipe.send(FedTLError(f"a worker process cannot be set up: {first_line(error)}"))
+        pipe.send(FedTLError(f"a worker process cannot be set up: {type_and_text(error)}"))
         return
     context = replace(made, data=lru_cache(CACHED_SILOS)(made.data))
     stacked = Stacked(context.trainer, stack) if stack > 1 else None

@@ -56,11 +56,12 @@ class TaskSettings(Protocol):
 
 class LearningTask(ABC):
     """
-    ``about``: for the table of tasks. ``metrics``: of every result and comparison, in the order in which they are shown;
-    ``further``: of every result, and of a comparison where ``compare.metric`` names one. ``main``: decides which method is best,
-    unless ``compare.metric`` names another. ``curve``: what is measured in each round, besides the loss. ``constant``: what the
-    constant answer is, in words. ``script``: code of an exported predict.py, which
-    knows ``ABOUT["outputs"]``: ``HEADS`` of columns, ``averaged`` and the ``answer`` to a row of averages. ``own_figures``: of metrics that the task computes in another way than others do. ``needs``: what labels have to be, in words.
+    ``about``: its line in the table of tasks. ``metrics``: those of every result and comparison, in the order in which they are
+    shown. ``further``: metrics of every result, and of a comparison where ``compare.metric`` names one. ``main``: the metric that
+    decides which method is best, unless ``compare.metric`` names another. ``curve``: the metric of each round, besides the loss.
+    ``constant``: the constant answer, in words. ``needs``: what labels have to be, in words. ``own_figures``: how the task computes
+    those metrics that it computes differently from other tasks. ``script``: a part of the code of an exported predict.py. It defines
+    ``HEADS`` (the titles of columns), ``averaged``, and ``answer`` (to a row of averages), and may read ``ABOUT["outputs"]``.
     """
 
     name: ClassVar[str]
@@ -126,7 +127,7 @@ class LearningTask(ABC):
         return np.asarray(finite if y.ndim == 1 else finite.all(1))
 
     def odd(self, y: Values) -> object:
-        """Return for a message what the first of these rows, none of which has a label, holds instead."""
+        """Return, for a message, what the first of these rows holds in the place of a label; none of them has one."""
         return y.tolist()[0]
 
     def encoded(self, y: Values) -> Tensor:
@@ -136,7 +137,7 @@ class LearningTask(ABC):
 
     @abstractmethod
     def losses(self, scores: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of each row [N], of which metrics are made; of rows without a label any finite number."""
+        """Return the loss of each row [N], from which metrics are computed. For rows without a label it is any finite number."""
 
     def training_losses(self, scores: Tensor, y: Tensor) -> Tensor:
         """Return what training minimises, for each row [N]."""
@@ -146,9 +147,9 @@ class LearningTask(ABC):
     def averaged(self, scores: Tensor) -> Tensor:
         """Return what is averaged over several models [N, ...]: probabilities, or values."""
 
-    @abstractmethod
     def scores_of(self, average: Tensor) -> Tensor:
-        """Return scores [N, width] that say what an average says: the inverse of ``averaged``."""
+        """Return the scores [N, width] of averages: the inverse of ``averaged``. By default scores are logarithms."""
+        return average.clamp_min(torch.finfo(average.dtype).tiny).log()
 
     def mixed(self, parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         """Return the scores [N, width] of a mix of several models. ``weights``: none is 0, and they sum to 1."""
@@ -197,5 +198,5 @@ class LearningTask(ABC):
 
 
 def known_numbers(y: Tensor) -> Tensor:
-    """Return class numbers, 0 in the place of NO_LABEL."""
+    """Return class numbers, with 0 in the place of NO_LABEL."""
     return y.where(y != NO_LABEL, 0)

@@ -89,9 +89,6 @@ def answer(row):
     def averaged(self, scores: Tensor) -> Tensor:
         return scores.softmax(1)
 
-    def scores_of(self, average: Tensor) -> Tensor:
-        return average.clamp_min(torch.finfo(average.dtype).tiny).log()
-
     def mixed(self, parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         """Return the logarithms of the mean probabilities, for any scores in float64."""
         logs = [

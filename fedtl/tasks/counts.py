@@ -48,9 +48,6 @@ def answer(row):
     def averaged(self, scores: Tensor) -> Tensor:
         return scores.exp()
 
-    def scores_of(self, average: Tensor) -> Tensor:
-        return average.clamp_min(torch.finfo(average.dtype).tiny).log()
-
     def constant_scores(self, y: Tensor, width: int) -> Tensor:
         """Return the logarithm of (sum of y + 1) / (n + 1), which is finite where all counts are 0."""
         return ((y.sum() + 1) / (len(y) + 1)).log().reshape(1)

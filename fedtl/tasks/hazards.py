@@ -1,6 +1,6 @@
 """
-Scores as hazards of ordered steps: score k is the logit of the probability that it ends at step k, given that it did not end
-before. Ordered levels (continuation ratios) and survival in time intervals have this form, and so one likelihood.
+Scores as hazards of ordered steps: score k is the logit of the probability that a process ends at step k, given that it did not
+end before. Ordered levels (continuation ratios) and survival in time intervals have this form, and so one likelihood.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def survivals(scores: Tensor) -> Tensor:
-    """Return the probabilities [N, K] that it has not ended after step k: S_k = prod over j <= k of (1 - sigmoid(s_j))."""
+    """Return the probabilities [N, K] that the process has not ended after step k: S_k = prod over j <= k of (1 - sigmoid(s_j))."""
     return F.logsigmoid(-scores).cumsum(1).exp()
 
 
@@ -22,8 +22,9 @@ def hazard_scores(survival: Tensor) -> Tensor:
 
 def hazard_losses(scores: Tensor, survived: Tensor, ended: Tensor) -> Tensor:
     """
-    Return the negative log-likelihood of each row [N]: sum over steps j < n of softplus(s_j), and softplus(-s_n) where it then
-    ended. ``survived`` [N]: the number n of steps that it is known to have passed; ``ended`` [N]: whether it ended at step n.
+    Return the negative log-likelihood of each row [N]: sum over steps j < n of softplus(s_j), plus softplus(-s_n) where the
+    process ended at step n. ``survived`` [N]: n, the number of steps that it is known to have passed; ``ended`` [N]: whether it ended at
+    step n.
     """
     steps = torch.arange(scores.shape[1], device=scores.device)
     passed, at = steps < survived[:, None], (steps == survived[:, None]) & ended[:, None]

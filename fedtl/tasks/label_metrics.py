@@ -12,8 +12,8 @@ BINS = 15  # of the calibration error, as Guo et al.
 
 def macro_auc(answers: Answers, weights: Floats) -> Floats:
     """
-    Return the mean over classes, or labels, of the AUC of each against the rest, over those that some rows have and others do
-    not. Only rows that one model answered are pairs.
+    Return the mean AUC of each class, or label, against the rest, over those that some rows have and others do not. Both rows of a
+    pair were answered by the same model.
     """
     models = answers.models if len(answers.models) else np.zeros(len(answers.y), int)
     areas = []
@@ -51,7 +51,7 @@ def calibration_error(answers: Answers, weights: Floats) -> Floats:
 
 
 def mean_absolute_error(answers: Answers, weights: Floats) -> Floats:
-    """Return by how many levels the predicted one is off."""
+    """Return the mean number of levels between the predicted one and the right one."""
     return ratio(weights, np.abs(answers.chosen - answers.y.astype(float)), np.ones(len(answers.y)))
 
 
@@ -76,7 +76,7 @@ def deviance(answers: Answers, weights: Floats) -> Floats:
 
 
 def d2(answers: Answers, weights: Floats) -> Floats:
-    """Return 1 - deviance / deviance of the mean count: what R^2 is to squared errors."""
+    """Return D^2 = 1 - deviance / (deviance of the mean count), as R^2 does for squared errors."""
     y = answers.y.astype(float)
     mean = weights @ y / weights.sum(1)
     logs = weights @ (y * np.log(np.where(y > 0, y, 1.0))) / weights.sum(1)
@@ -112,6 +112,6 @@ def probabilities(scores: Floats) -> Floats:
 
 
 def _mean_of_defined(values: Floats) -> Floats:
-    """Return the mean [R] of those of [R, C] that are defined; NaN where none is."""
+    """Return the mean [R] of the numbers of each row of [R, C] that are not NaN; NaN where all are."""
     there = np.isfinite(values)
     return np.asarray(np.where(there, values, 0).sum(1) / np.where(there.any(1), there.sum(1), np.nan))

@@ -15,7 +15,7 @@ Rests = Literal["rows", "classes", "pairs", "values"]
 @dataclass(frozen=True)
 class Metric:
     """
-    ``figure``: [R], the metric with each row of weights [R, N]; NaN where it is undefined. ``rests``: on what the metric rests:
+    ``figure``: [R], the metric with each row of weights [R, N]; NaN where it is undefined. ``rests``: what the metric is computed from:
     a share of "rows" that are right or wrong; shares of the rows of each of the "classes"; "pairs" of rows of two classes; or
     "values" that vary from row to row. ``low`` and ``high``: its limits.
     """

@@ -47,8 +47,8 @@ def _counted(answers: Answers) -> PixelCounts:
 def dice(answers: Answers, weights: Floats) -> Floats:
     """
     Return the mean over the classes but the first of the mean over images of 2 |A and B| / (|A| + |B|) (Dice, 1945), with the pixels A of
-    a class in the mask and B in the prediction. An image with neither does not count for the class, nor a class without an image
-    (as in nnU-Net: Isensee et al., 2021).
+    a class in the mask and B in the prediction. For a class, images in which both are empty are left out; so is a class for which no image
+    is left (as in nnU-Net: Isensee et al., 2021).
     """
     counts = pixel_counts(answers)
     there = counts.either[:, 1:] > 0

@@ -18,11 +18,11 @@ NO_ROWS = np.empty(0, np.int64)
 @dataclass(frozen=True)
 class Answers:
     """
-    The outputs of one seed on a silo's test rows: ``scores`` [N, width], ``y`` [N] or [N, K], permanent numbers of the rows
-    ``ids`` [N], and of whose rows they are ``units`` [N] (empty: each row is a unit of its own). ``models`` [N]: which of
-    several models answered the row, with ``compare.folds`` (empty: there is one). ``task``: what was predicted; None:
-    classification or regression, which the type of ``y`` says. ``kept``: what metrics compute of all rows once. Of a task by pixel scores are
-    [N, width, H, W] and ``y`` [N, H, W].
+    The outputs of one seed on a silo's test rows. ``scores``: [N, width], or of a task by pixel [N, width, H, W]; ``y``: [N], [N, K] or
+    [N, H, W]. ``ids`` [N]: numbers of the rows, the same in all runs. ``units`` [N]: the unit, such as a patient, to which each row
+    belongs; empty: each row is a unit of its own. ``models`` [N]: with ``compare.folds``, the number of the model that answered the row;
+    empty: there is one model. ``task``: what was predicted; None: classification or regression, by the type of ``y``. ``kept``: a cache
+    of what metrics compute from all rows.
     """
 
     scores: Floats
@@ -40,7 +40,7 @@ class Answers:
 
     @property
     def groups(self) -> Integers:
-        """The unit of each row [N]: rows of one unit depend on each other, those of several do not."""
+        """The unit of each row [N]: rows of one unit depend on each other, rows of different units do not."""
         return self.units if len(self.units) else self.ids
 
 
@@ -71,16 +71,14 @@ def balanced_accuracy(answers: Answers, weights: Floats) -> Floats:
     recalls = [ratio(weights, right & (answers.y == c), answers.y == c) for c in np.unique(answers.y)]
     stacked = np.stack(recalls, 1)
     there = np.isfinite(stacked)
-    classes = np.where(
-        there.sum(1) > 1, there.sum(1), np.nan
-    )  # one class alone supports no balanced accuracy
+    classes = np.where(there.sum(1) > 1, there.sum(1), np.nan)  # balanced accuracy needs two classes
     return np.asarray(np.where(there, stacked, 0).sum(1) / classes)
 
 
 def auc(answers: Answers, weights: Floats) -> Floats:
     """
-    Return the weighted share of (positive, negative) pairs in the right order; ties count half. Only rows that one model
-    answered are pairs, because the scores of two models have no common scale (Forman and Scholz, 2010).
+    Return the weighted share of (positive, negative) pairs in the right order; ties count half. Both rows of a pair
+    were answered by the same model, because the scores of two models have no common scale (Forman and Scholz, 2010).
     """
     margin = answers.scores[:, 1] - answers.scores[:, 0]
     ordered, pairs = np.zeros(len(weights)), np.zeros(len(weights))

@@ -102,9 +102,6 @@ def answer(row):
     def averaged(self, scores: Tensor) -> Tensor:
         return scores.softmax(1)
 
-    def scores_of(self, average: Tensor) -> Tensor:
-        return average.clamp_min(torch.finfo(average.dtype).tiny).log()
-
     def constant_scores(self, y: Tensor, width: int) -> Tensor:
         """Return the logarithm of (n_c + 1) / (n + C) for class c of C, over all pixels."""
         counts = torch.bincount(y[y != NO_LABEL].long(), minlength=width) + 1.0
@@ -120,7 +117,7 @@ def answer(row):
         return f"no pixel of the {len(y)} images is, or is predicted to be, {' or '.join(self.labels[1:])}"
 
     def answers(self, scores: Tensor, classes: Sequence[str]) -> list[Mapping[str, str | float]]:
-        """Return the share of each class of the pixels, and as the prediction the classes but the first that occur."""
+        """Return each class's share of the pixels. The prediction lists the classes that occur, without the first."""
         chosen = scores.argmax(1).flatten(1)
         shares = torch.stack([(chosen == number).double().mean(1) for number in range(len(self.labels))], 1)
         names = [f"share({label})" for label in self.labels]

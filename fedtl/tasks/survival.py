@@ -94,9 +94,9 @@ def answer(row):  # the expected time without an event until the last horizon co
 
     def risks(self, scores: Values) -> Values:
         """
-        Return minus the area under the survival curve until the last horizon. The curve is straight between two horizons, and
-        falls from 1 in an interval that is as long before the first horizon as the one after it. So a shift of all times changes
-        no order of risks; the expected time counts from 0, and would then be the survival at the first horizon alone.
+        Return minus the area under the survival curve until the last horizon. The curve is straight between two horizons. It
+        begins with 1 at a time before the first horizon, at the distance of the first two horizons. So adding a constant to all times
+        leaves the order of risks unchanged, which the expected time, counted from 0, would not.
         """
         return -self._area(scores, 2 * self.horizons[0] - self.horizons[1] if len(self.horizons) > 1 else 0.0)
 

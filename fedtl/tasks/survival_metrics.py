@@ -11,7 +11,8 @@ MAX_PAIRS = 4_000_000  # compared at once
 def concordance(answers: Answers, weights: Floats) -> Floats:
     """
     Return Harrell's C (1982): the share of pairs in which the row with the earlier event has the larger risk; equal risks count
-    half. A pair is an event and a row whose time is later, or equal and censored, of one model's answers.
+    half. A pair is a row with an event and a row whose time is later, or equal and censored; the same
+    model answered both.
     """
     time, event = _labels(answers)
     risk, ordered, pairs = _risks(answers), np.zeros(len(weights)), np.zeros(len(weights))
@@ -59,7 +60,7 @@ def calibration(answers: Answers, weights: Floats) -> Floats:
 
 
 def cox_loss(answers: Answers, weights: Floats) -> Floats:
-    """Return the negative log partial likelihood a row: weighted rows are in risk sets with their weight."""
+    """Return the negative log partial likelihood per row; each row counts in risk sets with its weight."""
     time, event = _labels(answers)
     order = np.argsort(-time, kind="stable")
     risk = answers.scores[order, 0]
@@ -78,9 +79,9 @@ def _kaplan_meier(
     time: Floats, event: NDArray[np.bool_], weights: Floats, of_events: bool
 ) -> tuple[Floats, Floats]:
     """
-    Return the weighted Kaplan-Meier estimates [R, N] of passing the time of each row, in the order of times, and of passing all
-    times before that of each row, in the order of the rows. ``of_events``: of no event; otherwise of no censoring, where an event
-    at the same time comes first.
+    Return two weighted Kaplan-Meier estimates [R, N]: the probability of passing the time of each row, in the order of times; and of
+    passing all times before that of each row, in the order of the rows. ``of_events``: passing means that no event occurs; otherwise
+    that no censoring occurs, where an event at the same time comes first.
     """
     order = np.lexsort((~event, time))
     sorted_weights, ends = weights[:, order], (event if of_events else ~event)[order]

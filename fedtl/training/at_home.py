@@ -45,8 +45,8 @@ class Member:
 @dataclass(frozen=True)
 class FinalModel:
     """
-    The mix of models that a silo uses; of one model in most methods. ``validation_rows``: by how many it was chosen;
-    ``mixes``: among how many. ``interpolated``: the curve of the candidate between two others, if there was one.
+    The mix of models that a silo uses; most methods use one model. ``validation_rows``: the number of rows by which it was chosen;
+    ``mixes``: the number of mixes that were compared. ``interpolated``: the curve between two candidates, where one was computed.
     """
 
     members: tuple[Member, ...]
@@ -56,7 +56,7 @@ class FinalModel:
 
     @property
     def main(self) -> Member:
-        """The one model, where there is no mix; otherwise the last one that came of training together."""
+        """The model, where there is one; otherwise the last model of the mix that was trained together with others."""
         return next((one for one in reversed(self.members) if one.name is not Candidate.OWN), self.members[0])
 
     def adapted(self, trainer: "Trainer", x: Tensor, width: int) -> "FinalModel":
@@ -162,7 +162,7 @@ def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
 def alone_trainer(trainer: "Trainer") -> "Trainer":
     """
     Return the trainer of a silo's own model: that of the method ``local`` with the same tuning, never private. Without noise
-    there is not a reason to train a few roles only, so where training together is private, it trains all of them.
+    there is no reason to train a few roles only, so where training together is private, it trains all of them.
     """
     own, method = trainer.alone, replace(local(), tune=trainer.method.tune)
     if own is None:
@@ -177,8 +177,8 @@ def trainer_of(member: Member, trainer: "Trainer") -> "Trainer":
 
 def own_model(trainer: "Trainer", silo: Silo, task: Task, watch: Watch | None = None) -> State:
     """
-    Return the model that the method ``local`` gives the silo, to the bit: trained alone for as many rounds, with the same
-    tuning, by ``alone_trainer``. ``watch`` is called after each round.
+    Return the model that the method ``local`` gives the silo, to the bit: ``alone_trainer`` trains it for the rounds of ``task``,
+    with the same tuning. ``watch`` is called after each round.
     """
     alone = alone_trainer(trainer)
     state = trained_alone(alone, silo, task, alone.initial(silo.data.width), watch)
@@ -189,8 +189,8 @@ def trained_alone(
     alone: "Trainer", silo: Silo, task: Task, state: State, watch: Watch | None = None
 ) -> State:
     """
-    Return the state after the silo has trained it alone for as many rounds. ``alone``: from ``alone_trainer``; ``watch`` is
-    called after each round.
+    Return the state after the silo has trained it alone for the rounds of ``task``. ``alone``: from ``alone_trainer``;
+    ``watch`` is called after each round.
     """
     (phase,) = alone.method.phases
     for number in range(1, task.rounds + 1):
@@ -202,10 +202,10 @@ def trained_alone(
 
 def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model) -> FinalModel:
     """
-    Return the model that the silo uses itself after the last round. ``own``: trains, or finds, its own model; a silo without
-    labels has none.
+    Return the model that the silo uses itself after the last round. ``own``: returns the silo's own model, which it trains or
+    has stored; a silo without labels has none.
     """
-    if trainer.method.pool:  # the rows of all silos tuned it, in one place
+    if trainer.method.pool:  # the model was tuned on the rows of all silos together
         return FinalModel((Member(Candidate.SHARED, 1.0, received_model(trainer, silo, task)),))
     choose, tuned = trainer.method.choose, tuned_model(trainer, silo, task)
     headless = trainer.method.head_is_local and not silo.data.has_labels  # nothing could choose

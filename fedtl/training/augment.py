@@ -84,7 +84,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Rotate:
-    """Turn an image by up to so many degrees in either direction, with zeros in the corners."""
+    """Turn an image by at most ``degrees`` in either direction, with zeros in the corners."""
 
     degrees: Degrees = 10.0
     only_pixels = False
@@ -95,7 +95,7 @@ class Rotate:
 
 @dataclass(frozen=True)
 class Jitter:
-    """Multiply brightness, contrast and saturation by 1 - s to 1 + s, and turn the hue by up to so much of its circle."""
+    """Multiply brightness, contrast and saturation by 1 - s to 1 + s, and turn the hue by at most ``hue`` of its circle."""
 
     brightness: Fraction = 0.2
     contrast: Fraction = 0.2
@@ -138,7 +138,7 @@ CHANGES: dict[str, Callable[..., Change]] = {
 
 def check_augmentation(changes: Sequence[Change], shape: Shape, pixels: bool, masks: bool = False) -> None:
     """
-    Raise ConfigError where inputs of this shape cannot be changed so. ``pixels``: whether they are 0..255; ``masks``: whether their
+    Raise ConfigError where these changes do not suit inputs of this shape. ``pixels``: whether they are 0..255; ``masks``: whether their
     labels are masks.
     """
     if not changes:
@@ -195,8 +195,8 @@ def augmenter(
     changes: Sequence[Change], train: Dataset, at: tuple[str | int, ...], key: bytes
 ) -> Augmenter | None:
     """
-    Return what changes images such as those of ``train`` one kind after the other; None without changes. Raises ConfigError where
-    they cannot be changed so.
+    Return what applies the changes, one kind after the other, to images such as those of ``train``; None without changes. Raises
+    ConfigError where the changes do not suit them.
     """
     if not changes:
         return None

@@ -50,8 +50,8 @@ def make_batch(
     change: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> Batch:
     """
-    Return the batch of these rows of the silo, and of these of its second domain; values of regression are scaled. ``change``: of
-    the inputs and masks, from inputs, labels and the numbers of their rows, those of the second domain after the others.
+    Return the batch of these rows of the silo, and of these of its second domain; values of regression are scaled. ``change``:
+    returns changed inputs and masks from inputs, labels and row numbers; rows of the second domain are numbered after the others.
 
     Copies from main memory do not wait for the GPU. CUDA reads pageable memory before such a copy returns.
     """
@@ -87,9 +87,9 @@ def draw_batches(
     balanced_by: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """
-    Yield each batch's rows and, where ``second_domain`` asks, as many rows of the silo's second domain, or None. A silo
-    without labels yields all its rows of the second domain instead. ``all_rows``: an epoch is one pass over the rows of both.
-    ``balanced_by``: the class of each labelled row; an epoch then draws as many of them, each class equally often.
+    Yield each batch's rows and, with ``second_domain``, the same number of rows of the silo's second domain; otherwise None. A
+    silo without labels yields all its rows of the second domain instead. ``all_rows``: an epoch is one pass over the rows of both.
+    ``balanced_by``: the class of each labelled row; an epoch then draws from them with replacement, each class equally often.
     """
     pool = len(data.target) if data.target is not None and (second_domain or all_rows) else 0
     labelled = len(data.train)
@@ -111,8 +111,8 @@ def draw_batches(
 
 def balanced_rows(classes: Tensor, generator: torch.Generator) -> Tensor:
     """
-    Return as many rows as there are [N], drawn with replacement: a class, each that occurs equally likely, then a row of it.
-    Rows without a label are not drawn, unless no row has one.
+    Return the numbers [N] of N rows, drawn with replacement: first a class, all that occur with equal probability, then one of its
+    rows. Rows without a label are not drawn, unless no row has one.
     """
     known = torch.nonzero(classes != NO_LABEL).flatten()
     if not len(known):

@@ -36,7 +36,7 @@ def interpolated(
 
 
 def tensor_groups(trainer: "Trainer", state: State, by_stage: bool) -> dict[str, frozenset[str]]:
-    """Return the names of tensors that have one share: all, or those of each stage of the body, and all others."""
+    """Return groups of tensor names, each with one share: one group of all, or one for each stage of the body and one for the rest."""
     if not by_stage:
         return {WHOLE: frozenset(state)}
     groups = {

@@ -11,7 +11,7 @@ from fedtl.training.augment import Change
 @dataclass(frozen=True)
 class TrainingConfig:
     """
-    The ``[train]`` settings. ``freeze``: that many first stages of the body do not move; the statistics of their norms
+    The ``[train]`` settings. ``freeze``: the number of first stages of the body that do not move; the statistics of their norms
     still follow the silo's inputs. ``stage_lr``: each stage has this times the rate of the next one (Howard and Ruder, 2018:
     1 / 2.6). ``roles``: what the rounds train, of what the method trains; (): all of it. ``warmup``, ``clip`` and ``balanced``: as in
     ``[train]``. ``augment``: the changes of training images. ``depths``: by the body's parameters, how far their stage is below the

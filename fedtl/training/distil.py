@@ -1,4 +1,4 @@
-"""One net at a silo that is trained to give what another model, or a mix of models, gives."""
+"""A net at a silo that is trained to reproduce the outputs of another model or of a mix of models."""
 
 from dataclasses import dataclass, replace
 

@@ -45,8 +45,8 @@ def partition_of(
     method: Method, model: Mapping[str, Role], extra: State, kept: frozenset[str] = frozenset()
 ) -> Partition:
     """
-    Return which of the model's tensors, of the slots' and of the summaries leave. Counts cannot be averaged and stay, and so
-    do those ``kept`` by a cut or because they are frozen, in the slots too.
+    Return which tensors of the model, the slots and the summaries leave. These stay: counts, because they cannot be averaged, and the
+    tensors ``kept`` by a cut or because they are frozen, also in the slots.
     """
     roles = {name: Role.SUMMARY if set_of(name) == SUMMARY else Role.EXTRA for name in extra}
     leaving = {slot.name for slot in method.slots if slot.crosses} | {SUMMARY}
@@ -75,7 +75,7 @@ def before_round(method: Method, weights: Weights) -> dict[str, State]:
 def end_slots(
     loop: Loop, weights: Weights, before: Mapping[str, State], task: Task, steps: Sequence[int]
 ) -> None:
-    """Set each slot to its value after the round, in order. ``steps``: of each phase that trained what the model is."""
+    """Set each slot to its value after the round, in order. ``steps``: the number that each phase took which trained the model."""
     if not before:
         return
     reach = {
@@ -100,10 +100,10 @@ def summaries_of(
     public: Tensor | None = None,
 ) -> State:
     """
-    Return each summary's sum over the silo's training rows, divided by what the silo's update weighs, by the model as trained;
-    longer vectors are scaled down. So the weighted mean over silos is the mean over all rows, where all have labels. Rows
-    without labels count where the summary is not ``by_label``. ``exact``: the model's statistics for the summaries that ask
-    for exact ones, None where the silo does not use these. ``public``: inputs that all may see.
+    Return each summary of the model as trained: the sum of its vectors over the silo's training rows, divided by the weight of the
+    silo's update, so that the weighted mean over silos is the mean over all rows where all have labels. Vectors that are too long are
+    scaled down. Rows without labels count where the summary is not ``by_label``. ``exact``: the exact statistics for summaries that ask
+    for them; None where the silo does not use these. ``public``: inputs that all may see.
     """
     means: State = {}
     for summary in loop.method.summaries:
@@ -131,7 +131,7 @@ def _sum_of_rows(
 
 
 def _row_count(summary: Summary, data: SiloDataset) -> int:
-    """Return of how many rows a summary is the mean."""
+    """Return the number of rows over which a summary is averaged."""
     return len(data.train) if summary.by_label else len(data.train) + data.hidden
 
 

@@ -34,8 +34,8 @@ def with_few_labels(data: SiloDataset, rows: torch.Tensor) -> SiloDataset:
 
 def passes(data: SiloDataset, few: SiloDataset, batch_size: int) -> int:
     """
-    Return how many epochs over the few labelled rows have about as many steps as one over all training rows has: few rows are not
-    to be trained less than many.
+    Return a number of epochs over the few labelled rows. It is chosen so that together they have about the same number of steps as one
+    epoch over all training rows, because few rows should not get less training than many.
     """
     return max(1, round(ceil(len(data.train) / batch_size) / ceil(len(few.train) / batch_size)))
 
@@ -45,7 +45,7 @@ def alone_on_few(
 ) -> tuple[Trainer, State]:
     """
     Return the model that a silo trains alone on its few labels as ``local`` does: ``epochs`` at the full rate, and then tuned with a
-    falling one, each of them ``repeats`` times as often (``passes``). It has the exact statistics of all its inputs. Also return
+    falling one. Each epoch is repeated ``repeats`` times (``passes``). It has the exact statistics of all its inputs. Also return
     the trainer that scores it.
     """
     own = alone_trainer(trainer)

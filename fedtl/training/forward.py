@@ -106,8 +106,9 @@ def outputs_of(net: Net, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
 
 def features_last(module: nn.Module, axes: int) -> bool:
     """
-    Return whether an output of so many axes has its features last, as tokens [N, T, D] have, and not second, as maps [N, C, T] and
-    [N, C, H, W]: where the module has weights, and neither a convolution over all positions nor a norm of channels.
+    Return whether an output with this number of ``axes`` has its features on the last axis (tokens [N, T, D]) and not on the second
+    (maps [N, C, T] and [N, C, H, W]). They are last where the module has weights, but no convolution over all positions and no norm
+    of channels.
     """
     of_maps = (CONVOLUTIONS.get(axes, ()), _NormBase, nn.GroupNorm, *FEDTL_NORMS)
     own = [one for one in module.modules() if any(True for _ in one.parameters(False)) or is_norm(one)]

@@ -28,14 +28,14 @@ class Graph:
         self._step = step  # its constants are read where they lie, so they must stay
         self._inputs = [one.clone() for one in inputs]
         self._graph = torch.cuda.CUDAGraph()
-        beside = _stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        capture_stream = _stream()
+        capture_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(capture_stream):
             step(self._inputs)  # libraries take their memory in the first call on a stream
-        torch.cuda.current_stream().wait_stream(beside)
+        torch.cuda.current_stream().wait_stream(capture_stream)
         with (
             torch.cuda.stream(torch.cuda.current_stream()),  # torch does not return to it after an error
-            torch.cuda.graph(self._graph, _memory(), beside, capture_error_mode="thread_local"),
+            torch.cuda.graph(self._graph, _memory(), capture_stream, capture_error_mode="thread_local"),
         ):
             self._gradients = step(self._inputs)
 

@@ -25,7 +25,7 @@ from fedtl.privacy import dp_adabn, dp_sgd, dp_summary
 from fedtl.privacy.canaries import SUMMARY_FILE, CanaryLayer, CanarySums
 from fedtl.privacy.dp_accuracy import noisy_mean
 from fedtl.privacy.dp_adabn import StatisticsRelease
-from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.privacy.guarantee import PrivacyGuarantee, Releases
 from fedtl.privacy.per_sample.clipping import GradientMethod, choose_gradient_method
 from fedtl.privacy.per_sample.independence import check_examples_independent, check_vectors_independent
 from fedtl.tasks.classification import correct
@@ -180,18 +180,18 @@ def release_statistics(loop: Loop, weights: Weights, silo: Silo, release: Statis
                 weights.sets[slot.name][f"body.{name}"] = tensor.to(loop.device)
 
 
-def noisy_summaries(loop: Loop, weights: Weights, silo: Silo, round: int, first: bool) -> State:
+def noisy_summaries(loop: Loop, weights: Weights, silo: Silo, round: int, due: Releases) -> State:
     """
-    Return the method's summaries with noise, by the model as trained. One that leaves in the ``first`` round only keeps
-    afterwards the value that was received, so that the update says nothing of it.
+    Return the method's summaries with noise, by the model as trained. A summary that is not ``due`` in this round keeps the value
+    that was received, so the update says nothing about it.
     """
     guarantee, train = silo.guarantee, silo.data.train
     assert guarantee is not None
-    due = {release.name: release for release in guarantee.releases.due(first)}
+    releases = {release.name: release for release in due.summaries}
     units = None if guarantee.protected.are_records else train.units
     summaries: State = {}
     for summary in loop.method.summaries:
-        if (release := due.get(summary.name)) is None:
+        if (release := releases.get(summary.name)) is None:
             summaries[summary.name] = weights.summaries[summary.name]
             continue
         noise = guarantee.random("summary", summary.name, silo.name, round)

@@ -1,4 +1,4 @@
-"""What a silo says of the model that it received, before it trains it."""
+"""The metrics that a silo reports of the model that it received, before training."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -75,8 +75,8 @@ class GradientSteps:
 
     def _recorded(self, inputs: Sequence[Tensor], loss: Callable[[], Tensor]) -> "int | Recorded | None":
         """
-        Do one step as usual, and return it recorded; None where it is unfit, or another result than the usual one follows; 0 where
-        that is not finite, which says nothing about later steps.
+        Do one step as usual, and return a recording of it; None where it cannot be recorded, or the recording gives another result; 0
+        where the usual result is not finite, because this says nothing about later steps.
         """
         before = [one.clone() for one in self._buffers]
         loss().backward()
@@ -178,7 +178,7 @@ class Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Return False: to hide the function below from its compiler, torch would import it, two seconds of each process."""
+        """Return False. Otherwise torch would import its compiler to hide the function below from it: two seconds of each process."""
         return False
 
     def __torch_dispatch__(self, kernel: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

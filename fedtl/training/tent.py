@@ -34,7 +34,7 @@ def tent_scores(net: nn.Module, x: Tensor, device: torch.device) -> Tensor:
     moving = [weight for norm in norms for weight in norm.parameters(recurse=False)]
     if not moving:
         raise ConfigError(
-            "--adapt tent: the model has no normalisation layer with scale and shift; leave --adapt out"
+            "--adapt tent: the model has no normalisation layer with scale and shift; remove --adapt tent"
         )
     for weight in moving:
         weight.requires_grad_(True)

@@ -21,6 +21,7 @@ from fedtl.models.roles import Partition, Role, roles
 from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
+from fedtl.privacy.guarantee import Releases
 from fedtl.training import private
 from fedtl.training.batches import learns_from
 from fedtl.training.config import TrainingConfig
@@ -44,6 +45,7 @@ from fedtl.training.staging import frozen_parameters, kept_by_cut, staged
 from fedtl.training.weights import Weights, on_device, start_set
 
 CPU = torch.device("cpu")
+NO_RELEASES = Releases()
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +140,7 @@ class Trainer:
         cannot be trained privately; none costs anything.
         """
         if not learns_from(self.method.losses, silo.data):
-            raise SiloFailed(
-                f"{silo.name}: no row has a label, and no loss of the method does without labels"
-            )
+            raise SiloFailed(f"{silo.name}: no row has a label, and every loss of the method needs labels")
         if silo.guarantee is None:
             update, local = self._round(silo, task)
             # A layer may write to tensors that no phase trains, such as its own buffers.
@@ -168,7 +168,7 @@ class Trainer:
         if not set(self._private_phases(silo).values()) <= self.cache.gradient_methods.keys():
             self._verify(silo, task)
         first = taint.Label.RELEASED not in silo.labels.values()
-        update, silo.local = self._round(silo, task, first)
+        update, silo.local = self._round(silo, task, silo.guarantee.releases.in_round(first))
         silo.labels = labels_after_round(self, silo)
         return update
 
@@ -242,8 +242,8 @@ class Trainer:
             self.loop, weights, silo, task, self._private_phases(silo), self.cache.gradient_methods
         )
 
-    def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
-        """Return the update and the silo's new local tensors. ``first``: this private round releases the statistics too."""
+    def _round(self, silo: Silo, task: Task, due: Releases = NO_RELEASES) -> tuple[Update, State]:
+        """Return the update and the silo's new local tensors. ``due``: what a private round releases besides trained tensors."""
         state = self.partition.join(task.shared, silo.local)
         metrics = received_metrics(self, silo, task, state)
         weights = self._weights(state, silo.data.width, task.shared)
@@ -254,15 +254,15 @@ class Trainer:
                 for number, phase in enumerate(self.method.phases)
             }
         else:
-            if first and silo.guarantee.releases.statistics:
-                private.release_statistics(self.loop, weights, silo, silo.guarantee.releases.statistics)
+            if due.statistics:
+                private.release_statistics(self.loop, weights, silo, due.statistics)
             counts = dict(enumerate(silo.guarantee.training.steps))
             phases = self._private_phases(silo)
             gradients = {number: self.cache.gradient_methods[key] for number, key in phases.items()}
             private.train(self.loop, weights, silo, task, gradients)
         steps = [count for number, count in counts.items() if self.method.phases[number].trains_model]
         end_slots(self.loop, weights, before, task, steps)
-        summaries = self._summaries(silo, task, weights, first)
+        summaries = self._summaries(silo, task, weights, due)
         state = copy_state(whole_state(self.method, weights, summaries))
         if broken := first_not_finite(state):
             raise SiloFailed(
@@ -281,10 +281,10 @@ class Trainer:
         weight = 1.0 if silo.guarantee else float(rows)
         return Update(silo.name, task.round, sent, weight, metrics), copy_state(local)
 
-    def _summaries(self, silo: Silo, task: Task, weights: Weights, first: bool) -> State:
+    def _summaries(self, silo: Silo, task: Task, weights: Weights, due: Releases) -> State:
         """Return the method's summaries by the model as trained, of a private silo with noise."""
         if silo.guarantee is not None:
-            return private.noisy_summaries(self.loop, weights, silo, task.round, first)
+            return private.noisy_summaries(self.loop, weights, silo, task.round, due)
         exact = None
         if uses_exact_statistics(self.method):
             net = self._evaluated(weights.sets[MODEL], silo.data.width)

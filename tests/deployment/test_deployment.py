@@ -134,7 +134,7 @@ def test_sites_with_a_wrong_key_or_certificate_cannot_connect(federation, tmp_pa
     stranger.wait(30)
     why = {name: federation.record(name)[-1] for name in homes}
     assert {line["what"] for line in why.values()} == {"disconnected"}
-    assert "has not admitted this site's key" in why["stranger"]["reason"]
+    assert "not admitted" in why["stranger"]["reason"]
     assert "CERTIFICATE_VERIFY_FAILED" in why["deceived"]["reason"]
     assert "CERTIFICATE_VERIFY_FAILED" in why["misnamed"]["reason"]
     (homes["stranger"].path / "node.key").unlink()
@@ -245,7 +245,7 @@ def test_studies_queue_sites_rest_and_say_whether_joining_helped_and_one_withdra
         assert [line["verdict"] for line in lines if line["what"] == "verdict"] == [word]
         assert uncovered_lines(parse_lines(lines)) == []
     printed = fedtl_command("server", "withdraw", federation.server, "plain").stdout
-    assert "study early: its updates counted in rounds 1" in printed
+    assert "study early: its updates counted" in printed
     assert f"fedtl server start {federation.server} night --study early-without-plain" in printed
     assert "suspended" in federation.status().admitted["plain"]
     fedtl_command("server", "start", federation.server, "night", "--study", "early-without-plain", "--now")
@@ -294,7 +294,7 @@ def test_a_slow_and_a_killed_site_rejoin_and_no_round_is_charged_twice(federatio
     )[0]
     federation.signal("plain", "fedtl.deployment.site.superexec", signal.SIGCONT)
     assert list(second["silos"]) == ["inverted"]
-    assert second["left_out"]["plain"] == f"plain: no reply within {deadline} s; it is asked again next round"
+    assert second["left_out"]["plain"].startswith(f"plain: no reply within {deadline} s;")
     assert second["left_out"]["blurred"].startswith("blurred: ")
     back = federation.log("blurred").count("SuperNode ID") + 1
     while federation.log("blurred").count("SuperNode ID") < back:  # its key is refused for two heartbeats

@@ -35,4 +35,4 @@ def test_more_rounds_on_other_rows_are_refused(run, change):
     file.write_text("".join(lines) + change if change else "".join([lines[0], *lines[2:]]))
     done = fedtl("run", "--resume", run / "run", "--more-rounds", 1)
     assert done.returncode == 2
-    assert "silo a: the set of its rows has changed since" in done.stderr
+    assert "silo a: the set of its rows" in done.stderr

@@ -237,7 +237,7 @@ def test_a_mean_and_a_worst_say_over_how_many_silos_they_are(runs):
     assert said["mean"]["fedavg"]["accuracy"]["mean"] == said["methods"]["fedavg"]["a"]["accuracy"]["mean"]
     assert said["worst"]["fedavg"]["silos"] == 1
     assert said["absent"]["fedavg"]["b"]["accuracy"] == "all 200 rows have the same class"
-    assert said["absent"]["fedtl"]["a"]["accuracy"] == "the scores of 3 of 200 rows are not finite (seed 1)"
+    assert "3 of 200 rows are not finite (seed 1)" in said["absent"]["fedtl"]["a"]["accuracy"]
     assert "accuracy" not in said["methods"]["fedtl"]["a"]
 
 

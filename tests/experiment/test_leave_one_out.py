@@ -11,7 +11,7 @@ from fedtl.experiment.pages import write_compare_page
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.report.helper_tables import helper_grid, helper_note, helper_table
 from tests.experiment.test_tuning import compare_here
-from tests.report.test_report import assert_self_contained, printed
+from tests.report.readers import assert_self_contained, printed
 
 SILOS = ("east", "flipped", "west")
 

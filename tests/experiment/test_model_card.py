@@ -15,7 +15,7 @@ from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.model_card import write_card
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.results.run import RunResult
-from tests.report.test_report import a_result
+from tests.report.samples import a_result
 
 RIGHT = 45  # of 60 test rows
 
@@ -50,7 +50,8 @@ def test_a_card_has_use_silos_rows_metrics_with_intervals_privacy_and_limits(tmp
         assert f"\n## {part}\n" in text
     assert "Purpose of the study: `a 'test'`." in text
     assert "silos: 2 (`north`, `so|uth`)" in text
-    assert "rows of this silo: 200 for training, 24 for validation, 60 for testing" in text
+    for rows in ("200 for training", "24 for validation", "60 for testing"):
+        assert rows in text
     right = np.repeat([1.0, 0.0], [RIGHT, 60 - RIGHT])
     low, high = stats.t.interval(0.95, 59, right.mean(), stats.sem(right))
     assert f"| accuracy (%) | 75.0 {100 * low:.0f}…{100 * high:.0f} |" in text
@@ -70,9 +71,7 @@ def test_of_a_private_run_it_has_no_exact_figure(tmp_path):
 
 @pytest.mark.parametrize("distilled", [{"distilled": {"weights": 3}}])
 def test_metrics_of_a_distilled_net_are_said_to_be_those_of_its_teacher(distilled, tmp_path):
-    assert "Of the model that this one was distilled from" in card(
-        model(tmp_path), tmp_path / "out", distilled
-    )
+    assert "was distilled from" in card(model(tmp_path), tmp_path / "out", distilled)
 
 
 def test_a_model_without_a_result_has_no_numbers(tmp_path):

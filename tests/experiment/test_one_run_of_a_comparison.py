@@ -14,7 +14,7 @@ from fedtl.experiment.pages import write_compare_page
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.report.page_notes import one_run_note
 from tests.experiment.test_tuning import compare_here
-from tests.report.test_report import assert_self_contained
+from tests.report.readers import assert_self_contained
 
 
 def question(folder):
@@ -42,7 +42,7 @@ def test_the_command_for_one_run_makes_its_page_with_features(tmp_path, monkeypa
     (tmp_path / "data").mkdir()
     compare_here(monkeypatch, question(tmp_path / "data"), tmp_path / "compared")
     text = assert_self_contained(write_compare_page(RunFolder(tmp_path / "compared")).read_text())
-    program, *words = shlex.split(re.search(r"run in this folder: (fedtl report .*? --features)", text)[1])
+    program, *words = shlex.split(re.search(r"in this folder: (fedtl report .*? --features)", text)[1])
     assert (program, words) == ("fedtl", ["report", "runs/fedbn-seed0", "--features"])
     monkeypatch.chdir(tmp_path / "compared")
     done = CliRunner().invoke(app, words, catch_exceptions=False)

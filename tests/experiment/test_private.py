@@ -326,7 +326,8 @@ def test_a_round_that_failed_after_its_charge_is_lost_and_says_nothing(tmp_path,
         patch.setattr(mechanism.Mechanism, "step", fails)
         with pytest.raises(SiloFailed) as caught:
             trainer.fit(silo, task_of(trainer))
-    assert str(caught.value) == "here: no update for round 1 (the reason is in the silo's own log)"
+    assert str(caught.value).startswith("here: no update for round 1 (")
+    assert "Miller" not in str(caught.value)
     assert "Mrs Miller" in caplog.text
     assert spent_privacy(silo.guarantee, "study").epsilon > 0
     with pytest.raises(RoundLost, match="no reply"):

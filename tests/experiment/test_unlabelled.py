@@ -255,7 +255,7 @@ def test_silos_without_any_label_train_a_body_that_a_new_silo_gets_a_head_for(tm
     experiment = small("method.name=masked", "rounds=1", *NO_LABELS)
     result, folder = do(tmp_path / "a", experiment), RunFolder(tmp_path / "a")
     assert result["mean"] == {}
-    assert any("fedtl onboard makes one from few labels" in note for note in result["notes"])
+    assert any("fedtl onboard" in note for note in result["notes"])
     flip_unused_labels(monkeypatch, experiment.data, 0)
     assert same(tensors(tmp_path / "a"), tensors_of(do(tmp_path / "b", experiment), tmp_path / "b"))
     model, x = SiloModel(folder, "plain"), np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)

@@ -17,7 +17,7 @@ from fedtl.results.comparison import Comparison
 from fedtl.simulation.shared_store import temporary_store
 from tests.experiment.runs import do, small
 from tests.experiment.test_compare import finished, of, runs, summary, two  # noqa: F401
-from tests.report.test_report import printed
+from tests.report.readers import printed
 
 
 def test_a_fraction_belongs_to_top_k():

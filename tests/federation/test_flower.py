@@ -445,7 +445,7 @@ def test_a_silo_that_is_expelled_while_its_reply_comes_holds_no_round_up():
     members.discard(NODES["a"])
     found |= {reply.silo: reply for reply in replies}
     found[found["first"].silo] = found["first"]
-    assert found["a"].reason == "a: was expelled before its whole reply came"
+    assert "expelled" in found["a"].reason
     assert isinstance(found["b"], Update)
     assert isinstance(found["c"], Update)
 

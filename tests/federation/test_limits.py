@@ -1,5 +1,7 @@
 """Updates that stand out in a round."""
 
+import re
+
 import pytest
 
 from fedtl.federation.limits import NO_LIMITS, UpdateLimits, outliers
@@ -11,14 +13,15 @@ EVEN = {"a": 1.0, "b": 1.1, "c": 0.9}
     ("weights", "norms", "named"),
     [
         ({"a": 10.0, "b": 11.0, "c": 9.0}, EVEN, []),
-        (EVEN, {**EVEN, "b": 5.0}, ["b: its update has norm 5; the median of the others is 0.95"]),
-        ({**EVEN, "a": 1.2, "c": 1e12}, EVEN, ["c: its update has 100% of the weight of the round"]),
+        (EVEN, {**EVEN, "b": 5.0}, ["b", "5", "0.95"]),
+        ({**EVEN, "a": 1.2, "c": 1e12}, EVEN, ["c", "100%"]),
         ({"a": 2.0, "b": 1e9}, {"a": 1.0, "b": 1e9}, []),  # of two, it cannot be said which
         (EVEN, {"a": 0.0, "b": 0.0, "c": 0.0}, []),
     ],
 )
 def test_an_update_stands_out_by_its_norm_or_its_weight(weights, norms, named):
-    assert list(outliers(weights, norms, NO_LIMITS)) == named
+    found = " ".join(outliers(weights, norms, NO_LIMITS))
+    assert re.findall(r"^\w+(?=:)|\d[\d.%]*", found) == named
 
 
 @pytest.mark.parametrize(

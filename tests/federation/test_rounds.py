@@ -157,7 +157,7 @@ def test_the_plan_fixes_how_much_an_update_counts():
         (UpdateLimits("rows", 4.0, 100.0), [3, 4, 0.1, 4]),
     ):
         (one,) = run(Toys(lies=lies), rounds=1, limits=limits)
-        assert one.left_out["eve"].startswith("eve: its update has norm 2.449e+06; the plan allows 100")
+        assert re.match(r"eve: .* norm 2.449e\+06; .* 100", one.left_out["eve"])
         deltas = [replies[name].delta["body.w"].double().numpy() for name in ("ada", "bob", "cleo", "dan")]
         mean = start().shared["body.w"].numpy() + np.average(deltas, axis=0, weights=weights)
         np.testing.assert_allclose(one.after.shared["body.w"], mean, atol=1e-6)

@@ -182,7 +182,7 @@ def failure_of(model, x):
 def test_a_failure_names_the_module():
     model = nn.Sequential(OrderedDict(a=nn.Linear(4, 4), b=zoo.Codes()))
     line = failure_of(model, torch.full((2, 4), -50.0))
-    assert line.startswith("the model fails in b.emb (Embedding): index out of range")
+    assert "b.emb (Embedding): index out of range" in line
     assert 'data.scale = "none"' in line
     assert "below 8" in line
     assert failure_of(nn.Sequential(zoo.Failing(MemoryError())), torch.zeros(1)) is None

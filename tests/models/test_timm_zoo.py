@@ -40,9 +40,9 @@ def test_what_timm_refuses_to_build_is_refused_in_one_line(monkeypatch):
         raise AssertionError("64 is not a multiple of 14\nof the patches")
 
     monkeypatch.setattr(import_timm(), "create_model", refuse)
-    assert outcome("test_vit").startswith(
-        "timm cannot build it for images of shape (3, 64, 64): 64 is not a multiple of 14;"
-    )
+    refused = outcome("test_vit")
+    assert " of shape (3, 64, 64): 64 is not a multiple of 14;" in refused
+    assert "\n" not in refused
 
 
 @pytest.mark.nightly

@@ -26,9 +26,9 @@ from fedtl.results.run import RunResult
 from fedtl.results.transferability import Begin, Cut, Point, Spread, StageSpread, Transferability
 from tests.audit.test_statement import audit_of
 from tests.browser import BROWSER, browser
+from tests.report.samples import CURVES, SILOS, TOML, a_comparison, a_history, a_result, lines_of
 from tests.report.test_data_page import report_of
 from tests.report.test_page_facts import a_comparison_page, a_rehearsal_page, a_run_page, facts_of_run
-from tests.report.test_report import CURVES, SILOS, TOML, a_comparison, a_history, a_result, lines_of
 
 RNG = np.random.default_rng(0)
 STAGES = ("stem", "stage one", "stage two", "stage three")

@@ -40,7 +40,8 @@ from fedtl.results.page_facts import (
 from fedtl.results.run import RunResult
 from fedtl.tasks.label_metrics import calibration_error
 from fedtl.tasks.row_metrics import Answers
-from tests.report.test_report import (
+from tests.report.readers import assert_self_contained
+from tests.report.samples import (
     CURVES,
     HOSTILE,
     MANY,
@@ -50,7 +51,6 @@ from tests.report.test_report import (
     a_comparison,
     a_history,
     a_result,
-    assert_self_contained,
     lines_of,
 )
 

@@ -102,7 +102,7 @@ def test_nothing_is_concluded_on_a_loaded_machine(parts, beside, met):
     assert [fast.met, slow.met, helped.met] == [met, met and False, met]
     said = tables._judged(vars(slow))
     assert ("NOT MET" in said) == (met is not None)
-    assert ("not concluded: floors side by side took 1.26 times as long as one" in said) == (met is None)
+    assert ("not concluded: floors side by side" in said) == (met is None)
 
 
 def test_the_part_of_the_start_has_no_floor_and_is_judged_from_a_file_too(parts):

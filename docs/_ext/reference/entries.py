@@ -57,8 +57,8 @@ def _terms(name: str, method: Method) -> str:
     """Return what the docstrings of a method's loss terms say, but of the task's loss and of a term that has the method's name."""
     kinds = dict.fromkeys(type(term) for term in method.every_term)
     own = TERMS.get(name)
-    told = [_text(kind) for kind in kinds if kind not in (TaskLoss, own)]
-    return "".join(f"\n\n**A term that is minimised with the task's loss.** {text}" for text in told)
+    described = [_text(kind) for kind in kinds if kind not in (TaskLoss, own)]
+    return "".join(f"\n\n**A term that is minimised with the task's loss.** {text}" for text in described)
 
 
 def when_to_add(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from reference.markdown import escaped, table
 from reference.measured import BENCH, LOADS, about, newest, on_cpu, ratio_of, read
 
-sys.path.append(str(BENCH))  # whose modules are scripts beside each other and no package
+sys.path.append(str(BENCH))  # its modules are scripts in one folder, not a package
 import bars
 
 WORKERS = 2  # of the files that are committed

@@ -147,8 +147,8 @@ def exact_interval(hits: int, tries: int) -> Interval:
 
 def _auc_low(auc: float, members: int, others: int) -> float:
     """
-    The lower end of the 95 % interval: the AUC for which ``auc`` is as many standard errors above as the interval is wide (Newcombe,
-    2006). With the standard error of ``auc`` itself, an AUC of 1 of three rows would be certain.
+    Return the lower end of the 95 % interval: the AUC that lies 1.96 of its own standard errors below ``auc`` (Newcombe, 2006). The
+    standard error at ``auc`` itself is not used, because it is 0 for an AUC of 1, even of three rows.
     """
     if auc <= 0:
         return 0.0

@@ -2,7 +2,7 @@
 Reference models for membership inference: the whole federation is trained again, on random halves of each silo's training
 and test rows.
 
-References k and k + 1 have complementary halves, so that each row is out of as many references as it is in.
+References k and k + 1 have complementary halves, so that exactly one of the two used each row.
 """
 
 from collections.abc import Callable, Mapping, Sequence

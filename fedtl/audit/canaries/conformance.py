@@ -175,8 +175,8 @@ def _absence(run: Sequence[CanaryPhase], noise: Floats) -> Measurement:
 
 def _mean_p(difference: float, values: int, noise: Floats) -> float:
     """
-    The p-value of the difference of a mean of so many values from the expected one. Their deviation is estimated from the values of
-    ``noise``, so the ratio has Student's t distribution.
+    Return the p-value of the ``difference`` between a mean and its expectation. ``values``: how many numbers were averaged. Their
+    standard deviation is estimated from ``noise``, so the ratio has Student's t distribution.
     """
     error = max(float(noise.std(ddof=1)), ROUNDING) / math.sqrt(values)
     return float(2 * t.sf(max(0.0, abs(difference) - ROUNDING) / error, noise.size - 1))

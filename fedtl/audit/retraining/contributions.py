@@ -220,7 +220,7 @@ def one_record_in_statistics(rounds: NeighbourRounds) -> Measurement:
 
 def one_record_in_summaries(rounds: NeighbourRounds) -> Measurement:
     """A record changes the sum of each summary by at most its bound, and its noise is the claimed one."""
-    releases = rounds.audited.guarantee.releases.due(first=True)
+    releases = rounds.audited.guarantee.releases.summaries
     if not releases:
         return not_exercised("no summary is released")
     stds = [each.std for each in rounds.base.recorder.of("summary")]

@@ -80,7 +80,7 @@ def before_the_mechanism(audited: AuditedSilo) -> Measurement:
 
 def _summaries(base: TrainedRound, other: TrainedRound, guarantee: PrivacyGuarantee) -> Measurement | None:
     """Return a failed check if one stored row, replaced by another, changes a summary by more than twice its bound."""
-    releases = guarantee.releases.due(first=True)
+    releases = guarantee.releases.summaries
     if not releases:
         return None
     change = distance_over_noise(base, other, "summary") * releases[0].noise_multiplier / len(releases) ** 0.5

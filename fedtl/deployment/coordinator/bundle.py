@@ -5,7 +5,6 @@ stays what the coordinator needs to start a study: the first shared tensors, and
 
 import json
 import shutil
-import tomllib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 
 import fedtl
 from fedtl._util.files import sha256_of, write_bytes, write_file, write_json
+from fedtl._util.toml_text import parse_toml
 from fedtl.data.prepare import stored_name
 from fedtl.deployment.bundle_contents import check_bundle_contents
 from fedtl.deployment.coordinator.app_files import APP_FILES
@@ -265,7 +265,7 @@ def read_agreement(content: bytes, source: str) -> tuple[str, Agreement]:
         if len(names) != 1 or not names[0].endswith(".toml"):
             raise ConfigError(f"{source} has {len(names)} experiments; a bundle must have 1")
         try:
-            table = tomllib.loads(bundle.read(names[0]).decode())
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{source}: {names[0]} is not TOML: {error}") from error
+            table = parse_toml(bundle.read(names[0]), f"{source}: {names[0]}")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     return Path(names[0]).stem, validate(Agreement, table, source)

@@ -66,7 +66,7 @@ class SuperLink:
             return False
 
     def wait_until_healthy(self, seconds: float = START_SECONDS) -> None:
-        """Wait until the SuperLink answers. Raises ConfigError after so many seconds."""
+        """Wait until the SuperLink answers. Raises ConfigError where it has not answered after ``seconds``."""
         deadline = time.monotonic() + seconds
         while not self.healthy:
             if time.monotonic() > deadline:

@@ -36,7 +36,7 @@ class VerdictQuestions(Protocol):
         ...
 
     def send(self, silos: Sequence[str], seconds: float) -> Iterable[Refusal]:
-        """Send it to these sites, which have so many seconds; return a refusal for each to which it cannot be sent."""
+        """Send the question to these sites, which have ``seconds`` to answer. Return a refusal for each site to which it cannot be sent."""
         ...
 
     def receive(self) -> Iterable[SiloVerdict | Refusal]:
@@ -55,8 +55,8 @@ def ask_for_verdicts(study: HostedStudy, plan: StudyPlan, questions: VerdictQues
     """
     Ask the sites that have not decided yet, each again ``plan.ask_again`` seconds after an answer that decides nothing. Return the result
     with the answers, once every site has decided or the time is over, or while no answer is awaited for ``REST_SECONDS``: the study then
-    rests, and ``fedtl server run`` has it ask again. A site trains a model alone before it answers, for as many rounds
-    as the study has, so it may take twice as long as all these rounds did.
+    rests, and ``fedtl server run`` has it ask again. Before a site answers, it trains a model alone, for the number of
+    rounds of the study, so an answer may take twice as long as all these rounds did.
     """
     result = study.result
     longest = min(max(plan.deadline, 2 * result.seconds), MAX_ANSWER_SECONDS)

@@ -80,7 +80,7 @@ def adopt_model(
 ) -> AdoptedModel:
     """
     Write the model to ``out``, a run folder that predict and export read. ``watch`` is called with the rounds done and their
-    number, while a site that trained in the study trains its own model beside the shared one. ``compare``: it does so in any case, to
+    number, while a site that trained in the study trains its own model in addition to the shared one. ``compare``: it does so in any case, to
     tell whether joining helped. Raises ConfigError, DataError, Denied.
     """
     plan, planned_privacy = _plan(home, bundle)

@@ -3,9 +3,9 @@ The files that a site's silo.toml names besides those that every site's folder h
 the folder; it never holds the rows and ``key_file``.
 """
 
-import tomllib
 from pathlib import Path, PurePosixPath
 
+from fedtl._util.toml_text import parse_toml
 from fedtl.data.settings import SCALES
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.settings import HomeSettings, settings_of_table
@@ -44,8 +44,8 @@ def files_to_back_up(home: Home) -> tuple[dict[str, Path], tuple[str, ...]]:
 def paths_named_in(silo_toml: bytes) -> frozenset[str]:
     """Return the paths inside the folder that the content of a silo.toml names; none for one that cannot be read."""
     try:
-        settings = settings_of_table(tomllib.loads(silo_toml.decode()), Path("silo.toml"))
-    except (ValueError, RecursionError, ConfigError):
+        settings = settings_of_table(parse_toml(silo_toml, "silo.toml"), Path("silo.toml"))
+    except (ValueError, ConfigError):
         return frozenset()
     return frozenset(name for path in _named(settings).values() if (name := _inside(path)))
 

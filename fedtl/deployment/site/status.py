@@ -22,7 +22,7 @@ from fedtl.privacy.ledger_lines import BudgetChanged, Opened
 from fedtl.privacy.ledger_reading import read_ledgers
 from fedtl.privacy.verify import study_costs, unconfirmed_rows
 
-LABELS_NOT_USED = "of training and validation rows are not used (data.unlabelled); test labels only judge"
+LABELS_NOT_USED = "of training and validation rows are not used (data.unlabelled); test labels are used for measurement only"
 
 
 @dataclass(frozen=True)

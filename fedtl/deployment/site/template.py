@@ -25,7 +25,7 @@ label = "label"               # the column with the labels
 split_seed = 0                # decides which rows are used for training; do not change it
 val = 0.1                     # share of the rows for validation
 test = 0.2                    # share of the rows for the final test
-# unlabelled = true          # labels of training and validation rows are not used; test labels only judge
+# unlabelled = true          # labels of training and validation rows are not used; test labels are used for measurement only
 # missing_labels = "inputs"  # rows with an empty label are inputs without labels; without this line such rows are refused
 # classes = ["no", "yes"]     # every label that can occur; needed for a local head with [policy.privacy]
 # scale = "constants.toml"    # needed with [policy.privacy]: a file such as [age] mean = 60, std = 12; or "none"; or "dp":

@@ -17,7 +17,7 @@ from fedtl.training.transplant import donors_of, transplants
 def transfer_numbers(plan: SitePlan, study: Study, silo: Silo, task: Task) -> Mapping[str, float]:
     """
     Return the numbers that plan and policy let leave in this round, by name; in all rounds but the last there are none. The site
-    trains 2 + 4 n models for n stages, each for as many rounds as the study has, and judges them on its validation rows. Nothing in the
+    trains 2 + 4 n models for n stages, each for the study's number of rounds, and judges them on its validation rows. Nothing in the
     silo changes. Raises Denied.
     """
     if task.round != task.rounds or not (limits := sent_numbers(plan)):

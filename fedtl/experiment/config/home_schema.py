@@ -39,7 +39,7 @@ Candidates = Annotated[list[Annotated[Candidate, Field(strict=False)]], AfterVal
 
 class ChooseSettings(Settings):
     """
-    ``[method.choose]``: which models a silo averages after the last round: its "own", trained alone for as many epochs, the
+    ``[method.choose]``: which models a silo averages after the last round: its "own", trained alone for the epochs of a run, the
     "shared" one, the "personal" one of methods that keep one, and the "tuned" one. The weights are equal unless its
     validation rows clearly say otherwise. ["tuned"]: no mix. "interpolated": one model between the weights of the two ``ends``,
     at the share that is best on validation rows; ``by``: one share for the "whole" model, or one for each "stage".

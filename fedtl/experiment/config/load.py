@@ -3,7 +3,6 @@ Read an experiment from its TOML file, and check it before anything starts. Open
 """
 
 import os.path
-import tomllib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib.resources import files
@@ -12,6 +11,7 @@ from typing import Any
 
 import tomli_w
 
+from fedtl._util.toml_text import Table, parse_toml
 from fedtl.data.hub_sets import is_hub_set
 from fedtl.data.settings import ELSEWHERE, NOISE, SCALES
 from fedtl.errors import ConfigError, ModelError
@@ -19,7 +19,7 @@ from fedtl.experiment.config.checks import check_experiment
 from fedtl.experiment.config.messages import shorten
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.config.settings_file import Table, read_toml, validate
+from fedtl.experiment.config.settings_file import read_toml, validate
 from fedtl.experiment.config.text_checks import with_text_folder
 from fedtl.experiment.config.units import with_unit
 from fedtl.models.exported import exported_weights
@@ -123,8 +123,8 @@ def overriding(overrides: Sequence[str]) -> Table:
 
 def _value(text: str) -> Any:
     try:
-        parsed = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
+        parsed = parse_toml(f"value = {text}", "--set")
+    except ValueError:
         return text
     return parsed["value"] if len(parsed) == 1 else text
 

@@ -28,7 +28,7 @@ class AdapterSettings(Settings):
 def by_channel(values: list[list[float]]) -> list[list[float]]:
     """Return means and deviations if there is one of each for each channel."""
     if len(values) != 2 or len(values[0]) != len(values[1]) or not values[0]:
-        raise ValueError("must be [[means], [deviations]], as many of one as of the other")
+        raise ValueError("must be [[means], [deviations]], two lists of the same length")
     if not all(map(isfinite, values[0])) or not all(0 < one < inf for one in values[1]):
         raise ValueError("must have finite means, and deviations above 0")
     return values
@@ -73,10 +73,10 @@ class TrainSettings(Settings):
     ``[train]``: training inside a silo. ``schedule``: of the learning rate over the rounds. ``stage_lr``: each stage of the body
     has this times the rate of the next one, and the last stage this times the head's. ``roles``: what a round trains, of
     what the method trains; []: all of it. What is left out keeps its initial values, and does not leave a silo. ``warmup``: the
-    learning rate rises from round to round over so many first rounds (Goyal et al., 2017). ``clip``: the most that the norm of a
+    learning rate rises from round to round over this number of first rounds (Goyal et al., 2017). ``clip``: the most that the norm of a
     step's gradient over all trained tensors may be; a longer one is shortened to it (Pascanu et al., 2013). ``balanced``: an
     epoch draws its rows so that each class of the silo comes equally often. ``augment``: random changes of training images, one
-    after the other, each with the settings of its name (``training.augment``). ``patience``: training stops after so many rounds
+    after the other, each with the settings of its name (``training.augment``). ``patience``: training stops after this number of rounds
     without a lower mean loss on validation rows, and the models are those of the best round; 0: all rounds, and the last one.
     """
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fedtl._util.toml_text import Table
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.checks import contradictions, data_contradictions
 from fedtl.experiment.config.messages import SettingPath, mistake_lines
 from fedtl.experiment.config.model_schema import TrainSettings
 from fedtl.experiment.config.resolve import changes_of, method_of, model_arguments
 from fedtl.experiment.config.schema import Experiment, MethodSettings
-from fedtl.experiment.config.settings_file import Table
 from fedtl.experiment.config.units import with_unit
 from fedtl.methods.optimizers import OPTIMIZERS
 

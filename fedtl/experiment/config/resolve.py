@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from fedtl._util.toml_text import Table
 from fedtl.data.settings import DataSettings
-from fedtl.errors import ConfigError
+from fedtl.errors import ConfigError, first_line
 from fedtl.experiment.config.call import arguments, call
 from fedtl.experiment.config.messages import choose_entry, retired_value, shorten, unknown_setting
 from fedtl.experiment.config.model_schema import ModelSettings, TrainSettings
@@ -21,7 +22,6 @@ from fedtl.experiment.config.schema import (
     WireSettings,
     is_custom,
 )
-from fedtl.experiment.config.settings_file import Table
 from fedtl.federation.limits import MAX_WEIGHT, UpdateLimits
 from fedtl.methods.base import Method, Server
 from fedtl.methods.candidate import Candidate
@@ -276,7 +276,7 @@ def _try_optimizer(name: str, settings: Mapping[str, Any]) -> None:
     try:
         OPTIMIZERS[name]([torch.nn.Parameter(torch.zeros(1))], **{"lr": 1.0, **settings})
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         given = ", ".join(f"{key} = {shorten(value)}" for key, value in settings.items())
         raise ConfigError(f"method.server: {name!r} does not take {given}: {reason}") from error
 

@@ -128,7 +128,7 @@ class WireSettings(Settings):
 
 class UpdateSettings(Settings):
     """
-    ``[updates]``: how much one update may count. ``weights``: "rows": as many as the silo states that it has, at most
+    ``[updates]``: how much one update may count. ``weights``: "rows": by the number of rows that the silo states, at most
     ``max_weight``; "equal": every update counts the same. An update whose Euclidean norm over all tensors is above ``max_norm`` does
     not count. "none": no limit; a bundle for institutions always has both limits.
     """

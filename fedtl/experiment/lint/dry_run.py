@@ -97,7 +97,7 @@ def _charge_mismatches(name: str, guarantee: PrivacyGuarantee) -> Iterator[str]:
         event.steps
         for first in firsts
         for event in guarantee.events(first)
-        if event not in guarantee.releases.in_round(first)
+        if event not in guarantee.releases.in_round(first).events
         and (event.noise_multiplier, event.sample_rate) == (training.noise_multiplier, training.sample_rate)
     )
     budget = guarantee.account.budget.epsilon

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from fedtl._util.toml_text import Table
 from fedtl.data import images, nifti, npz
 from fedtl.data.image_files import is_image, load_images
 from fedtl.data.labels import label_texts
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw
-from fedtl.experiment.config.settings_file import Table, validate
+from fedtl.experiment.config.settings_file import validate
 from fedtl.experiment.data_schema import looks_like_series
 from fedtl.experiment.propose.column_facts import array_facts
 from fedtl.experiment.propose.guess import Guess, listed

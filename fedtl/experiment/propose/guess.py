@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedtl.experiment.config.settings_file import Table
+from fedtl._util.toml_text import Table
 
 MOST_NAMED = 6
 

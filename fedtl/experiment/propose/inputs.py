@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fedtl._util.toml_text import Table
 from fedtl.data.cells import DECORATED_NUMBER, MAX_CATEGORIES
 from fedtl.data.dates import fitting_formats
 from fedtl.errors import DataError
-from fedtl.experiment.config.settings_file import Table
 from fedtl.experiment.propose.column_facts import ColumnFacts
 from fedtl.experiment.propose.guess import Guess, listed
 from fedtl.experiment.propose.layout import PARTS

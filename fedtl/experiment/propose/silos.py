@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedtl._util.toml_text import Table
 from fedtl.data.formats import is_hidden
 from fedtl.data.settings import DealSettings
-from fedtl.experiment.config.settings_file import Table
 from fedtl.experiment.propose.guess import Guess, listed
 from fedtl.experiment.propose.layout import Layout, Silos
 
-DEALT = 4  # simulated silos, where there are rows for so many
+DEALT = 4  # the number of simulated silos, where there are enough rows
 ROWS_A_SILO = 60  # below which fewer silos are dealt
 RARE_A_SILO = 5  # rows of the rarer labels, below which all silos get equal shares of them
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from fedtl._util.toml_text import Table
 from fedtl.data import huggingface
 from fedtl.data.csv_files import Dialect
 from fedtl.data.csv_guess import guess_dialect
@@ -11,7 +12,7 @@ from fedtl.data.image_files import SUFFIXES
 from fedtl.data.settings import DataSettings
 from fedtl.data.table import load_frame
 from fedtl.errors import DataError
-from fedtl.experiment.config.settings_file import Table, validate
+from fedtl.experiment.config.settings_file import validate
 from fedtl.experiment.propose.column_facts import ColumnFacts, column_facts
 from fedtl.experiment.propose.guess import Guess, listed
 from fedtl.experiment.propose.inputs import (

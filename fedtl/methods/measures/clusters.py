@@ -11,7 +11,7 @@ STARTS = 10  # of k-means
 def cluster_agreement(features: Tensor, answers: Tensor, classes: int) -> float:
     """
     Return the ClassAMI (Musgrave, Belongie and Lim, 2022) of ``answers`` [N], class numbers, and ``features`` [N, D]: the adjusted
-    mutual information of the answers and k-means clusters of the features, as many clusters as classes.
+    mutual information of the answers and k-means clusters of the features, one cluster for each of ``classes``.
 
     1: the answers divide the rows as the clusters do; 0: no more than chance would, or the same answer for all rows. NaN with
     fewer rows than classes, and where a feature is not finite.

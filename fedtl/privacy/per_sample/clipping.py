@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fedtl.errors import ConfigError, FedTLError
+from fedtl.errors import ConfigError, FedTLError, first_line
 from fedtl.privacy.per_sample import bookkeeping
 from fedtl.privacy.per_sample.bookkeeping import Gradients
 from fedtl.privacy.per_sample.independence import without_dropout
@@ -102,7 +102,7 @@ def choose_gradient_method(
         except FedTLError:
             raise
         except Exception as error:  # Opacus fails in as many ways as there are layers
-            why = (str(error).splitlines() or [type(error).__name__])[0]
+            why = first_line(error)
             raise _unsupported(net, rows, losses, why) from error
         if not _equal(reference, truth):
             raise _unsupported(net, rows, losses, "they differ from autograd's gradients of single rows")
@@ -142,10 +142,8 @@ def _layer_without_rows(net: nn.Module, rows: Tensor, losses: Losses) -> str:
         if any(weight.requires_grad for weight in layer.parameters(recurse=False))
     ]
     try:
-        for some in (
-            rows,
-            rows[:-1],
-        ):  # a layer with as many positions as there are records has not fewer of them
+        # With one record less, a layer whose number of positions happens to be that of the records is seen to keep it.
+        for some in (rows, rows[:-1]):
             count = len(some)
             losses(net, some)
     finally:

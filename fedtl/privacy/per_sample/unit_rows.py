@@ -31,7 +31,7 @@ class UnitRows:
 
 @dataclass(frozen=True)
 class Units:
-    """All units of B rows, in groups of about equally many rows: each with at least half as many as the largest of its group."""
+    """All units of B rows, in groups of similar size: each unit has at least half the number of rows of the largest one in its group."""
 
     groups: Sequence[UnitRows]
     count: int

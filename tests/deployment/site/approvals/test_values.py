@@ -61,7 +61,7 @@ LOOSER = [
 @pytest.mark.parametrize(("line", "values"), LOOSER, ids=[line.split(":")[0] for line, _ in LOOSER])
 def test_a_value_looser_than_signed_is_refused_and_named(site, line, values):
     changed(site, **values).refused(site.task(), Code.PLAN, line)
-    assert site.lines()[-1]["reason"].endswith(": looser than approved; rehearse and approve again")
+    assert ": looser than approved;" in site.lines()[-1]["reason"]
     assert not site.home.ledger.exists()
     assert not (site.home.path / "state").exists()
 
