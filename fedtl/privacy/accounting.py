@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedtl.errors import ConfigError
 from fedtl.messages import SpendEvent
+from fedtl.privacy.repetition import Repetition
 
 Floats = NDArray[np.float64]
 MAX_NOISE, MIN_NOISE = (
@@ -200,8 +201,8 @@ def _losses(events: tuple[SpendEvent, ...], replace_one: bool) -> Any:
     together = _library().identity(width)
     for event in events:
         if event.sample_rate < 1:
-            one = _one_step(event.noise_multiplier, event.sample_rate, width, replace_one)
-            all_steps = one.self_compose(event.steps)
+            step = _one_step(event.noise_multiplier, event.sample_rate, width, replace_one)
+            all_steps = step.self_compose(event.steps)
         else:  # Gaussian steps on all rows are one with less noise
             noise = event.noise_multiplier / math.sqrt(event.steps)
             all_steps = _gaussian(noise, 1.0, width, replace_one)
@@ -210,12 +211,12 @@ def _losses(events: tuple[SpendEvent, ...], replace_one: bool) -> Any:
 
 
 @lru_cache(256)
-def _one_step(noise: float, sample_rate: float, width: float, replace_one: bool) -> Any:
+def _one_step(noise: float, sample_rate: float, width: float, replace_one: bool) -> Repetition:
     """
     Keep the distribution of one sampled step: computing it takes two thirds of the time of a charge, and a silo's noise and rate are
     those of each of its rounds. One takes 20 KB with much noise, and 2 MB with next to none.
     """
-    return _gaussian(noise, sample_rate, width, replace_one)
+    return Repetition(_gaussian(noise, sample_rate, width, replace_one))
 
 
 def _gaussian(noise: float, sample_rate: float, width: float, replace_one: bool) -> Any:
