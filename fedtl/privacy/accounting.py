@@ -41,14 +41,25 @@ def default_delta(records: int) -> float:
     return min(1e-5, 1 / (10 * records))
 
 
-def epsilon(events: Iterable[SpendEvent], delta: float, replace_one: bool = False) -> float:
+def epsilon(
+    events: Iterable[SpendEvent],
+    delta: float,
+    replace_one: bool = False,
+    plan: Iterable[SpendEvent] | None = None,
+) -> float:
     """
     Return the epsilon of all events together at this delta; 0 for none. The one function that the ledger, its
     verification, plans and audits use. Raises ConfigError for an event that is not a Gaussian mechanism on a Poisson sample.
+
+    ``plan``: all events of a study of which these are a part. The grid of losses is then that of the plan: still an upper bound, never
+    above the plan's own epsilon, and a step need not be computed on another grid in each round.
     """
     if not 0 < delta < 1:
         raise ConfigError(f"delta is {delta}; it must lie between 0 and 1")
-    return _composed(merge_events(events), delta, replace_one)
+    merged = merge_events(events)
+    if not merged:
+        return 0.0
+    return _composed(merged, delta, replace_one, _width(merged if plan is None else merge_events(plan)))
 
 
 def merge_events(events: Iterable[SpendEvent]) -> tuple[SpendEvent, ...]:
@@ -186,18 +197,17 @@ def smallest_deltas(events: Iterable[SpendEvent], epsilons: Floats) -> Floats:
     schedule = merge_events(events)
     if not schedule:
         return 0 * epsilons
-    return np.asarray(_losses(schedule, False).get_delta_for_epsilon(epsilons), float)
+    return np.asarray(_losses(schedule, False, _width(schedule)).get_delta_for_epsilon(epsilons), float)
 
 
 @lru_cache(1 << 16)  # a number each; silos with equally many rows have the same costs in each round
-def _composed(events: tuple[SpendEvent, ...], delta: float, replace_one: bool) -> float:
-    return float(_losses(events, replace_one).get_epsilon_for_delta(delta)) if events else 0.0
+def _composed(events: tuple[SpendEvent, ...], delta: float, replace_one: bool, width: float) -> float:
+    return float(_losses(events, replace_one, width).get_epsilon_for_delta(delta))
 
 
 @lru_cache(8)
-def _losses(events: tuple[SpendEvent, ...], replace_one: bool) -> Any:
-    """Return the library's privacy loss distribution of all events together, as its accountant composes it."""
-    width = _width(events)
+def _losses(events: tuple[SpendEvent, ...], replace_one: bool, width: float) -> Any:
+    """Return the library's privacy loss distribution of all events together, as its accountant composes it on a grid of this width."""
     together = _library().identity(width)
     for event in events:
         if event.sample_rate < 1:
