@@ -24,7 +24,10 @@ class Known(Generic[Value]):
 
 
 class ChainMemo(Generic[Value]):
-    """One value for each chain, by the hash of its first line. ``entries`` are texts and hashes, which were checked."""
+    """
+    One value for each chain, by the hash of its first line. ``entries`` are texts and hashes. A value is kept, and what ``longest``
+    returns is used, only for lines that have their hashes.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, Known[Value]] = {}
