@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedtl.errors import ConfigError
 from fedtl.messages import SpendEvent
+from fedtl.privacy.repetition import Repetition
 
 Floats = NDArray[np.float64]
 MAX_NOISE, MIN_NOISE = (
@@ -40,14 +41,25 @@ def default_delta(records: int) -> float:
     return min(1e-5, 1 / (10 * records))
 
 
-def epsilon(events: Iterable[SpendEvent], delta: float, replace_one: bool = False) -> float:
+def epsilon(
+    events: Iterable[SpendEvent],
+    delta: float,
+    replace_one: bool = False,
+    plan: Iterable[SpendEvent] | None = None,
+) -> float:
     """
     Return the epsilon of all events together at this delta; 0 for none. The one function that the ledger, its
     verification, plans and audits use. Raises ConfigError for an event that is not a Gaussian mechanism on a Poisson sample.
+
+    ``plan``: all events of a study of which these are a part. The grid of losses is then that of the plan: still an upper bound, never
+    above the plan's own epsilon, and a step need not be computed on another grid in each round.
     """
     if not 0 < delta < 1:
         raise ConfigError(f"delta is {delta}; it must lie between 0 and 1")
-    return _composed(merge_events(events), delta, replace_one)
+    merged = merge_events(events)
+    if not merged:
+        return 0.0
+    return _composed(merged, delta, replace_one, _width(merged if plan is None else merge_events(plan)))
 
 
 def merge_events(events: Iterable[SpendEvent]) -> tuple[SpendEvent, ...]:
@@ -185,23 +197,22 @@ def smallest_deltas(events: Iterable[SpendEvent], epsilons: Floats) -> Floats:
     schedule = merge_events(events)
     if not schedule:
         return 0 * epsilons
-    return np.asarray(_losses(schedule, False).get_delta_for_epsilon(epsilons), float)
+    return np.asarray(_losses(schedule, False, _width(schedule)).get_delta_for_epsilon(epsilons), float)
 
 
 @lru_cache(1 << 16)  # a number each; silos with equally many rows have the same costs in each round
-def _composed(events: tuple[SpendEvent, ...], delta: float, replace_one: bool) -> float:
-    return float(_losses(events, replace_one).get_epsilon_for_delta(delta)) if events else 0.0
+def _composed(events: tuple[SpendEvent, ...], delta: float, replace_one: bool, width: float) -> float:
+    return float(_losses(events, replace_one, width).get_epsilon_for_delta(delta))
 
 
 @lru_cache(8)
-def _losses(events: tuple[SpendEvent, ...], replace_one: bool) -> Any:
-    """Return the library's privacy loss distribution of all events together, as its accountant composes it."""
-    width = _width(events)
+def _losses(events: tuple[SpendEvent, ...], replace_one: bool, width: float) -> Any:
+    """Return the library's privacy loss distribution of all events together, as its accountant composes it on a grid of this width."""
     together = _library().identity(width)
     for event in events:
         if event.sample_rate < 1:
-            one = _one_step(event.noise_multiplier, event.sample_rate, width, replace_one)
-            all_steps = one.self_compose(event.steps)
+            step = _one_step(event.noise_multiplier, event.sample_rate, width, replace_one)
+            all_steps = step.self_compose(event.steps)
         else:  # Gaussian steps on all rows are one with less noise
             noise = event.noise_multiplier / math.sqrt(event.steps)
             all_steps = _gaussian(noise, 1.0, width, replace_one)
@@ -210,12 +221,12 @@ def _losses(events: tuple[SpendEvent, ...], replace_one: bool) -> Any:
 
 
 @lru_cache(256)
-def _one_step(noise: float, sample_rate: float, width: float, replace_one: bool) -> Any:
+def _one_step(noise: float, sample_rate: float, width: float, replace_one: bool) -> Repetition:
     """
     Keep the distribution of one sampled step: computing it takes two thirds of the time of a charge, and a silo's noise and rate are
     those of each of its rounds. One takes 20 KB with much noise, and 2 MB with next to none.
     """
-    return _gaussian(noise, sample_rate, width, replace_one)
+    return Repetition(_gaussian(noise, sample_rate, width, replace_one))
 
 
 def _gaussian(noise: float, sample_rate: float, width: float, replace_one: bool) -> Any:

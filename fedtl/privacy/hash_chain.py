@@ -8,36 +8,27 @@ each chain's length and last hash, so that lines cut off at the end are noticed 
 older copy, or rewritten by somebody who knows the format; and the last line of a killed process that had not yet
 written the tip, if that line is removed before the file is next written to. Against the first, record the last hash
 elsewhere.
-
-Reading writes nothing, so that it works on a read-only file system; except that where a process was killed while it
-wrote, SQLite must roll its unfinished transaction back before anything can be read.
 """
 
 import json
-import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedtl._util.files import sync_folder, write_bytes
-from fedtl.errors import LedgerDamaged, SiloFailed
+from fedtl._util.files import write_bytes
+from fedtl.errors import LedgerDamaged
+from fedtl.privacy.chain_database import create_file, damaged, locked, reading
+from fedtl.privacy.chain_memo import ChainMemo
 
-LOCK_SECONDS = 60.0  # the longest wait for another process that writes
 GENESIS = "0" * 64  # the hash before the first line of a chain
 BLOB_BYTES = 1 << 26  # the most bytes of one table row; SQLite holds no blob above 1e9
-TABLES = (
-    "CREATE TABLE IF NOT EXISTS lines (number INTEGER PRIMARY KEY, chain TEXT, line TEXT, hash TEXT)",
-    "CREATE INDEX IF NOT EXISTS of_chain ON lines (chain, number)",
-    "CREATE TABLE IF NOT EXISTS kept (chain TEXT, name TEXT, part INTEGER, bytes BLOB, PRIMARY KEY (chain, name, part))",
-)
 ChainLine = dict[str, Any]
-_creating = threading.Lock()
+_IN_PLACE = ChainMemo[str]()  # the name that the lines of a chain state, each with its number
 
 
 @dataclass
@@ -55,8 +46,9 @@ class HashChain:
     def last_hash(self) -> str:
         return self.entries[-1][1] if self.entries else GENESIS
 
-    def lines(self) -> list[ChainLine]:
-        return [json.loads(text) for text, _ in self.entries]
+    def lines(self, after: int = 0) -> list[ChainLine]:
+        """Return the lines, or those after so many."""
+        return [json.loads(text) for text, _ in self.entries[after:]]
 
     def others(self) -> list["HashChain"]:
         """Return the file's other chains that have a line, by name. Raises LedgerDamaged if one of them was altered."""
@@ -114,7 +106,7 @@ class HashChainFile:
 
     def create(self) -> None:
         """Create an empty file, for its owner alone, if there is none."""
-        _create(self.path)
+        create_file(self.path)
 
     @contextmanager
     def write(self, name: str) -> Iterator[WritableChain]:
@@ -122,34 +114,34 @@ class HashChainFile:
         Lock the file and yield one chain. What is appended is durable and sealed in the end, or, if that fails, not
         written at all.
         """
-        with _locked(self.path) as connection:
+        with locked(self.path) as connection:
             chain = self._load(WritableChain(name, connection, self._chain))
             if not chain.entries:
                 self._seal(chain)  # so that a chain without a tip was certainly tampered with
             yield chain
         if len(chain.entries) > self.tips()[name][0]:
             # After the commit, because a tip ahead of its chain looks like a cut; locked, because it only moves forward.
-            with _locked(self.path) as connection:
+            with locked(self.path) as connection:
                 self._seal(self._chain(connection, name))
 
     @contextmanager
     def read(self, name: str) -> Iterator[HashChain]:
         """Yield one chain, to read; an empty one if there is no such file."""
-        with _reading(self.path) as connection:
+        with reading(self.path) as connection:
             yield self._chain(connection, name)
 
     @contextmanager
     def read_all(self) -> Iterator[list[HashChain]]:
         """Yield all chains by name, to read; none if there is no such file."""
-        with _reading(self.path) as connection:
+        with reading(self.path) as connection:
             names = {name for (name,) in connection.execute("SELECT DISTINCT chain FROM lines")}
             if not all(isinstance(name, str) for name in names):
-                raise _damaged(self.path, "a line belongs to no chain")
+                raise damaged(self.path, "a line belongs to no chain")
             yield [self._chain(connection, name) for name in sorted(names | self.tips().keys())]
 
     def names(self) -> list[str]:
         """Return the names of the chains that have a line, in order."""
-        with _reading(self.path) as connection:
+        with reading(self.path) as connection:
             return [name for (name,) in connection.execute("SELECT DISTINCT chain FROM lines ORDER BY chain")]
 
     def _chain(self, connection: sqlite3.Connection, name: str) -> HashChain:
@@ -157,22 +149,28 @@ class HashChainFile:
 
     def _load(self, chain: AnyChain) -> AnyChain:
         """Read the lines of a chain and check them against their hashes and the tip."""
-        name = chain.name
+        name, last = chain.name, GENESIS
         query = "SELECT line, hash FROM lines WHERE chain = ? ORDER BY number"
-        for number, (text, digest) in enumerate(chain.connection.execute(query, (name,)), 1):
-            if _hash(chain.last_hash, text) != digest or _place(text) != (name, number):
-                raise _damaged(
+        entries = chain.connection.execute(query, (name,)).fetchall()
+        # Where these lines have their hashes, those up to a known hash are the known ones; where not, this raises.
+        known = _IN_PLACE.longest(entries)
+        in_place = known.lines if known and known.value == name else 0
+        for number, (text, digest) in enumerate(entries, 1):
+            if _hash(last, text) != digest or (number > in_place and _place(text) != (name, number)):
+                raise damaged(
                     self.path, f"line {number} of {name} was altered, or the line before it was removed"
                 )
-            chain.entries.append((text, digest))
+            last = digest
+        chain.entries.extend(entries)
+        _IN_PLACE.keep(entries, name)
         tips = self.tips()
         if chain.entries and name not in tips:
-            raise _damaged(self.path, f"{self.tip.name} has no entry for {name}")
+            raise damaged(self.path, f"{self.tip.name} has no entry for {name}")
         count, digest = tips.get(name, (0, GENESIS))
         if not 0 <= count <= len(chain.entries):
-            raise _damaged(self.path, f"{name} has {len(chain.entries)} lines and had {count}")
+            raise damaged(self.path, f"{name} has {len(chain.entries)} lines and had {count}")
         if count and chain.entries[count - 1][1] != digest:
-            raise _damaged(self.path, f"line {count} of {name} was replaced")
+            raise damaged(self.path, f"line {count} of {name} was replaced")
         return chain
 
     def tips(self) -> dict[str, tuple[int, str]]:
@@ -182,7 +180,7 @@ class HashChainFile:
         except FileNotFoundError:
             return {}
         except (ValueError, AttributeError, TypeError) as error:
-            raise _damaged(self.path, f"{self.tip.name} is damaged") from error
+            raise damaged(self.path, f"{self.tip.name} is damaged") from error
 
     def _seal(self, chain: HashChain) -> None:
         """Write the chain's tip, under the lock."""
@@ -205,96 +203,3 @@ def _place(text: str) -> tuple[Any, Any] | None:
 
 def _hash(previous: str, text: str) -> str:
     return sha256(f"{previous}{text}".encode()).hexdigest()
-
-
-def _damaged(path: Path, what: str) -> LedgerDamaged:
-    return LedgerDamaged(f"{path}: {what}; restore it and its .tip from one copy")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[sqlite3.Connection]:
-    """A transaction that no other process is in: afterwards all of it is on the disk, or nothing."""
-    with _failures(path, "written"), closing(_connect(path, "rw")) as connection:
-        # FULL does not sync the folder once the journal is gone, and after a power cut it could be back: EXTRA.
-        connection.execute("PRAGMA synchronous = EXTRA")
-        connection.execute("BEGIN IMMEDIATE")
-        if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-            for table in TABLES:
-                connection.execute(table)
-        yield connection
-        connection.execute("COMMIT")
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """
-    A transaction that only reads: no other process commits until it ends. An empty database if there is no file, or if a
-    writer has created it and not yet committed.
-    """
-    with _failures(path, "read"), closing(_connect_to_read(path)) as connection:
-        yield connection
-
-
-def _connect_to_read(path: Path) -> sqlite3.Connection:
-    try:
-        if path.stat().st_size:
-            return _begin_reading(path)
-    except FileNotFoundError:
-        pass
-    connection = sqlite3.connect(":memory:")
-    for table in TABLES:
-        connection.execute(table)
-    return connection
-
-
-def _begin_reading(path: Path) -> sqlite3.Connection:
-    try:
-        return _begun(path)
-    except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorname", "") != "SQLITE_READONLY_ROLLBACK":
-            raise
-    with closing(
-        _connect(path, "rw")
-    ) as writer:  # a process was killed while it wrote: SQLite rolls that back
-        writer.execute("SELECT 1 FROM sqlite_master").fetchone()
-    return _begun(path)
-
-
-def _begun(path: Path) -> sqlite3.Connection:
-    connection = _connect(path, "ro")
-    try:
-        connection.execute("BEGIN")
-        connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # takes the lock
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, LOCK_SECONDS, isolation_level=None, uri=True)
-
-
-@contextmanager
-def _failures(path: Path, how: str) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.OperationalError, OSError) as error:  # locked for too long, a full disk, no permission
-        raise SiloFailed(f"{path} cannot be {how} ({error}); fix the cause and try again") from error
-    except sqlite3.DatabaseError as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _create(path: Path) -> None:
-    """Create an empty file that only its owner can read, before SQLite opens it; its journal inherits the mode."""
-    with _creating:  # one thread at a time: closing a file releases the locks that other threads hold on it
-        try:
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-                sync_folder(path.parent)
-        except OSError as error:
-            raise SiloFailed(
-                f"{path} cannot be created ({error.strerror}); fix the cause and try again"
-            ) from error

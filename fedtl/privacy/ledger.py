@@ -137,7 +137,7 @@ class Ledger:
                     round=round,
                     task=task_hash,
                     events=event_rows(events),
-                    epsilon=accounting.epsilon(charged, plan.delta),
+                    epsilon=accounting.epsilon(charged, plan.delta, plan=plan.events),
                 ),
             )
         return Charge(None, plan.epsilon, plan.delta)

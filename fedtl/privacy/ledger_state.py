@@ -2,12 +2,14 @@
 What the lines of one dataset's ledger add up to: its budget, its confirmed rows, and what each study has taken.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from fedtl.errors import LedgerDamaged
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
 from fedtl.privacy.budget import Budget, Plan
+from fedtl.privacy.chain_memo import ChainMemo
 from fedtl.privacy.hash_chain import HashChain, WritableChain
 from fedtl.privacy.ledger_lines import (
     BudgetChanged,
@@ -36,7 +38,7 @@ class StudyState:
     """
 
     plan: StudyPlanned
-    events: list[SpendEvent] = field(default_factory=list)
+    events: tuple[SpendEvent, ...] = ()  # of its rounds so far, merged
     round: int = 0  # the last charged round
     task: str = ""
     reply: str = ""  # the hash of the reply that was stored for this round
@@ -50,7 +52,7 @@ class StudyState:
     @property
     def finished(self) -> bool:
         """Whether its plan has no step left."""
-        return event_rows(accounting.merge_events(self.events)) == self.plan.events
+        return event_rows(self.events) == self.plan.events
 
 
 @dataclass
@@ -75,6 +77,11 @@ class LedgerState:
         """The studies of which a round was charged."""
         return {name for name, study in self.studies.items() if study.events}
 
+    def copy(self) -> "LedgerState":
+        """Return a state to which lines can be added."""
+        studies = {name: replace(study) for name, study in self.studies.items()}
+        return replace(self, kept=dict(self.kept), unconfirmed=set(self.unconfirmed), studies=studies)
+
     def taken_by_others(self, study: str | None) -> list[tuple[float, float]]:
         """The (epsilon, delta) of every study but this one."""
         return [state.taken for name, state in self.studies.items() if name != study]
@@ -85,20 +92,30 @@ class LedgerState:
         return next((name for name in same if not self.studies[name].finished), None)
 
 
+_STATES = ChainMemo[LedgerState]()  # what this process added up
+
+
 def ledger_state(chain: HashChain) -> LedgerState:
-    """Add up the lines of a chain. Raises LedgerDamaged if it has none."""
-    lines = parse_lines(chain.lines())
+    """
+    Add up the lines of a chain, or those that are new since this process last did. Raises LedgerDamaged if it has none.
+    """
+    known = _STATES.longest(chain.entries)
+    lines = parse_lines(chain.lines(after=known.lines if known else 0))
+    state = known.value.copy() if known else _opened(chain.name, lines)
+    for line in lines if known else lines[1:]:
+        _add(state, line)
+    _STATES.keep(chain.entries, state.copy())
+    return state
+
+
+def _opened(name: str, lines: Sequence[LedgerLine]) -> LedgerState:
+    """Return the state after the first line."""
     opened = lines[0].entry if lines else None
     if not isinstance(opened, Opened):
         raise LedgerDamaged(
-            f"{chain.name}: its first line in the ledger is missing; restore the ledger from a copy"
+            f"{name}: its first line in the ledger is missing; restore the ledger from a copy"
         )
-    state = LedgerState(
-        Budget(opened.epsilon, opened.delta), opened.fingerprint, opened.kept or {}, set(), {}
-    )
-    for line in lines[1:]:
-        _add(state, line)
-    return state
+    return LedgerState(Budget(opened.epsilon, opened.delta), opened.fingerprint, opened.kept or {}, set(), {})
 
 
 def _add(state: LedgerState, line: LedgerLine) -> None:
@@ -113,7 +130,7 @@ def _add(state: LedgerState, line: LedgerLine) -> None:
             state.studies[plan.study] = StudyState(plan)
         case RoundCharged() as charged:
             study = _study(state, line, charged.study)
-            study.events += spend_events(charged.events)
+            study.events = accounting.merge_events([*study.events, *spend_events(charged.events)])
             study.round, study.task, study.reply = charged.round, charged.task, ""
             study.charged = charged.epsilon
         case ReplyStored(study=name, reply=reply):

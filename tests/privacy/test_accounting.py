@@ -113,8 +113,44 @@ def test_a_step_is_computed_once_a_study_and_the_cost_is_that_of_the_librarys_ac
     assert (accounting._one_step.cache_info().misses, accounting._one_step.cache_info().hits) == (1, 2)
 
 
+def test_rounds_of_a_plan_are_computed_from_one_step():
+    """On the plan's grid; on grids of their own, which become wider from round to round, each would need another step."""
+    accounting._one_step.cache_clear()
+    plan = [SpendEvent(5.0, 0.3, 80)]
+    costs = [epsilon([SpendEvent(5.0, 0.3, 4 * rounds)], DELTA, plan=plan) for rounds in range(1, 21)]
+    assert accounting._one_step.cache_info().misses == 1
+    assert costs == sorted(costs)
+    assert costs[-1] == epsilon(plan, DELTA)
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    noise=st.floats(1, 20),
+    rate=st.floats(0.05, 1),
+    rounds=st.integers(2, 60),
+    share=st.floats(0, 1),
+    released=st.booleans(),
+)
+def test_a_part_of_a_plan_costs_less_than_the_plan_and_what_it_costs_alone(
+    noise, rate, rounds, share, released
+):
+    fixed = [SpendEvent(9.0, 1.0, 1)] if released else []
+    part = [*fixed, SpendEvent(noise, rate, 3 * max(1, round(share * rounds)))]
+    plan = [*fixed, SpendEvent(noise, rate, 3 * rounds)]
+    found = epsilon(part, DELTA, plan=plan)
+    assert found <= epsilon(plan, DELTA)
+    assert found == pytest.approx(epsilon(part, DELTA), rel=2e-4, abs=5e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 20, 399])
+def test_a_part_of_a_plan_of_full_batches_never_costs_less_than_the_gaussian_mechanism(steps):
+    found = epsilon([SpendEvent(20.0, 1.0, steps)], DELTA, plan=[SpendEvent(20.0, 1.0, 400)])
+    assert gaussian(math.sqrt(steps) / 20) - 1e-9 <= found <= gaussian(math.sqrt(steps) / 20) + 1e-3
+
+
 def test_no_events_cost_nothing():
     assert epsilon([], DELTA) == 0
+    assert epsilon([], DELTA, plan=[]) == 0
     assert add_costs([]) == (0, 0)
 
 

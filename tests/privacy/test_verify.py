@@ -13,6 +13,8 @@ from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.paid import private_messages
 from fedtl.deployment.site.verification import export_lines, verify_export, verify_home
 from fedtl.errors import ConfigError, LedgerDamaged
+from fedtl.messages import SpendEvent
+from fedtl.privacy import accounting
 from fedtl.privacy.hash_chain import GENESIS
 from fedtl.privacy.ledger_lines import parse_lines
 from fedtl.privacy.verify import find_faults, find_uncharged, walk_chain
@@ -105,6 +107,38 @@ def test_of_a_new_site_nothing_is_claimed(tmp_path):
     said = fedtl_command("silo", "verify", home.path).stderr
     assert "nothing to verify" in said
     assert "was charged" not in said
+
+
+def plan_and_round(epsilon, events):
+    """The lines of a ledger with one round of these events, which states this epsilon."""
+    contents = [
+        {"what": "opened", "epsilon": 9.0, "delta": 1e-5, "fingerprint": "aa"},
+        {"what": "planned", "study": "a", "epsilon": 8.0, "delta": 1e-6, "events": [[5.0, 0.3, 400]]},
+        {"what": "charged", "study": "a", "round": 1, "task": "t", "events": events, "epsilon": epsilon},
+    ]
+    return [{"chain": "scans", "number": n, "at": "", **content} for n, content in enumerate(contents, 1)]
+
+
+def test_a_round_costs_what_it_does_on_the_grid_of_its_plan_or_as_earlier_versions_wrote_on_its_own():
+    own = accounting.epsilon([SpendEvent(5.0, 0.3, 4)], 1e-6)
+    of_plan = accounting.epsilon([SpendEvent(5.0, 0.3, 4)], 1e-6, plan=[SpendEvent(5.0, 0.3, 400)])
+    assert of_plan > own * (1 + 1e-5)
+    assert not faults(plan_and_round(own, [[5.0, 0.3, 4]]))
+    assert not faults(plan_and_round(of_plan, [[5.0, 0.3, 4]]))
+    for wrong in (own * (1 - 1e-5), (own + of_plan) / 2, of_plan * (1 + 1e-5), 0.0):
+        (fault,) = faults(plan_and_round(wrong, [[5.0, 0.3, 4]]))
+        assert "is written, but the events so far cost" in fault
+
+
+def test_events_that_no_plan_has_are_computed_on_a_grid_that_fits_them(monkeypatch):
+    """The grid of the plan is fine, and on it losses as large as these do not fit into memory."""
+    plans, compute = [], accounting.epsilon
+    monkeypatch.setattr(
+        accounting, "epsilon", lambda *a, plan=None: plans.append(plan) or compute(*a, plan=plan)
+    )
+    found = faults(plan_and_round(1.0, [[0.02, 0.5, 50]]))
+    assert any("more steps than the plan has" in fault for fault in found)
+    assert plans[-1] == [SpendEvent(0.02, 0.5, 50)]
 
 
 def changed(ledger, what, **content):

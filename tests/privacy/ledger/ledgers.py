@@ -20,7 +20,7 @@ from fedtl.privacy.verify import study_costs
 ROUND = (SpendEvent(4.0, 1.0, 1),)  # full batches: each round adds 1 / 16 to mu^2
 PLAN = Plan(4.0, 1e-6, (SpendEvent(4.0, 1.0, 8),))
 BUDGET = Budget(9.0, 1e-5)
-COST = [epsilon(ROUND * rounds, 1e-6) for rounds in range(9)]
+COST = [epsilon(ROUND * rounds, 1e-6, plan=PLAN.events) for rounds in range(9)]
 TAKEN = (PLAN.epsilon, PLAN.delta)  # by a study from its first round on, however few follow
 
 

@@ -46,6 +46,7 @@ import os, signal, sys, time
 from pathlib import Path
 from fedtl.errors import FedTLError
 from fedtl.messages import SpendEvent
+from fedtl.privacy import chain_database
 from fedtl.privacy import hash_chain as book
 from fedtl.privacy.budget import Budget, Plan
 from fedtl.privacy.ledger import Ledger, LedgerAccount
@@ -81,7 +82,7 @@ def killed(path, code):
 NEITHER, CHARGED, STORED = 0, 1, 2
 # Where the process dies in its first round, and what stands in the book afterwards.
 DEATHS = {
-    "new file": ("book.sync_folder = lambda _: die()\nopened()", NEITHER),
+    "new file": ("chain_database.sync_folder = lambda _: die()\nopened()", NEITHER),
     "no lines": ("book.WritableChain.append = lambda *_, **__: die()\nopened()", NEITHER),
     "opened, not sealed": (
         "seal = book.HashChainFile._seal\nbook.HashChainFile._seal = lambda self, chain: die() if chain.entries else seal(self, chain)\nopened()",
@@ -99,7 +100,7 @@ DEATHS = {
         CHARGED,
     ),
     "tip half written": (
-        "ledger = opened()\nbook.os.replace = lambda *_: die()\ncharge(ledger, 'a', 1)",
+        "ledger = opened()\nos.replace = lambda *_: die()\ncharge(ledger, 'a', 1)",
         CHARGED,
     ),
     "after charge": ("charge(opened(), 'a', 1)\ndie()", CHARGED),
@@ -135,6 +136,23 @@ def test_process_killed_at_any_step(path, where):
         assert ledger.charge("a", 1, "task 1", ROUND, PLAN).reply == (b"reply" if left == STORED else None)
     run(ledger, "a", 2)
     assert so_far(ledger, "a") == COST[2]
+    verify(ledger)
+
+
+@pytest.mark.slow
+def test_a_process_goes_on_from_what_others_wrote_and_not_from_what_it_remembers(path):
+    ledger = opened(path)
+    run(ledger, "a", 1)
+    killed(path, "charge(opened(), 'a', 2)\ndie()")
+    with pytest.raises(RoundLost):
+        ledger.charge("a", 2, "task 2", ROUND, PLAN)
+    run(ledger, "a", 3)
+    code = "ledger = opened()\ncharge(ledger, 'a', 4)\nledger.store('a', 4, b'theirs')\nprint('stored')"
+    assert "stored" in child(path, code).communicate()
+    assert ledger.charge("a", 4, "task 4", ROUND, PLAN).reply == b"theirs"
+    run(ledger, "a", 5)
+    assert state(ledger).studies["a"].round == 5
+    assert so_far(ledger, "a") == COST[5]
     verify(ledger)
 
 

@@ -65,7 +65,9 @@ def test_the_bytes_of_a_ledger_are_those_of_earlier_versions(path, monkeypatch):
             return datetime(2026, 11, 26, tzinfo=UTC)
 
     monkeypatch.setattr(books, "datetime", Fixed)
-    monkeypatch.setattr("fedtl.privacy.accounting.epsilon", lambda *_: 1.5)  # whatever the library rounds to
+    monkeypatch.setattr(
+        "fedtl.privacy.accounting.epsilon", lambda *_, **__: 1.5
+    )  # whatever the library rounds to
     run(opened(path), "a", 1)
     opened(path, budget=Budget(12.0, 1e-5))
     changed = opened(path, fingerprint="bb", budget=Budget(12.0, 1e-5))

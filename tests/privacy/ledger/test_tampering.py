@@ -12,6 +12,7 @@ from fedtl.errors import (
     LedgerDamaged,
     SiloFailed,
 )
+from fedtl.privacy import chain_database
 from fedtl.privacy import hash_chain as books
 from tests.privacy.ledger.ledgers import PLAN, ROUND, opened, run, sql, state, verify, whats
 
@@ -142,7 +143,7 @@ def test_path_where_no_file_can_be_created(tmp_path):
 
 
 def test_file_that_is_locked_for_too_long(path, ledger, monkeypatch):
-    monkeypatch.setattr(books, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(chain_database, "LOCK_SECONDS", 0.1)
     with ledger._file.write("scans"), pytest.raises(SiloFailed, match="database is locked"):
         ledger.charge("a", 1, "task", ROUND, PLAN)
     assert whats(ledger) == ["opened"]
