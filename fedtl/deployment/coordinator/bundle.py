@@ -194,7 +194,8 @@ def load_without_rows(name: str, overrides: Sequence[str], folder: Path) -> Expe
     table = read_experiment(name, overrides)
     data = table.setdefault("data", {})
     source = DATA.get(data.get("source", DataSettings().source))
-    if source and source.needs_path and not Path(data.get("path") or "/nonexistent").exists():
+    path = data.get("path")
+    if source and source.needs_path and not (path and Path(path).exists()):
         data["path"] = str(folder.absolute())
     return parse_experiment(table)
 
