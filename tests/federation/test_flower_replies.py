@@ -35,7 +35,7 @@ def test_a_part_that_is_named_many_times_is_counted_each_time(reply):
     name, times = get_object_id(part), MAX_HEADER_BYTES // 1000 + 2
     for indices in ([0] * times, [-1] * times):
         form = json.dumps({"arraychunk_ids": indices}).encode()
-        with pytest.raises(UnreadableReply, match="arrays of .* bytes, more than"):
+        with pytest.raises(UnreadableReply, match="bytes, more than"):
             read_reply("none", {name: part, "array": written("Array", [name], form)})
 
 
