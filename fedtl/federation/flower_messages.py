@@ -18,6 +18,7 @@ import httpx
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedtl._util.clock import ClockJumps, jump_text
 from fedtl.federation.flower_pulls import give_up_after
 from fedtl.federation.flower_replies import UnreadableReply, limit_replies
 from fedtl.messages import Refusal, Task
@@ -30,6 +31,7 @@ STALLED_SECONDS = (
     10.0  # at most a tenth of the message's time, after which a pull is not counted: its parts may never come
 )
 PATIENCE = 0.25  # seconds for one pull, before the next one begins beside it
+GONE = (3, 4, 5)  # Flower's codes for a message, a reply or a silo that is not there any more
 FAILED = 500  # the first code of HTTP for what is wrong at the SuperLink and not with the request
 LAST_SECONDS = (
     2.0  # after its end, for a reply whose pull began before it; the pull itself looks once a second
@@ -72,6 +74,7 @@ class OpenMessages(Generic[Reply]):
     members: Callable[[], Collection[int]] | None = None
     _open: dict[str, _Open] = field(default_factory=dict)
     _pulls: dict[str, _Pull] = field(default_factory=dict)  # those that are not over
+    _clock: ClockJumps = field(default_factory=ClockJumps)
 
     @property
     def waiting(self) -> frozenset[str]:
@@ -164,9 +167,17 @@ class OpenMessages(Generic[Reply]):
             # Of a message whose time is over Flower says an error code alone.
             if one is not None and replies and not (replies[0].has_error() and time.monotonic() >= one.end):
                 self._close(sent)
-                answer = self.read(replies.pop(), one.silo, self.task)
+                answer = self._lost_by_clock(replies[0], one) or self.read(replies.pop(), one.silo, self.task)
                 yield answer
                 del answer
+
+    def _lost_by_clock(self, reply: Message, one: _Open) -> Refusal | None:
+        """Return a refusal where Flower says that a message or its silo is gone, and the clock was set, by which Flower decides that; else None."""
+        if reply.has_error() and reply.error.code in GONE and (jump := self._clock.since()):
+            return self._refusal(
+                one.silo, f"its task was lost, because the coordinator's clock was {jump_text(jump)}"
+            )
+        return None
 
     def _close(self, sent: str) -> None:
         del self._open[sent]

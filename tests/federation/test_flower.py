@@ -24,6 +24,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from flwr.supercore.task_identity import TaskIdentity
 from safetensors.torch import load
 
+from fedtl._util import clock
 from fedtl.errors import Denied, NotEnoughSilos
 from fedtl.federation import flower, flower_messages
 from fedtl.federation.flower import (
@@ -542,6 +543,24 @@ def test_a_reply_that_cannot_be_read_leaves_out_its_silo_alone():
     replies = {reply.silo: reply for reply in over.ask(TASK, list("ab"))}
     assert replies["a"] == Refusal("a", 1, "a: its reply cannot be read")
     assert isinstance(replies["b"], Update)
+
+
+@pytest.mark.parametrize(
+    ("jump", "said"), [(3600.0, "a: its task was lost"), (1.0, "a: its reply arrived incomplete")]
+)
+def test_a_task_that_expires_because_the_clock_was_set_says_so(monkeypatch, jump, said):
+    over = announcing("", deadline=30.0)
+    grid, now = over.grid, {"wall": 1.8e9}
+    monkeypatch.setattr(clock.ClockJumps.__init__, "__defaults__", (lambda: now["wall"], lambda: 0.0))
+
+    def pulled(ids):
+        now["wall"] += jump
+        return [Message(Error(code=3), reply_to=grid.pushed[0])]
+
+    over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
+    (only,) = over.ask(TASK, ["a"])
+    assert only.reason.startswith(said)
+    assert ("clock was set forward by 3600 s" in only.reason) == (jump > 5)
 
 
 def test_a_superlink_that_fails_at_a_reply_is_asked_again(caplog):

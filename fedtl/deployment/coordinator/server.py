@@ -25,6 +25,7 @@ from fedtl.deployment.coordinator.watch import (
     AskWatch,
     BundleWatch,
     CleanUpWatch,
+    ClockWatch,
     DamageWatch,
     EarlyWatch,
     EventWatch,
@@ -144,7 +145,7 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
             QueueWatch(folder),
             EarlyWatch(folder),
         ]
-        watches += [EventWatch(folder), CleanUpWatch(folder)]
+        watches += [EventWatch(folder), CleanUpWatch(folder), ClockWatch()]
         watches.append(DailyWarnings(partial(certificate_lines, folder, MIN_DAYS)))
     os.umask(0o077)  # otherwise every user could read Flower's database
     if "link" in parts:
