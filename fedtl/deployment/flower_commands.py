@@ -1,27 +1,14 @@
 """Flower's commands, and the environment that they run in: no telemetry, no update check, no installing of packages, and no proxy for connections to this machine."""
 
 import os
-import shutil
 import sys
 from pathlib import Path
-
-from fedtl.errors import ConfigError
 
 OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
-
-
-def find_command(name: str) -> str:
-    """Return the path of a command of Flower's, from the folder of this Python first. Raises ConfigError."""
-    path = Path(sys.executable).parent / name
-    if path.is_file():
-        return str(path)
-    if elsewhere := shutil.which(name):
-        return elsewhere
-    raise ConfigError(f'{name} is not installed: pip install "fedtl[flower]"')
 
 
 def flower_environment(folder: Path, **more: str) -> dict[str, str]:

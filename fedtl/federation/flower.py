@@ -21,6 +21,7 @@ from fedtl._util.tensors import MAX_DIMENSIONS
 from fedtl.errors import Denied, NotEnoughSilos
 from fedtl.federation.flower_messages import OpenMessages
 from fedtl.federation.flower_pulls import ask_again_soon
+from fedtl.federation.flower_replies import MAX_HEADER_BYTES, check_replies
 from fedtl.federation.policy import MEANING, Code
 from fedtl.messages import MAX_TENSORS, Refusal, SiloVerdict, Task, Update, pack, unpack
 from fedtl.models.state import State, size_in_bytes
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 KIND = "fedtl.safetensors"  # how tensors are written
 ARRAY = "tensors"  # the name of the only array of a record
 LENGTH_BYTES = 8  # of a safetensors file, before its header
-MAX_HEADER_BYTES = 16 << 20
 DTYPES = frozenset(
     {
         *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
@@ -207,6 +207,7 @@ class FlowerFederation:
         members: Callable[[], Collection[int]] | None = None,
     ) -> None:
         ask_again_soon()
+        check_replies()
         self.grid, self.nodes, self.minimum, self.deadline = grid, nodes, minimum, deadline
         self.former, self.grace, self.members = frozenset(former), grace, members
         self._away: frozenset[str] = frozenset()

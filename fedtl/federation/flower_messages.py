@@ -6,6 +6,7 @@ reply, one after the other. Where a silo dies while it sends, or its reply is cu
 alone, in a thread of its own.
 """
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -13,18 +14,25 @@ from dataclasses import dataclass, field
 from threading import Thread
 from typing import Generic, TypeVar
 
+import httpx
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedtl._util.clock import ClockJumps, jump_text
 from fedtl.federation.flower_pulls import give_up_after
+from fedtl.federation.flower_replies import UnreadableReply, limit_replies
 from fedtl.messages import Refusal, Task
+from fedtl.models.state import size_in_bytes
 
+log = logging.getLogger(__name__)
 Reply = TypeVar("Reply")
 MOST_PULLS = 4  # at a time, since each may have a reply in memory
 STALLED_SECONDS = (
     10.0  # at most a tenth of the message's time, after which a pull is not counted: its parts may never come
 )
 PATIENCE = 0.25  # seconds for one pull, before the next one begins, too
+GONE = (3, 4, 5)  # Flower's codes for a message, a reply or a silo that is not there any more
+FAILED = 500  # the first code of HTTP for what is wrong at the SuperLink and not with the request
 LAST_SECONDS = (
     2.0  # after its end, for a reply whose pull began before it; the pull itself looks once a second
 )
@@ -66,6 +74,7 @@ class OpenMessages(Generic[Reply]):
     members: Callable[[], Collection[int]] | None = None
     _open: dict[str, _Open] = field(default_factory=dict)
     _pulls: dict[str, _Pull] = field(default_factory=dict)  # those that are not over
+    _clock: ClockJumps = field(default_factory=ClockJumps)
 
     @property
     def waiting(self) -> frozenset[str]:
@@ -97,6 +106,7 @@ class OpenMessages(Generic[Reply]):
         if not self._open:
             return
         give_up_after(max(one.end for one in self._open.values()) - time.monotonic())
+        limit_replies(size_in_bytes(self.task.shared))
         waiting = set(self._pulls)
         yield from self._read_pulled()
         for sent in list(self._open):
@@ -136,24 +146,38 @@ class OpenMessages(Generic[Reply]):
         self._pulls[sent] = _Pull(replies, now + min(STALLED_SECONDS, one.seconds / 10))
         wait([replies], PATIENCE)
 
-    def _read_pulled(self) -> Iterator[Reply]:
+    def _read_pulled(self) -> Iterator[Reply | Refusal]:
         """
         Yield what silos replied of all pulls that are over. No message is kept once it is read: its tensors would be in memory twice. Raises what
-        a pull raised.
+        a pull raised, unless it is what the silo sent.
+
+        A pull is for one message, and the SuperLink has checked that the reply is of its silo. What the reply itself says of that can name
+        another silo's message.
         """
-        for pulled in [sent for sent, each in self._pulls.items() if each.replies.done()]:
-            replies = self._pulls.pop(pulled).replies.result()
-            while replies:
-                reply = replies.pop(0)
-                sent = reply.metadata.reply_to_message_id
-                one = self._open.get(sent)
-                # Of a message whose time is over Flower says an error code alone.
-                if one is not None and not (reply.has_error() and time.monotonic() >= one.end):
+        for sent in [sent for sent, each in self._pulls.items() if each.replies.done()]:
+            pull, one = self._pulls.pop(sent).replies, self._open.get(sent)
+            try:
+                replies = _pulled(pull)
+            except UnreadableReply as error:
+                if one is not None:
                     self._close(sent)
-                    answer = self.read(reply, one.silo, self.task)
-                    del reply
-                    yield answer
-                    del answer
+                    log.info("%s: its reply cannot be read: %s", one.silo, error)
+                    yield self._refusal(one.silo, "its reply cannot be read")
+                continue
+            # Of a message whose time is over Flower says an error code alone.
+            if one is not None and replies and not (replies[0].has_error() and time.monotonic() >= one.end):
+                self._close(sent)
+                answer = self._lost_by_clock(replies[0], one) or self.read(replies.pop(), one.silo, self.task)
+                yield answer
+                del answer
+
+    def _lost_by_clock(self, reply: Message, one: _Open) -> Refusal | None:
+        """Return a refusal where Flower says that a message or its silo is gone, and the clock was set, by which Flower decides that; else None."""
+        if reply.has_error() and reply.error.code in GONE and (jump := self._clock.since()):
+            return self._refusal(
+                one.silo, f"its task was lost, because the coordinator's clock was {jump_text(jump)}"
+            )
+        return None
 
     def _close(self, sent: str) -> None:
         del self._open[sent]
@@ -161,6 +185,22 @@ class OpenMessages(Generic[Reply]):
 
     def _refusal(self, silo: str, reason: str) -> Refusal:
         return Refusal(silo, self.task.round, f"{silo}: {reason}")
+
+
+def _pulled(pull: Future[list[Message]]) -> list[Message]:
+    """
+    Return the replies of a pull that is over; none where the SuperLink failed at it, which may pass: it is asked again until the message's time
+    is over. Raises UnreadableReply, and whatever else the pull raised.
+    """
+    try:
+        return pull.result()
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code < FAILED:
+            raise
+        log.warning(
+            "the SuperLink failed at a reply (HTTP %d), and is asked again", error.response.status_code
+        )
+        return []
 
 
 def _in_thread(pull: Callable[[], list[Message]]) -> Future[list[Message]]:

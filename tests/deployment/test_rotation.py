@@ -5,6 +5,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from contextlib import closing
 
 import pytest
 from typer.testing import CliRunner
@@ -14,8 +15,10 @@ from fedtl.deployment.certificates import certificate_fingerprint
 from fedtl.deployment.coordinator.admitted import read_admitted, read_expelled
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.sites import admit_site
+from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.keys import fingerprint, keys_match, read_public_key
+from fedtl.deployment.site.keys import fingerprint, keys_match, public_key_pem, read_public_key
+from tests.real_processes import Federation, fedtl_command, wait
 
 
 @pytest.fixture
@@ -114,3 +117,34 @@ def test_a_site_gets_a_new_key_under_its_name(both, tmp_path):
     ):
         assert CliRunner().invoke(app, ["server", *map(str, words)]).exception is not None
     assert read_admitted(server)["clinic"].key == new
+
+
+@pytest.mark.nightly
+def test_a_site_that_runs_connects_after_each_renewal(tmp_path):
+    """With nginx, the SuperLink and the site's SuperNode: another authority, and then another key of the site."""
+    with closing(Federation(tmp_path)) as federation:
+        site, tls = federation.add("clinic").path, federation.server / "tls"
+        old = read_public_key(site / "node.key.pub")
+
+        def again(times):
+            for name in [name for name in ("clinic", "server") if name in federation.processes]:
+                federation.stop(name)
+            federation.up()
+            federation.run("clinic", "--part", "node")
+            federation.connected("clinic", times)
+
+        again(1)
+        fedtl_command("server", "renew", federation.server, "--authority")
+        fedtl_command("silo", "trust", site, tls / "next" / "ca.crt")
+        fedtl_command("server", "renew", federation.server, "--switch")
+        fedtl_command("silo", "trust", site, tls / "ca.crt", "--only")
+        again(2)
+        fedtl_command("silo", "rotate", site)
+        fedtl_command("server", "rotate", federation.server, "clinic", site / "node.key.pub")
+        federation.stop("clinic")
+        federation.run("clinic", "--part", "node")
+        federation.connected("clinic", 3)
+        nodes = SuperLink(federation.server).nodes()
+        assert nodes[public_key_pem(old)].expelled
+        new = public_key_pem(read_public_key(site / "node.key.pub"))
+        wait("the new key", lambda: SuperLink(federation.server).nodes()[new].online, 30)

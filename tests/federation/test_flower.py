@@ -9,6 +9,7 @@ import weakref
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
+import httpx
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -23,6 +24,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from flwr.supercore.task_identity import TaskIdentity
 from safetensors.torch import load
 
+from fedtl._util import clock
 from fedtl.errors import Denied, NotEnoughSilos
 from fedtl.federation import flower, flower_messages
 from fedtl.federation.flower import (
@@ -39,6 +41,7 @@ from fedtl.federation.flower import (
     verdict_from_message,
 )
 from fedtl.federation.flower_pulls import LONGEST_WAIT
+from fedtl.federation.flower_replies import UnreadableReply
 from fedtl.federation.policy import MEANING, Code
 from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.messages import Refusal, SiloVerdict, Task, Update, verdict_question
@@ -506,6 +509,77 @@ def test_a_slow_superlink_is_asked_for_every_reply_in_turn(monkeypatch):
     over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
     assert len(list(over.ask(TASK, list("abc")))) == 3
     assert [asked.count(sent) for sent in set(asked)] == [4, 4, 4]
+
+
+def test_a_reply_is_that_of_the_silo_that_was_asked_for_it():
+    """Whatever the reply says about whose message it answers: here a's is sent as if it were b's, before b has replied."""
+    over = announcing("", deadline=30.0)
+    grid = over.grid
+    grid.acts[NODES["a"]] = moving("b", 9.0)
+
+    def pulled(ids):
+        replies = grid.pull_messages(ids)
+        for reply in replies:
+            reply.metadata.__dict__["_reply_to_message_id"] = grid.pushed[1].object_id
+        return replies
+
+    over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
+    a, b, c = sorted(over.ask(TASK, list("abc")), key=lambda reply: reply.silo)
+    assert a.reason.startswith("a: its reply has another silo's name")
+    assert torch.equal(b.delta["body.w"], torch.ones(2, 2))
+    assert isinstance(c, Update)
+
+
+def test_a_reply_that_cannot_be_read_leaves_out_its_silo_alone():
+    over = announcing("", deadline=30.0)
+    grid = over.grid
+
+    def pulled(ids):
+        if ids[0] == grid.pushed[0].object_id:
+            raise UnreadableReply("\x1b[2J")
+        return grid.pull_messages(ids)
+
+    over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
+    replies = {reply.silo: reply for reply in over.ask(TASK, list("ab"))}
+    assert replies["a"] == Refusal("a", 1, "a: its reply cannot be read")
+    assert isinstance(replies["b"], Update)
+
+
+@pytest.mark.parametrize(
+    ("jump", "said"), [(3600.0, "a: its task was lost"), (1.0, "a: its reply arrived incomplete")]
+)
+def test_a_task_that_expires_because_the_clock_was_set_says_so(monkeypatch, jump, said):
+    over = announcing("", deadline=30.0)
+    grid, now = over.grid, {"wall": 1.8e9}
+    monkeypatch.setattr(clock.ClockJumps.__init__, "__defaults__", (lambda: now["wall"], lambda: 0.0))
+
+    def pulled(ids):
+        now["wall"] += jump
+        return [Message(Error(code=3), reply_to=grid.pushed[0])]
+
+    over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
+    (only,) = over.ask(TASK, ["a"])
+    assert only.reason.startswith(said)
+    assert ("clock was set forward by 3600 s" in only.reason) == (jump > 5)
+
+
+def test_a_superlink_that_fails_at_a_reply_is_asked_again(caplog):
+    over = announcing("", deadline=30.0)
+    grid, codes = over.grid, [500, 503]
+
+    def pulled(ids):
+        if codes:
+            failed = httpx.Response(codes.pop(), request=httpx.Request("POST", "https://here"))
+            failed.raise_for_status()
+        return grid.pull_messages(ids)
+
+    over.grid = SimpleNamespace(push_messages=grid.push_messages, pull_messages=pulled)
+    (only,) = over.ask(TASK, ["a"])
+    assert isinstance(only, Update)
+    assert "the SuperLink failed at a reply (HTTP 503), and is asked again" in caplog.text
+    codes.append(403)  # which is no failure, and would be said each time
+    with pytest.raises(httpx.HTTPStatusError):
+        list(over.ask(TASK, ["a"]))
 
 
 def test_an_error_of_a_pull_ends_the_round():

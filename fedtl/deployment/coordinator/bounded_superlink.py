@@ -6,6 +6,7 @@ Flower 1.42.0 stores whatever an admitted site sends, and a reply of a gigabyte 
 two functions through which a site sends. It starts nothing where their file is not exactly the one that it was written for.
 """
 
+import math
 import sys
 import time
 from collections import defaultdict
@@ -78,7 +79,8 @@ class _Count:
 def check_sender(request: Any) -> None:
     """
     Raise HTTPException unless the request has one message, which is a reply, from the node that signed the request: Flower would
-    also store a task for another site, if it claims to be from the SuperLink.
+    also store a task for another site, if it claims to be from the SuperLink. A time that is no number would be stored as NULL, and each
+    question of the ServerApp for that reply would fail.
     """
     messages = request.messages_list
     if len(messages) != 1 or len(request.message_object_trees) != 1:
@@ -86,6 +88,8 @@ def check_sender(request: Any) -> None:
     metadata = messages[0].metadata
     if not metadata.reply_to_message_id or metadata.src_node_id != request.node.node_id:
         raise HTTPException(FORBIDDEN, "a site may only send replies, in its own name")
+    if not (math.isfinite(metadata.created_at) and math.isfinite(metadata.ttl)):
+        raise HTTPException(FORBIDDEN, "the times of a reply must be finite numbers")
 
 
 def bound_replies(folder: Path) -> None:

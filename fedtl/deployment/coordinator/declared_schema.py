@@ -41,6 +41,6 @@ def load_without_rows(name: str, overrides: Sequence[str], folder: Path) -> Expe
     table = read_experiment(name, overrides)
     data = table.setdefault("data", {})
     source = DATA.get(data.get("source", DataSettings().source))
-    if source and source.needs_path and not Path(data.get("path") or "/nonexistent").exists():
+    if source and source.needs_path and not (data.get("path") and Path(data["path"]).exists()):
         data["path"] = str(folder.absolute())
     return parse_experiment(table)

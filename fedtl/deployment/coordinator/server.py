@@ -25,6 +25,7 @@ from fedtl.deployment.coordinator.watch import (
     AskWatch,
     BundleWatch,
     CleanUpWatch,
+    ClockWatch,
     DamageWatch,
     EarlyWatch,
     EventWatch,
@@ -35,7 +36,7 @@ from fedtl.deployment.coordinator.watch import (
 )
 from fedtl.deployment.daily import DailyWarnings
 from fedtl.deployment.event_log import event_log
-from fedtl.deployment.flower_commands import find_command, flower_environment
+from fedtl.deployment.flower_commands import flower_environment
 from fedtl.deployment.metrics import serve_metrics
 from fedtl.deployment.running import ended_line, holders, only_one
 from fedtl.deployment.supervise import Watches, supervise
@@ -92,7 +93,8 @@ def server_commands(folder: Path, parts: Sequence[str]) -> dict[str, list[str]]:
             *("--database", str(folder / DATABASE)),
         ],
         "exec": [
-            *(find_command("flower-superexec"), "--root-certificates", str(tls / "ca.crt")),
+            *(sys.executable, "-P", "-m", "fedtl.deployment.coordinator.superexec"),
+            *("--root-certificates", str(tls / "ca.crt")),
             *("--runtime-api-address", f"127.0.0.1:{settings.port}", *secret),
         ],
     }
@@ -143,7 +145,7 @@ def _run_parts(folder: Path, parts: Sequence[str]) -> int:
             QueueWatch(folder),
             EarlyWatch(folder),
         ]
-        watches += [EventWatch(folder), CleanUpWatch(folder)]
+        watches += [EventWatch(folder), CleanUpWatch(folder), ClockWatch()]
         watches.append(DailyWarnings(partial(certificate_lines, folder, MIN_DAYS)))
     os.umask(0o077)  # otherwise every user could read Flower's database
     if "link" in parts:

@@ -1,7 +1,10 @@
 """The ServerApp of the coordinator. It runs the rounds of a study over Flower's grid, from the last finished round on."""
 
+import logging
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from fedtl.deployment.coordinator.admitted import member_nodes, node_ids
 from fedtl.deployment.coordinator.host import host_study
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
+from fedtl.deployment.event_log import event_log
 from fedtl.federation.flower import FlowerFederation
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.feddf import DistilOnServer
@@ -24,6 +28,26 @@ def configure(study: HostedStudy, plan: StudyPlan) -> FederationConfig:
     from fedtl.deployment.coordinator.distil import with_public_model
 
     return with_public_model(study, plan)
+
+
+@contextmanager
+def logged(study: HostedStudy) -> Iterator[None]:
+    """
+    Write what fedtl logs of a study to ``log-study.jsonl`` in its folder, and to the output of ``fedtl server run``: not to Flower's copy of it,
+    which the SuperLink keeps in its database.
+    """
+    logger, handler = logging.getLogger("fedtl"), logging.StreamHandler(sys.__stderr__)
+    handler.setFormatter(logging.Formatter(f"study {study.path.name}: %(message)s"))
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        with event_log(study.path, ["study"]):
+            yield
+    except Exception as error:
+        logger.error("its ServerApp ends: %s: %s", type(error).__name__, " ".join(str(error).split()))
+        raise
+    finally:
+        logger.removeHandler(handler)
 
 
 def server_app() -> ServerApp:
@@ -39,6 +63,7 @@ def server_app() -> ServerApp:
             nodes, members = partial(node_ids, folder), partial(member_nodes, folder)
             return FlowerFederation(grid, nodes, minimum, plan.deadline, former, plan.grace, members)
 
-        host_study(study, connect, configure=configure)
+        with logged(study):
+            host_study(study, connect, configure=configure)
 
     return app

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedtl._util.clock import ClockJumps, jump_text
 from fedtl._util.files import lock_folder_if_free, write_bytes
 from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.asking import rests_until
@@ -178,6 +179,26 @@ class CleanUpWatch:
         if self._last is None or now - self._last >= CLEAN_UP_SECONDS:
             self._last = now
             SuperLink(self.folder).clean_up()
+
+
+@dataclass
+class ClockWatch:
+    """Logs that this machine's clock was set. Flower decides by it which messages are too late and which sites are connected."""
+
+    jumps: Callable[[], ClockJumps] = ClockJumps
+    _since: ClockJumps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._since = self.jumps()
+
+    def __call__(self) -> None:
+        if jump := self._since.since():
+            log.warning(
+                "this machine's clock was %s: tasks of a round that runs may be lost, and Flower refuses sites whose clocks differ by more than "
+                "300 s; synchronise it (NTP)",
+                jump_text(jump),
+            )
+        self._since = self.jumps()
 
 
 @dataclass(frozen=True)

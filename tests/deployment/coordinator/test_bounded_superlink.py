@@ -1,5 +1,6 @@
 """What a SuperLink refuses that Flower's own would store."""
 
+import math
 import sqlite3
 from contextlib import closing
 from types import SimpleNamespace
@@ -120,8 +121,8 @@ def test_a_site_gains_nothing_by_naming_the_run_of_a_larger_study_first(studies)
         pushed("one", studies + 1, 5)
 
 
-def request(node=7, source=7, reply_to="task", messages=1):
-    metadata = message_pb2.Metadata(src_node_id=source, reply_to_message_id=reply_to)
+def request(node=7, source=7, reply_to="task", messages=1, **times):
+    metadata = message_pb2.Metadata(src_node_id=source, reply_to_message_id=reply_to, **times)
     return fleet_pb2.PushMessagesRequest(
         node=node_pb2.Node(node_id=node),
         messages_list=[message_pb2.Message(metadata=metadata)] * messages,
@@ -137,6 +138,9 @@ def request(node=7, source=7, reply_to="task", messages=1):
         {"reply_to": ""},
         {"messages": 2},
         {"messages": 0},
+        {"created_at": math.nan},  # which Flower stores as NULL, and then cannot read
+        {"ttl": math.nan},
+        {"created_at": math.inf},
     ],
 )
 def test_a_site_sends_replies_in_its_own_name_only(handlers, forged):

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ from fedtl.deployment.coordinator.sites import admit_site, expel_site, register_
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import FlowerNode, NoAnswer
-from fedtl.deployment.flower_commands import find_command, flower_environment
+from fedtl.deployment.flower_commands import flower_environment
 from fedtl.deployment.plan import Agreement, make_agreement
 from fedtl.deployment.site.keys import (
     create_node_key,
@@ -150,7 +151,7 @@ def test_a_bundle_holds_no_other_file_of_its_folder(folder):
     made.file.write_bytes(pack_app(app))
     assert made.hash == before
     subprocess.run(
-        [find_command("flwr"), "build", "--app", app],
+        [Path(sys.executable).with_name("flwr"), "build", "--app", app],
         cwd=made.folder, env=flower_environment(folder), capture_output=True, check=True,
     )  # fmt: skip
     (built,) = made.folder.glob("fedtl.*.fab")

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 
+from fedtl._util.clock import ClockJumps
 from fedtl._util.files import lock_folder
 from fedtl.deployment.coordinator import watch
 from fedtl.deployment.coordinator.admitted import AdmittedSite, write_admitted
@@ -14,7 +15,7 @@ from fedtl.deployment.coordinator.studies import START_SECONDS
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import FlowerNode, SuperLink
-from fedtl.deployment.coordinator.watch import CleanUpWatch, EventWatch, StudyWatch
+from fedtl.deployment.coordinator.watch import CleanUpWatch, ClockWatch, EventWatch, StudyWatch
 from fedtl.deployment.site.keys import create_node_key, public_key_pem, read_public_key
 from fedtl.deployment.supervise import Watches
 from fedtl.errors import ConfigError
@@ -129,6 +130,19 @@ def test_what_happens_from_now_on_is_logged_and_a_stopped_study_starts_the_comma
         **{"study": "new", "event": "round", "round": 1, "sites": 1},
         **{"seconds": 2.0, "bytes_up": 10, "bytes_down": 20},
     }
+
+
+def test_a_clock_that_is_set_is_said_once(caplog):
+    now = {"wall": 1.8e9, "steady": 0.0}
+    tick = ClockWatch(lambda: ClockJumps(lambda: now["wall"], lambda: now["steady"]))
+    tick()
+    assert not caplog.messages
+    now["wall"] += 3600
+    tick()
+    tick()
+    (said,) = caplog.messages
+    assert said.startswith("this machine's clock was set forward by 3600 s")
+    assert "NTP" in said
 
 
 def test_the_coordinators_figures(tmp_path, monkeypatch):
