@@ -591,13 +591,13 @@ def test_a_whole_silo_that_cannot_be_compared_is_counted():
 
 def test_curves_say_what_they_show_and_over_how_many_silos():
     words = set(ElementTree.fromstring(convergence(CURVES, 6)).itertext())
-    assert any("last point" in word for word in words)
+    assert any("the dots: the finished models" in word for word in words)
     assert METHODS[0] in words
     some = {"fedavg": Curve([0.1, 0.2, 0.3], [2, 4, 6])}
     assert "fedavg (2 to 6 of 6)" in set(ElementTree.fromstring(convergence(some, 6)).itertext())
     released = " ".join(ElementTree.fromstring(convergence(CURVES, 6, private=True)).itertext())
     assert "released accuracy" in released
-    assert "last point" not in released
+    assert "finished models" not in released
 
 
 def test_scores_with_shared_statistics_and_with_those_of_the_silo_are_both_shown():
@@ -694,7 +694,7 @@ def test_an_answer_never_takes_what_was_not_shown_for_its_opposite():
         own["verdict"] = "unclear"
     comparison["joining"]["mean"] = {"mean": 0.004, "ci95": [-0.012, 0.02], "verdict": "unclear"}
     text = text_of(compare_words(comparison, CURVES, ""))
-    assert "0 of 4 silos are shown to gain by joining; plain, faint, rotated, textured are unclear." in text
+    assert "0 of 4 silos are shown to gain by joining; all are unclear." in text
     assert "+0.4 points (95 % interval -1.2 to +2.0): not shown to be a gain or a loss." in text
     del comparison["benefit"]["plain"], comparison["benefit"]["faint"], comparison["benefit"]["rotated"]
     alone = compare_words(comparison, CURVES, "")
@@ -774,7 +774,9 @@ def test_constant_answers_do_not_press_the_methods_of_a_plot_together():
 
 def test_an_interval_in_a_cell_is_never_broken_and_its_text_is_escaped():
     assert whole_intervals("<b> 58.6 57…60") == '&lt;b&gt; 58.6 <span class="whole">57…60</span>'
-    assert whole_intervals("+1.7 [-1.2, +2.3] x") == "+1.7 [-1.2, +2.3] x"  # may be broken at its space
+    assert whole_intervals("+1.7 [-1.2, +2.3] x") == '+1.7 <span class="whole">[-1.2, +2.3]</span> x'
+    assert whole_intervals("0.306 to 0.563") == '<span class="whole">0.306 to 0.563</span>'
+    assert whole_intervals("[a, b], 5 to the end") == "[a, b], 5 to the end"
 
 
 def test_a_title_that_is_longer_than_its_axes_begins_further_left():
