@@ -16,7 +16,7 @@ project, author = "fedtl", "the authors of fedtl"
 copyright = author
 release = version = fedtl.__version__
 root_doc = "docs/index"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "reference", "notebooks"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "reference", "notebooks", "intervals"]
 include_patterns = [
     "*.md",
     "docs/*.md",

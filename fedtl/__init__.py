@@ -2,7 +2,7 @@
 Federated transfer learning between institutions that may not pool their data.
 
 The public names below are imported when they are first used, so ``import fedtl`` is fast and needs no torch. See
-docs/python.md for examples.
+docs/python.md for examples, and CONTRIBUTING.md for where things are in the code.
 """
 
 from importlib import import_module

@@ -76,7 +76,8 @@ class Browser:
         """Open a page and wait until it is loaded, with its pictures."""
         self.said.clear()
         self._seen.clear()
-        self._call("Page.navigate", url=url)
+        if error := self._call("Page.navigate", url=url).get("errorText"):
+            raise FileNotFoundError(f"{url}: {error}")  # an empty page would have nothing that is wrong
         while not self._seen & LOADED:
             self._message()
 

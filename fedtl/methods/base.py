@@ -171,11 +171,11 @@ ExactStatistics = Literal["own", "always", "never"]
 @dataclass(frozen=True)
 class Method:
     """
-    A federated method. ``slots`` and ``summaries``: what a silo keeps or sends in addition to the model. ``finish``:
-    steps after the last round; ``tune`` comes after them. ``choose``: which mix of its candidate models a silo uses; None:
-    the last one. ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's arithmetic assumes plain SGD or
-    momentum. ``head_start``: from the head's initial tensors to those that training starts from, where no file of weights has a head;
-    None: the initial ones. ``auto_head``: the data decide whether the rounds train the head (``experiment.head_in_rounds``). The summaries that terms need are among ``summaries``; ``plus`` adds them.
+    A federated method. ``shared``: the roles whose tensors leave the silo (``models.roles.Partition``). ``slots`` and ``summaries``: what
+    a silo keeps or sends in addition to the model. ``finish``: steps after the last round; ``tune`` comes after them. ``choose``: which
+    mix of its candidate models a silo uses; None: the last one. ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's
+    arithmetic assumes plain SGD or momentum. ``head_start``: from the head's initial tensors to the first ones, unless a file has a
+    head; None: the same. ``auto_head``: a study says whether rounds train heads. ``plus`` adds the summaries of terms, which ``summaries`` has.
 
     ``exact_statistics``: when a silo replaces the norms' statistics by the exact ones of its training inputs before
     it uses, scores or exports its model. "own": wherever the statistics are the silo's own. Private runs set "always"

@@ -1,4 +1,7 @@
-"""The methods and the loss terms that an experiment may name under ``[method]``."""
+"""
+The methods and the loss terms that an experiment may name under ``[method]``. A new loss is a line of ``TERMS``; one of the
+tables before it would also make it a method.
+"""
 
 from collections.abc import Callable
 from functools import wraps

@@ -1,6 +1,7 @@
 """
 A whole model becomes a body and heads of any width: it is cut at its classifier. A model that would be another one after the
-cut, or whose scores of a row depend on anything but that row, is refused with the reason.
+cut, or whose scores of a row depend on anything but that row, is refused with the reason. Which tensors leave a silo is in
+``models.roles.Partition``.
 """
 
 from collections.abc import Callable, Mapping

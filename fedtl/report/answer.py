@@ -40,7 +40,8 @@ def answer(comparison: Comparison) -> str:
     parts = [f"{gaining} of {counted(count, 'silo')} {verb} shown to gain by joining"]
     for verdict, (one, several) in OTHERS.items():
         if names := [name for name, own in benefit.items() if own.verdict is verdict]:
-            parts.append(f"{_who(names)} {one if len(names) == 1 else several}")
+            who = "all" if 1 < len(names) == count else _who(names)
+            parts.append(f"{who} {one if len(names) == 1 else several}")
     if missing := len(all_silos(comparison)) - count:
         parts.append(f"{missing} more cannot be compared")
     whole = [f"{'; '.join(parts)}."]

@@ -6,7 +6,7 @@ from fedtl.report import audit_plots
 from fedtl.report.audit_attacks import Pictures, inversion_section, membership_section, roles_section
 from fedtl.report.figures import NOT_MEASURED, format_measured
 from fedtl.report.html import Cell, Grid, Plot, Section, plot, render
-from fedtl.report.wording import format_delta
+from fedtl.report.wording import format_delta, format_epsilon
 from fedtl.results.audit import AuditResult, BoundsResult, CheckResult, PlantedResult, Status
 
 COLOURS = {"passed": "gains", "failed": "loses"}  # of what the checks of a silo found
@@ -75,7 +75,7 @@ def _claims(audit: AuditResult) -> list[Grid]:
             *(Cell(text) for text in (name, claim.unit, claim.units)),
             *(Cell(format_measured(value)) for value in (claim.noise_multiplier, claim.sample_rate)),
             *(Cell(count) for count in (claim.rounds, claim.steps)),
-            *(Cell(format_measured(claim.epsilon)), Cell(format_delta(claim.delta))),
+            *(Cell(format_epsilon(claim.epsilon)), Cell(format_delta(claim.delta))),
             Cell(format_measured(claim.mu)),
             *(
                 Cell(f"{100 * rate:.1f} %")

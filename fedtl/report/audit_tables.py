@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedtl.report.tables import MAX_UNFOLDED
-from fedtl.report.wording import format_delta
+from fedtl.report.wording import format_delta, format_epsilon
 from fedtl.results.audit import AuditResult
 
 
@@ -21,7 +21,7 @@ def claims_table(audit: AuditResult) -> Table | None:
         table.add_row(
             *(Text(name), str(claim.units), _cell(claim.noise_multiplier), _cell(claim.sample_rate)),
             *(str(claim.rounds), str(claim.steps)),
-            *(_cell(claim.epsilon), format_delta(claim.delta), _cell(claim.mu)),
+            *(format_epsilon(claim.epsilon), format_delta(claim.delta), _cell(claim.mu)),
         )
     return table
 

@@ -1,6 +1,6 @@
 """The plot of how far the probabilities of models can be trusted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib.artist import Artist
 
@@ -14,15 +14,16 @@ from fedtl.report.plots import (
     new_figure,
     to_svg,
 )
-from fedtl.results.page_facts import SiloAnswers
+from fedtl.results.page_facts import CalibrationBin, SiloAnswers
 
+FEWEST = 10  # rows of a point: the share of right answers among fewer says little
 LARGEST = 90.0  # area of a point with all rows of its silo, in square points
 
 
 def calibration(answers: Mapping[str, SiloAnswers]) -> str:
     """
-    A line for each silo through its bins (Guo et al., 2017): the share of right answers by the mean probability of the predicted class;
-    the larger a point, the more of the silo's rows. On the diagonal, probabilities are true.
+    A line for each silo through its bins (Guo et al., 2017), of which neighbours with few rows are one point: the share of right answers by
+    the mean probability of the predicted class; the larger a point, the more of the silo's rows. On the diagonal, probabilities are true.
     """
     figure, axes = new_figure(4.2)
     keys: dict[str, Artist] = {
@@ -34,17 +35,15 @@ def calibration(answers: Mapping[str, SiloAnswers]) -> str:
         colour, marker = (
             ("#9a9a9a", "o") if many else (PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)])
         )
-        x, y = (
-            [100 * one.probability for one in own.calibration],
-            [100 * one.right for one in own.calibration],
-        )
+        points = merged(own.calibration)
+        x, y = [100 * one.probability for one in points], [100 * one.right for one in points]
         (line,) = axes.plot(
             x, y, color=colour, lw=1, marker=marker, ms=4, ls="-" if at < len(PALETTE) else ":"
         )
         axes.scatter(
             x,
             y,
-            s=[LARGEST * one.rows / total for one in own.calibration],
+            s=[LARGEST * one.rows / total for one in points],
             color=colour,
             marker=marker,
             alpha=0.6,
@@ -55,8 +54,26 @@ def calibration(answers: Mapping[str, SiloAnswers]) -> str:
     label_axes(
         axes,
         "Are the probabilities true?",
-        "mean probability of the predicted class (%)",
+        f"mean probability of the predicted class (%); a point has {FEWEST} test rows or more",
         "right answers on test rows (%)",
     )
     draw_legend(axes, keys)
     return to_svg(figure, "calibration")
+
+
+def merged(bins: Sequence[CalibrationBin]) -> list[CalibrationBin]:
+    """Return the bins with neighbours joined until each has ``FEWEST`` rows; what is left at the end joins the last."""
+    points: list[CalibrationBin] = []
+    for one in bins:
+        if points and points[-1].rows < FEWEST:
+            one = _joined(points.pop(), one)
+        points.append(one)
+    if len(points) > 1 and points[-1].rows < FEWEST:
+        points[-2:] = [_joined(*points[-2:])]
+    return points
+
+
+def _joined(one: CalibrationBin, other: CalibrationBin) -> CalibrationBin:
+    rows = one.rows + other.rows
+    probability = (one.rows * one.probability + other.rows * other.probability) / rows
+    return CalibrationBin(rows, probability, (one.rows * one.right + other.rows * other.right) / rows)

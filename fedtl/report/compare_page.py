@@ -155,7 +155,11 @@ def _main_grid(comparison: Comparison) -> Grid:
     if comparison.epochs:
         epochs = (comparison.epochs.get(method, "-") for method in methods)
         rows.append(row("epochs a silo trains", *epochs) + blank)
-    head = ["silo", *methods, *(["best", "over local", "joining", "could be seen"] if benefit else [])]
+    head = [
+        "silo",
+        *methods,
+        *(["best", "over local", "joining", "gain that could be seen"] if benefit else []),
+    ]
     return Grid(
         f"Test {TITLES[metric]} of each method at each silo, with its 95 % interval",
         head,

@@ -104,7 +104,7 @@ def label_text(silo: SiloRows) -> str:
 
 
 def _counts(values: Mapping[str, float]) -> str:
-    return _listed([f"{key} {value:.6g}" for key, value in values.items()])
+    return _listed([f"{key}: {value:.6g}" for key, value in values.items()])
 
 
 def _listed(texts: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ def chosen_note(part: ShotsResult) -> str:
     """Return which heads the support chose, and how often."""
     if not part.chosen:
         return "the support could choose none, so it is the nearest prototype"
-    listed = ", ".join(f"{HEAD_NAMES[name]} {count}" for name, count in part.chosen.items())
+    listed = "; ".join(f"{HEAD_NAMES[name]} {count}" for name, count in part.chosen.items())
     return f"chosen in {counted(part.episodes, 'episode')}: {listed}"
 
 
@@ -43,7 +43,7 @@ def answer(result: OnboardResult) -> str:
     )
     if chosen.over_alone:
         difference = format_difference(METRIC, chosen.over_alone.mean, chosen.over_alone.ci95)
-        text += f"; that is {difference} points over its own model, trained alone"
+        text += f"; against its own model, trained alone, that is {difference} points"
     if mixed := part.heads.get("mixed"):
         text += f". The received model, tuned, and its own model, averaged, answer {100 * mixed.mean:.1f} % rightly"
     return f"{text}."

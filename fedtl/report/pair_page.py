@@ -1,5 +1,6 @@
 """The page of two comparisons side by side. Computes no figure, and tests no difference between the two."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -91,11 +92,18 @@ def same_rows(names: Sequence[str], comparisons: Sequence[Comparison]) -> Grid:
 
 
 def differing_settings(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> Grid:
-    """Return the settings in which the two differ, by the path of their key."""
+    """Return the settings in which the two differ, by the path of their key. Values in JSON read as in TOML."""
     first, second = (dict(_flat(one, "")) for one in settings)
     keys = [key for key in dict.fromkeys([*first, *second]) if first.get(key) != second.get(key)]
     rows = [
-        row(key, *(str(one[key]) if key in one else "not set" for one in (first, second))) for key in keys
+        row(
+            key,
+            *(
+                json.dumps(one[key], ensure_ascii=False) if key in one else "not set"
+                for one in (first, second)
+            ),
+        )
+        for key in keys
     ]
     caption = "Settings that differ" if rows else "All settings are the same"
     return Grid(caption, ["setting", *names], rows, words=True)  # a path breaks where it is too long

@@ -159,12 +159,23 @@ def convergence(
     keys = {}
     dashes = cycle(["-", "--", "-.", ":"])
     for at, (method, curve) in enumerate(curves.items()):
-        points = list(enumerate(curve.values))
-        keys[f"{method}{_count_note(curve.silos, silos)}"] = _line(
-            axes, points, metric, color=PALETTE[at % len(PALETTE)], lw=2, ls=next(dashes)
+        points, look = (
+            list(enumerate(curve.values)),
+            {"color": PALETTE[at % len(PALETTE)], "ls": next(dashes)},
         )
+        rounds = points if private else points[:-1]
+        keys[f"{method}{_count_note(curve.silos, silos)}"] = _line(axes, rounds, metric, lw=2, **look)
+        if (
+            not private
+        ):  # the finished model is another than those of the rounds: a dot, with a thin line to it
+            _line(axes, points[-2:], metric, lw=0.8, alpha=0.6, **look)
+            _line(axes, points[-1:], metric, color=look["color"])
     title, result = _curve_titles(private)
-    x = "rounds of training" if private else "rounds of training (last point: the model scored in the table)"
+    x = (
+        "rounds of training"
+        if private
+        else "rounds of training; the dots: the finished models, which the table scores"
+    )
     label_axes(axes, title, x, f"{result} {TITLES[metric]}, mean over silos")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     draw_legend(axes, keys)

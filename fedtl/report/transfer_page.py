@@ -82,13 +82,13 @@ def answer(result: Transferability) -> str:
     if not count:
         return "Share nothing: no number of the others' stages lowers the loss on validation rows of these silos."
     point = next(one for one in result.points if (one.begin, one.stages) == (Begin.A_TUNED, count))
-    how = "all" if count == of else "the first"
-    text = f"Share {how} {count} of {of} stages of the body."
+    how = f"all {of}" if count == of else "the first" if count == 1 else f"the first {count}"
+    text = f"Share {how} of {of} stages of the body."
     if point.gain is None or point.score is None:
         return text
     gain = format_difference(metric, point.gain.mean, point.gain.ci95)
     return (
-        f"{text} With them and fine-tuning, {_judged(result)} is {format_value(metric, point.score.mean)}, "
+        f"{text} With {'it' if count == 1 else 'them'} and fine-tuning, {_judged(result)} is {format_value(metric, point.score.mean)}, "
         f"{gain} {difference_unit(metric)} over training from scratch at a silo ({counted(point.gain.silos, 'silo')})."
     )
 

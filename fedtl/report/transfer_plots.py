@@ -12,7 +12,12 @@ from fedtl.report.figures import difference_unit, scale
 from fedtl.report.plots import INK, MARKERS, PALETTE, draw_legend, label_axes, new_figure, to_svg
 from fedtl.results.transferability import Begin, Spread, Transferability
 
-CURVES = (Begin.A_TUNED, Begin.A, Begin.B_TUNED, Begin.B)
+CURVES = {
+    Begin.A_TUNED: "the others' stages, fine-tuned",
+    Begin.A: "the others' stages, frozen",
+    Begin.B_TUNED: "its own stages, fine-tuned",
+    Begin.B: "its own stages, frozen",
+}
 SHIFT = 0.05  # between the curves, so that intervals do not hide each other
 SIMILAR = {"cka": "the others' model and its own", "cka_new": "two of its own, from different weights"}
 
@@ -22,11 +27,11 @@ def transfer_curves(result: Transferability) -> str:
     figure, axes = new_figure(4.4)
     new = next((point.gain for point in result.points if point.begin is Begin.NEW), None)
     keys: dict[str, Artist] = {}
-    for at, begin in enumerate(CURVES):
+    for at, (begin, name) in enumerate(CURVES.items()):
         values = [(0, new)] + [(point.stages, point.gain) for point in result.points if point.begin is begin]
         largest = largest_difference(result.metric)
         if line := _curve(axes, values, at, scale(result.metric), (-largest, largest)):
-            keys[begin] = line
+            keys[f"{begin}: {name}"] = line
     axes.axhline(0, color=INK, lw=1)
     if result.cut.stages:
         keys["recommended cut"] = axes.axvline(result.cut.stages, color="#999999", ls=":")

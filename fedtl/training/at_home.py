@@ -1,6 +1,7 @@
 """
 What a silo does with its model after the last round, on its own rows: the method's finishing steps, tuning, and the choice
-of a mix. Nothing of it leaves the silo, and nothing in the silo changes.
+of a mix. Nothing of it leaves the silo, and nothing in the silo changes. Which tensors stay at a silo in the rounds is decided
+by ``Method.shared`` and ``models.roles.Partition``.
 """
 
 from collections.abc import Callable, Mapping

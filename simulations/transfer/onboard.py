@@ -6,7 +6,7 @@ choice of a mix. For each silo, a run without it gives the backbone, and ``fedtl
 NAME.json and NAME.svg beside this file.
 
 Run: python simulations/transfer/onboard.py [onboard-digits6 onboard-spoken-digits] [--method fedtl] [--seed 0]
-[--episodes 30] [--keep FOLDER]. Runs that FOLDER already holds finished are not repeated.
+[--episodes 30] [--keep FOLDER] [--draw]. Runs that FOLDER already holds finished are not repeated.
 """
 
 import argparse
@@ -29,10 +29,11 @@ from fedtl.experiment.new_silo import new_silo_experiment, read_new_silo
 from fedtl.experiment.onboard import ALONE, CHOSEN, MIXED, TUNED, Episodes, NewSilo, onboard
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.report.bounds import bounded
 from fedtl.report.figures import counted
-from fedtl.report.onboard_figures import HEAD_NAMES
+from fedtl.report.onboard_figures import HEAD_NAMES, METRIC
 from fedtl.report.plots import INK, MARKERS, PALETTE, draw_legend, label_axes, label_rows, new_figure, to_svg
-from fedtl.results.onboard import OnboardResult
+from fedtl.results.onboard import OnboardResult, ShotsResult
 from fedtl.training import threads
 
 HERE = Path(__file__).parent
@@ -129,25 +130,28 @@ def _ends(ends: tuple[float, ...] | None, sign: str = "") -> str:
     return f" [{100 * ends[0]:{sign}.1f}, {100 * ends[1]:{sign}.1f}]" if ends else ""
 
 
-def figure(together: Mapping[str, float], results: Mapping[str, OnboardResult]) -> str:
+def figure(together: Mapping[str, float], results: Mapping[str, Sequence[ShotsResult]]) -> str:
     """Return a dot for each number of labels, for the models that are trained, and a line for the silo as a member."""
     drawing, axes = new_figure(0.55 * len(results) + 1.4)
     keys = {}
-    for at, (name, result) in enumerate(results.items()):
+    for at, (name, shots) in enumerate(results.items()):
         (keys["as a member, all rows"],) = axes.plot(
             [100 * together[name]] * 2, [at - 0.35, at + 0.35], color=INK, lw=3
         )
-        dots = [(f"{counted(part.shots, 'label')} a class", part.heads[CHOSEN]) for part in result.shots]
-        most = result.shots[-1]
+        dots = [(f"{counted(part.shots, 'label')} a class", part.heads[CHOSEN]) for part in shots]
+        most = shots[-1]
         dots += [
             (f"{most.shots} labels, {HEAD_NAMES[key].split(',')[0]}", most.heads[key])
             for key in (TUNED, ALONE, MIXED)
+            if key in most.heads
         ]
         for number, (label, score) in enumerate(dots):
             place = at - 0.3 + 0.12 * number
             colour = PALETTE[number]
             if score.ci95:
-                axes.plot([100 * end for end in score.ci95], [place] * 2, color=colour, lw=1.2)
+                axes.plot(
+                    [100 * end for end in bounded(METRIC, score.ci95)], [place] * 2, color=colour, lw=1.2
+                )
             (keys[label],) = axes.plot(100 * score.mean, place, MARKERS[number], color=colour, ms=5)
     label_rows(axes, list(results))
     label_axes(axes, "Each silo, left out of training in turn", "test accuracy (%)", "")
@@ -170,7 +174,9 @@ def write(plan: Plan, together: Mapping[str, float], results: Mapping[str, Onboa
     (HERE / f"{plan.name}.md").write_text(
         "\n".join([f"# {plan.name}", "", about, "", *table, "", f"![{plan.name}]({plan.name}.svg)", ""])
     )
-    (HERE / f"{plan.name}.svg").write_text(figure(together, results))
+    (HERE / f"{plan.name}.svg").write_text(
+        figure(together, {silo: one.shots for silo, one in results.items()})
+    )
     content = {
         "command": command,
         "members": together,
@@ -178,6 +184,15 @@ def write(plan: Plan, together: Mapping[str, float], results: Mapping[str, Onboa
     }
     (HERE / f"{plan.name}.json").write_text(json.dumps(content, indent=1) + "\n")
     print("\n".join(table))
+
+
+def draw(name: str) -> None:
+    """Write NAME.svg anew, from the numbers of NAME.json."""
+    numbers = json.loads((HERE / f"{name}.json").read_text())
+    shots = {
+        silo: [from_plain(ShotsResult, one) for one in parts] for silo, parts in numbers["shots"].items()
+    }
+    (HERE / f"{name}.svg").write_text(figure(numbers["members"], shots))
 
 
 def main() -> None:
@@ -188,7 +203,12 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=30)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--draw", action="store_true", help="only the figures, from the JSON files")
     given = parser.parse_args()
+    if given.draw:
+        for name in given.names:
+            draw(name)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         for name in given.names:
             folder = (given.keep or Path(temporary)).absolute() / f"{name}-{given.method}-{given.seed}"

@@ -23,7 +23,7 @@ NOT_EXECUTED = {
     "fedtl audit digits --set privacy.epsilon=3 --quick": MINUTES + "the tutorial private audits a run",
     "fedtl audit RUN --quick --adversary model": MINUTES + "the tutorial private audits a run",
     "fedtl audit verify BUNDLE --key KEY": "the tutorial private verifies a bundle, without the key of its signer",
-    "fedtl run exp.toml --set engine.name=ray": "needs a Ray cluster",
+    "fedtl run exp.toml --set engine.name=ray": "test_other_programs.py executes it on two nodes, nightly",
 }
 
 

@@ -76,7 +76,7 @@ SERVER = "needs a running coordinator"
 PARSED = {  # by the beginning of the line
     "fedtl server": SERVER,
     "fedtl silo": SITE,
-    "fedtl run exp.toml --set engine.name=ray": "needs a Ray cluster",
+    "fedtl run exp.toml --set engine.name=ray": "test_other_programs.py executes it on two nodes, nightly",
     "fedtl predict runs/first --silo north --input new/ --masks masks/": "needs a trained segmentation; tests/tasks has one",
     "fedtl compare digits --leave-one-out": "takes minutes; the smaller comparison of the next line has the same option",
 }

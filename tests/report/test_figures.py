@@ -41,7 +41,9 @@ def test_an_interval_is_shown_by_its_ends_and_never_by_half_its_width():
 
 def test_an_interval_in_a_cell_is_never_broken_and_its_text_is_escaped():
     assert whole_intervals("<b> 58.6 57…60") == '&lt;b&gt; 58.6 <span class="whole">57…60</span>'
-    assert whole_intervals("+1.7 [-1.2, +2.3] x") == "+1.7 [-1.2, +2.3] x"  # may be broken at its space
+    assert whole_intervals("+1.7 [-1.2, +2.3] x") == '+1.7 <span class="whole">[-1.2, +2.3]</span> x'
+    assert whole_intervals("0.306 to 0.563") == '<span class="whole">0.306 to 0.563</span>'
+    assert whole_intervals("[a, b], 5 to the end") == "[a, b], 5 to the end"
 
 
 @pytest.mark.parametrize(

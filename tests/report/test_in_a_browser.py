@@ -164,6 +164,8 @@ def test_in_a_browser_no_page_overflows_cuts_words_off_or_is_hard_to_read(tmp_pa
             path = tmp_path / f"{name}.html"
             path.write_text(make())
             found += one.findings(name, path.as_uri())
+        with pytest.raises(FileNotFoundError, match=r"missing\.html"):
+            one.open((tmp_path / "missing.html").as_uri())
     assert [line for line in found if not line.startswith("faulty")] == []
     said = "\n".join(found)
     assert [words for words in FAULTS if words not in said] == []

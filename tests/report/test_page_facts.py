@@ -22,6 +22,7 @@ from fedtl.experiment.pages import write_pair_page
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.report.answer_tables import recall_grid
+from fedtl.report.calibration_plots import merged
 from fedtl.report.compare_page import compare_page
 from fedtl.report.pair_page import differing_settings, same_rows
 from fedtl.report.rehearsal import page as rehearsal_page
@@ -137,6 +138,18 @@ def folder(tmp_path):
     save_file({"scores": scores, "y": y, "ids": torch.arange(40)}, made.silo("north") / "test.safetensors")
     made.save_inputs("north", Inputs("native", "native", ()), CLASSES, (1, 12, 12))
     return made, scores.numpy(), y.numpy()
+
+
+def test_a_point_of_the_plot_has_ten_rows_and_all_points_have_all_answers():
+    bins = [
+        CalibrationBin(rows, p, right)
+        for rows, p, right in ((4, 0.3, 1.0), (7, 0.4, 0.0), (12, 0.7, 0.5), (3, 0.9, 1.0))
+    ]
+    first, last = merged(bins)
+    assert (first.rows, last.rows) == (11, 15)
+    assert (first.probability, first.right) == pytest.approx(((4 * 0.3 + 7 * 0.4) / 11, 4 / 11))
+    assert (last.probability, last.right) == pytest.approx(((12 * 0.7 + 3 * 0.9) / 15, 9 / 15))
+    assert merged(bins[:1]) == bins[:1]  # a silo with fewer rows has one point
 
 
 def test_confusion_and_calibration_are_those_of_the_stored_answers(folder):
@@ -282,11 +295,16 @@ def test_whether_two_comparisons_have_the_same_rows_is_told_by_silo():
 
 def test_only_settings_that_differ_are_listed():
     grid = differing_settings(
-        "ab", [{"rounds": 3, "data": {"path": "x", "test": 0.2}}, {"rounds": 3, "data": {"path": "y"}}]
+        "ab",
+        [
+            {"rounds": 3, "data": {"path": "x", "test": 0.2}},
+            {"rounds": 3, "data": {"path": "y", "flip": True}},
+        ],
     )
     assert [[cell.text for cell in row] for row in grid.rows] == [
-        ["data.path", "x", "y"],
+        ["data.path", '"x"', '"y"'],
         ["data.test", "0.2", "not set"],
+        ["data.flip", "not set", "true"],
     ]
 
 

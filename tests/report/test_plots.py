@@ -61,13 +61,13 @@ def test_a_plot_names_every_silo_and_every_method():
 
 def test_curves_say_what_they_show_and_over_how_many_silos():
     words = set(ElementTree.fromstring(convergence(CURVES, 6)).itertext())
-    assert any("last point" in word for word in words)
+    assert any("finished models" in word for word in words)
     assert METHODS[0] in words
     some = {"fedavg": Curve([0.1, 0.2, 0.3], [2, 4, 6])}
     assert "fedavg (2 to 6 of 6)" in set(ElementTree.fromstring(convergence(some, 6)).itertext())
     released = " ".join(ElementTree.fromstring(convergence(CURVES, 6, private=True)).itertext())
     assert "released accuracy" in released
-    assert "last point" not in released
+    assert "finished models" not in released
 
 
 def test_constant_answers_do_not_press_the_methods_of_a_plot_together():

@@ -21,6 +21,7 @@ from fedtl.results.audit import AttackFigures, AttackResult, Interval
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 OFFLINE = 0.3  # RMIA's parameter a: how much lower the confidence is in models without a row
+RATES = (0.01, 0.001)  # false positive rates at which true positive rates are given
 SIGNIFICANCE = 0.05  # the significance of the confidence intervals
 ROC_POINTS = 60  # the number of points of a plotted curve
 
@@ -110,12 +111,12 @@ def figures(member: Bools, scores: Floats) -> AttackFigures:
     if not members or not others:
         return AttackFigures(members, others, (), None, None, None, None)
     auc = float(roc_auc_score(member, scores))
-    tpr, tpr_interval, note = _tpr(member, scores, 0.01)
-    tpr_small, tpr_small_interval, note_small = _tpr(member, scores, 0.001)
+    tpr, tpr_interval = _tpr(member, scores, RATES[0])
+    tpr_small, tpr_small_interval = _tpr(member, scores, RATES[1])
     return AttackFigures(
         members=members,
         others=others,
-        notes=tuple(text for text in (note, note_small) if text),
+        notes=_too_few(others),
         auc=auc,
         ci95=(_auc_low(auc, members, others), 1 - _auc_low(1 - auc, others, members)),
         tpr_at_fpr_1_percent=tpr,
@@ -125,17 +126,27 @@ def figures(member: Bools, scores: Floats) -> AttackFigures:
     )
 
 
-def _tpr(member: Bools, scores: Floats, rate: float) -> tuple[float, Interval, str]:
-    """The true positive rate at a false positive rate, its interval, and a note if there are too few rows for it."""
+def _tpr(member: Bools, scores: Floats, rate: float) -> tuple[float, Interval]:
+    """The true positive rate at a false positive rate, and its interval."""
     members, others = int(member.sum()), int((~member).sum())
-    allowed = int(rate * others + 1e-9)
-    threshold = np.sort(scores[~member])[others - 1 - allowed]
+    threshold = np.sort(scores[~member])[others - 1 - _allowed(rate, others)]
     hits = int((scores[member] > threshold).sum())
-    note = (
-        f"{others} rows that were not trained on are too few for a false positive rate of {100 * rate:g} %, because one of them is "
-        f"{100 / others:.2f} %: the true positive rate is given at a false positive rate of 0"
+    return hits / members, exact_interval(hits, members)
+
+
+def _allowed(rate: float, others: int) -> int:
+    """How many rows that were not trained on an attack may take for members at this false positive rate."""
+    return int(rate * others + 1e-9)
+
+
+def _too_few(others: int) -> tuple[str, ...]:
+    """One note for all false positive rates of which these rows are too few."""
+    if not (rates := [f"{100 * rate:g} %" for rate in RATES if not _allowed(rate, others)]):
+        return ()
+    return (
+        f"One of the {others} rows that were not trained on is {100 / others:.2f} % of them, so the true positive rate at a false "
+        f"positive rate of {' or '.join(rates)} is given at 0.",
     )
-    return hits / members, exact_interval(hits, members), "" if allowed else note
 
 
 def exact_interval(hits: int, tries: int) -> Interval:
