@@ -42,7 +42,7 @@ MARKS = {
             f"experiment/test_{name}.py"
             for name in ("run", "engines", "resume", "scoring", "unlabelled", "export_script")
         ),
-        *("methods/test_everywhere.py", "simulation/stacked/"),
+        *("methods/test_promises.py", "simulation/stacked/"),
         *(
             f"models/test_{name}.py"
             for name in ("dp_norm", "registry", "weights", "roles", "scaled", "timm_zoo")
@@ -56,7 +56,7 @@ COMPUTED = ("privacy/test_accounting.py", "privacy/test_tradeoff.py")
 # Whose tests run private rounds for what comes of them. There a trainer verifies its model in its first round alone; see tests/verified.py.
 VERIFIED_ONCE = (
     *("audit/", "deployment/site/", "experiment/", "simulations/", "pages/", "cli/", "report/"),
-    *("test_api.py", "privacy/test_units_audit.py"),
+    *("test_api.py", "privacy/test_units_audit.py", "methods/test_promises.py"),
 )
 # What takes longest starts first, so that at the end no worker waits for the other: files of minutes, then by package.
 FIRST = (
@@ -64,7 +64,7 @@ FIRST = (
     *(
         "simulation/test_ray.py",
         "experiment/test_engines.py",
-        "methods/test_everywhere.py",
+        "methods/test_promises.py",
         "cli/test_interrupts.py",
     ),
     *("experiment/test_private.py", "experiment/test_unlabelled.py", "models/test_dp_norm.py", "test_api.py"),
