@@ -33,8 +33,10 @@ if (
     COSTS in os.environ
 ):  # imported by the process that others are forked from: its workers share costs as the commands do
     from tests.costs import share_costs
+    from tests.verified import verify_once
 
     share_costs(pytest.MonkeyPatch(), os.environ[COSTS])
+    verify_once(pytest.MonkeyPatch())
 gc.freeze()  # what was imported is no garbage in the processes that are forked
 
 

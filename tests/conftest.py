@@ -15,6 +15,7 @@ import torch
 from fedtl.training import threads
 from tests.commands import COSTS, fork_instead_of_spawn
 from tests.costs import share_costs
+from tests.verified import verify_once
 
 # Marks by what a file does, so that ``make quick`` can leave out what takes long (see pyproject.toml for their meaning).
 MARKS = {
@@ -42,7 +43,7 @@ MARKS = {
             f"experiment/test_{name}.py"
             for name in ("run", "engines", "resume", "scoring", "unlabelled", "export_script")
         ),
-        *("methods/test_everywhere.py", "simulation/stacked/"),
+        *("methods/test_promises.py", "simulation/stacked/"),
         *(
             f"models/test_{name}.py"
             for name in ("dp_norm", "registry", "weights", "roles", "scaled", "timm_zoo")
@@ -53,13 +54,19 @@ MARKS = {
 SPAWNED = ("simulation/test_processes.py",)
 # Files whose subject is what privacy costs. In all others the processes of a session share the numbers.
 COMPUTED = ("privacy/test_accounting.py", "privacy/test_tradeoff.py")
+# Whose tests run private rounds for what comes of them. There a trainer verifies its model in its first round alone; see tests/verified.py.
+VERIFIED_ONCE = (
+    *("audit/", "deployment/site/", "experiment/", "simulations/", "pages/", "cli/", "report/"),
+    *("test_api.py", "privacy/test_units_audit.py", "methods/test_promises.py"),
+)
+VERIFIED_EACH_ROUND = ("experiment/test_private.py",)  # of those, the one whose subject it is
 # What takes longest starts first, so that at the end no worker waits for the other: files of minutes, then by package.
 FIRST = (
     *("deployment/test_deployment.py", "audit/test_broken_privacy.py", "deployment/test_malice.py"),
     *(
         "simulation/test_ray.py",
         "experiment/test_engines.py",
-        "methods/test_everywhere.py",
+        "methods/test_promises.py",
         "cli/test_interrupts.py",
     ),
     *("experiment/test_private.py", "experiment/test_unlabelled.py", "models/test_dp_norm.py", "test_api.py"),
@@ -116,13 +123,16 @@ def costs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def fast_starts(request: pytest.FixtureRequest, costs_folder: Path) -> Iterator[None]:
-    """Worker processes start fast, and a privacy cost is computed once; see SPAWNED and COMPUTED."""
+    """Worker processes start fast, and a privacy cost is computed once; see SPAWNED, COMPUTED and VERIFIED_ONCE."""
     with pytest.MonkeyPatch.context() as patch:
         if not _place(request.path).startswith(SPAWNED):
             fork_instead_of_spawn(patch)
         if not _place(request.path).startswith(COMPUTED):
             share_costs(patch, costs_folder)
             patch.setenv(COSTS, str(costs_folder))
+        place = _place(request.path)
+        if place.startswith(VERIFIED_ONCE) and not place.startswith(VERIFIED_EACH_ROUND):
+            verify_once(patch)
         yield
 
 

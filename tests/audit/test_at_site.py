@@ -1,9 +1,9 @@
 """``fedtl silo audit``: a plan is tested on a site's own rows before it is approved, at no cost to the budget."""
 
 import json
+import os
 import signal
-import subprocess
-import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -30,9 +30,11 @@ from fedtl.privacy.dp_summary import SummaryRelease
 from fedtl.privacy.guarantee import PrivacyGuarantee, PrivateTraining, ProtectedUnits, Releases
 from fedtl.privacy.ledger import LedgerAccount
 from fedtl.privacy.rows import Hashes, RowSet
+from fedtl.simulation.temp_folder import LOCK
+from tests.audit.retraining import only
 from tests.breaks import BREAKS
-from tests.commands import fedtl
-from tests.real_processes import CLI, Federation, around, fedtl_command
+from tests.commands import fedtl, start_forked
+from tests.real_processes import Federation, around, wait
 
 PRIVATE = {"epsilon": 3.0, "lifetime_epsilon": 10.0, "clip": 1.0, "statistics": "public"}
 
@@ -71,11 +73,19 @@ def done(home, what=""):
 
 
 def test_a_sound_plan_passes_and_nothing_of_the_home_changes(home, made):
+    """A round was charged and sent before; the audit of the same rows adds nothing to the ledger or to the record of what was sent."""
     rehearse(home, made.file)
+    plan = SitePlan(home, read_agreement(made.file.read_bytes(), "")[1])
+    rows = load_rows(plan)
+    study = build_study(plan, rows.data.classes)
+    silo = make_silo(plan, study, rows)
+    shared, _ = study.trainer.partition.split(study.trainer.initial(rows.data.width))
+    study.trainer.fit(silo, Task("earlier", 1, 20, 0, shared))
+    home.record.append(ApprovalWithdrawn(bundle=made.hash))
     before = content(home)
+    assert home.ledger.relative_to(home.path) in before
     facts, path = done(home)
     assert content(home) == before
-    assert not home.ledger.exists()
     assert path == home.path / "rehearsed" / f"{made.hash}.audit.json"
     assert path.stat().st_mode & 0o077 == 0
     assert facts["violations"] == []
@@ -92,27 +102,17 @@ def test_a_sound_plan_passes_and_nothing_of_the_home_changes(home, made):
     )
 
 
-def test_an_existing_ledger_and_egress_log_do_not_change(home, made):
-    """A round was charged and sent before; the audit of the same rows adds nothing."""
-    rehearse(home, made.file)
-    plan = SitePlan(home, read_agreement(made.file.read_bytes(), "")[1])
-    rows = load_rows(plan)
-    study = build_study(plan, rows.data.classes)
-    silo = make_silo(plan, study, rows)
-    shared, _ = study.trainer.partition.split(study.trainer.initial(rows.data.width))
-    study.trainer.fit(silo, Task("earlier", 1, 20, 0, shared))
-    home.record.append(ApprovalWithdrawn(bundle=made.hash))
-    before = content(home)
-    assert home.ledger.relative_to(home.path) in before
-    assert "No check failed" in fedtl_command("silo", "audit", home.path, made.hash).stdout
-    assert content(home) == before
-
-
 def test_a_fault_is_refuted(home, made, monkeypatch):
-    BREAKS["noise halved on the model"].patch(monkeypatch)
-    facts, path = done(home, str(made.file))
-    assert any("noise of every tensor" in line for line in facts["violations"])
-    assert "REFUTED" in facts["text"][0]
+    """Of a bundle that was not rehearsed, at a site without a ledger, which the audit does not make."""
+    fault = BREAKS["noise halved on the model"]
+    fault.patch(monkeypatch)
+    only(monkeypatch, fault.checks)
+    before = content(home)
+    found, path = audit_site_plan(home, str(made.file), lambda *_: None)
+    assert content(home) == before
+    assert not home.ledger.exists()
+    assert any("noise of every tensor" in line for line in found.violations)
+    assert "REFUTED" in found.text[0]
     assert json.loads(path.read_text())["refuted"] is True
 
 
@@ -137,30 +137,39 @@ def test_what_is_measured_of_a_plan_that_sends_summaries_alone(tmp_path):
     assert f"below {detectable_noise_ratio(absent, FAMILY_LEVEL / 2):.2f} times" in said[3]
 
 
-def test_the_command_prints_its_verdict_and_its_exit_code(home, made):
-    """Of a fault; the test above does so for a sound plan."""
-    fedtl_command("silo", "rehearse", home.path, made.file)
-    env = around(FEDTL_BREAK="noise halved on the model")
-    broken = fedtl("silo", "audit", home.path, env=env, imports=["tests.breaks"])
-    assert broken.returncode == 5, broken.stderr
-    assert "REFUTED: do not sign" in broken.stdout
-    assert "do not approve it" in broken.stderr.splitlines()[-1]
-    assert "Traceback" not in broken.stderr
+@pytest.mark.parametrize("fault", ["noise halved on the model", ""])
+def test_the_command_prints_its_verdict_and_its_exit_code(home, made, fault):
+    """Of the checks that find this fault: the others are those of the function above."""
+    rehearse(home, made.file)
+    env = around(FEDTL_BREAK=fault, FEDTL_CHECKS="noise of every tensor")
+    done = fedtl("silo", "audit", home.path, env=env, imports=["tests.breaks", "tests.audit.retraining"])
+    assert done.returncode == (5 if fault else 0), done.stderr
+    assert ("REFUTED: do not sign" in done.stdout) == bool(fault)
+    assert ("No check failed" in done.stdout) == (not fault)
+    assert ("do not approve it" in done.stderr.splitlines()[-1]) == bool(fault)
+    assert "Traceback" not in done.stderr
+
+
+def scratch_folder(pid):
+    """The folder with the scratch ledger of a process, once there is one; its lock is open."""
+    opened = [Path(os.readlink(file)) for file in Path(f"/proc/{pid}/fd").iterdir() if file.is_symlink()]
+    locks = [path for path in opened if path.name == LOCK]
+    return next((path.parent for path in locks if (path.parent / "canaries").exists()), None)
 
 
 @pytest.mark.slow
-def test_an_interrupted_audit_leaves_nothing(home, made):
-    fedtl_command("silo", "rehearse", home.path, made.file)
-    before = {path: path.read_bytes() for path in home.path.rglob("*") if path.is_file()}
-    process = subprocess.Popen(
-        [*CLI, "silo", "audit", str(home.path)], env=around(), stderr=subprocess.PIPE, text=True
-    )
-    time.sleep(6)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    if process.returncode == 130:  # otherwise the audit had finished
-        assert "interrupted" in stderr.splitlines()[-1]
-        assert {path: path.read_bytes() for path in home.path.rglob("*") if path.is_file()} == before
+def test_an_interrupted_audit_leaves_nothing(home, made, tmp_path):
+    rehearse(home, made.file)
+    before, log = content(home), tmp_path / "log"
+    process = start_forked(["fedtl", "silo", "audit", str(home.path)], log, tmp_path, around())
+    scratch = wait("scratch folder", lambda: scratch_folder(process.pid), 60, about=log.read_text)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    assert "interrupted" in log.read_text().splitlines()[-1]
+    assert content(home) == before
+    assert not list((home.path / "rehearsed").glob("*.audit.json"))
+    assert not scratch.exists()
 
 
 def test_what_cannot_be_audited_is_refused(home, made, tmp_path):

@@ -1,40 +1,13 @@
-"""Every method runs, and all engines give the same numbers in whatever order silos answer."""
-
-import json
+"""All engines give the same numbers in whatever order silos answer; tests/methods/test_promises.py runs every method."""
 
 import pytest
 import torch
 
-from fedtl.methods.registry import METHODS
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
 from tests.experiment.runs import ENGINES, do, numbers, own_validation, same, small, tensors
 from tests.experiments import MIXED
-
-NEED_TARGET = [name for name, make in METHODS.items() if make().needs_target]
-
-
-# Each way to end a run; tests/methods/test_everywhere.py runs every method, so the others repeat it only nightly.
-ENDS = ("fedtl", "fedavg", "local", "pooled", "probe", "ditto", "shot", "feddf")
-EVERY = [name if name in ENDS else pytest.param(name, marks=pytest.mark.nightly) for name in METHODS]
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_every_method_runs_and_writes_its_folder(name, tmp_path):
-    extra = ["data.target_domain=inverted"] if name in NEED_TARGET else []
-    extra += ["data.public=['noise:9']"] if name in ("feddf", "fedmd") else []
-    silos = 'data.silos=["plain", "inverted", "faint"]'
-    result = do(tmp_path, small(f"method.name={name}", silos, *extra, *MIXED))
-    assert set(result["silos"]) == {"plain", "inverted", "faint"}
-    assert json.loads((tmp_path / "result.json").read_text()) == result
-    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
-    for name in result["silos"]:
-        assert (tmp_path / "silos" / name / "local.safetensors").exists()
-    assert result["worst"]["accuracy"] == min(its["accuracy"] for its in result["silos"].values())
-    assert result["mean"]["accuracy"] == pytest.approx(
-        sum(s["accuracy"] for s in result["silos"].values()) / 3
-    )
 
 
 @pytest.mark.slow

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from fedtl.experiment.initial_weights import FirstWeights
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.study import build
+from fedtl.methods.sets import model_part
 from fedtl.privacy.taint import Label
+from fedtl.simulation.shared_store import temporary_store
+from tests.experiment.runs import do, small
 
 AB, XY = ("a", "b"), ("x", "y")
 STATE = {"body.w": torch.ones(1), "head.weight": torch.ones(2, 1)}
@@ -49,3 +54,14 @@ def test_a_head_of_unknown_labels_is_used_with_a_note(tmp_path):
     assert "same unit" in values.notes[0]
     (tmp_path / "model.json").write_text("damaged")
     assert "in this order" in first(tmp_path, "", (), [AB]).notes[0]
+
+
+def test_the_shared_file_of_a_method_with_slots_is_a_start_for_another(tmp_path):
+    do(tmp_path / "run", small("rounds=1", "method.name=scaffold"))
+    with temporary_store() as shelf:
+        weights = small(f"model.weights={tmp_path / 'run' / 'shared.safetensors'}")
+        study = build(weights, shelf, shelf)
+        initial = study.trainer.initial(len(study.schema.union))
+    shared = model_part(RunFolder(tmp_path / "run").tensors("shared.safetensors"))
+    assert shared.keys() <= initial.keys()
+    assert all(torch.equal(initial[name], shared[name]) for name in shared)

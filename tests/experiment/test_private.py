@@ -84,25 +84,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-# What leaves
-
-
-@pytest.mark.parametrize(
-    "method",
-    ["fedtl", "fedavg", "fedbn", "fedper", "fedrep", "fedbabu", "silobn", "fedprox", "denoise", "masked"],
-)
-def test_nothing_but_noisy_tensors_is_in_an_update(method, tmp_path):
-    trainer = bench_of(method)
-    silo = silo_of(trainer, tmp_path)
-    update = trainer.fit(silo, task_of(trainer))
-    assert update.metrics == {}
-    assert update.weight == 1.0
-    assert studies_of(silo)["study"].events == accounting.merge_events(silo.guarantee.events(first=True))
-    assert update.delta.keys() == task_of(trainer).shared.keys()
-    assert any(tensor.any() for tensor in update.delta.values())
-    assert not any(
-        update.delta[name].any() for name in update.delta if trainer.partition.roles[name] is Role.STATS
-    )
+# What leaves: nothing but noisy tensors, for which tests/methods/test_promises.py asks every method
 
 
 def test_a_shared_weight_tells_nothing_about_how_many_rows_there_are(tmp_path):
