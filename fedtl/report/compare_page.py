@@ -158,7 +158,7 @@ def _main_grid(comparison: Comparison) -> Grid:
     head = [
         "silo",
         *methods,
-        *(["best", "over local", "joining", "gain that could be seen"] if benefit else []),
+        *(["best", "over local", "joining", "detectable"] if benefit else []),
     ]
     return Grid(
         f"Test {TITLES[metric]} of each method at each silo, with its 95 % interval",

@@ -100,11 +100,12 @@ def label_text(silo: SiloRows) -> str:
     """Return the labels with their numbers of rows, or the range of the values."""
     if silo.values:
         return f"{silo.values['low']:.6g} to {silo.values['high']:.6g}"
-    return _counts(silo.labels) or "not used"
+    # With a colon, since a label is often a number: "0: 29, 1: 22".
+    return _listed([f"{label}: {rows:.6g}" for label, rows in silo.labels.items()]) or "not used"
 
 
 def _counts(values: Mapping[str, float]) -> str:
-    return _listed([f"{key}: {value:.6g}" for key, value in values.items()])
+    return _listed([f"{key} {value:.6g}" for key, value in values.items()])
 
 
 def _listed(texts: Sequence[str]) -> str:

@@ -95,7 +95,7 @@ def verdict_notes(comparison: Comparison) -> list[str]:
         "is unclear.",
         f"as good: the difference is shown to be within {margin_text(comparison)} of zero (compare.margin; two one-sided tests, "
         "Schuirmann, 1987), on whichever side. gains: shown to be above zero; loses: below; unclear: none of these.",
-        "Gain that could be seen: the smallest true gain that an uncorrected interval would show to be above zero in 80 % of repetitions, "
+        "Detectable: the smallest true gain that an uncorrected interval would show to be above zero in 80 % of repetitions, "
         f"from the spread of the differences, {difference_unit(comparison.metric)}; no gain: that would be more than training alone "
         f"leaves to gain, so {BLIND}." + (f" Here, {power}." if power else ""),
         *(f"{note[0].upper()}{note[1:]}." for note in limits_note(comparison)),

@@ -139,7 +139,7 @@ def test_reproducible_noise_is_not_private():
 def test_epsilon_is_rounded_up_in_the_sentence_the_table_and_the_page_alike():
     audit = audit_of({"claimed": replace(plan_of().result, epsilon=2.99812)})
     audit = replace(audit, statement=statement(audit))
-    console = Console(width=100, record=True, quiet=True)
+    console = Console(width=100, record=True)
     console.print(claims_table(audit))
     shown = [console.export_text(), " ".join(statement(audit)[0].lines), audit_page(audit, Pictures(), "")]
     assert ["2.999" in text for text in shown] == [True] * 3

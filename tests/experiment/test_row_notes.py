@@ -15,7 +15,7 @@ from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_report import data_report
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.row_notes import row_notes
-from fedtl.report.data_tables import silo_lines
+from fedtl.report.data_tables import label_text, silo_lines
 from fedtl.simulation.shared_store import temporary_store
 
 RNG = np.random.default_rng(0)
@@ -151,6 +151,7 @@ def test_the_report_has_the_rows_that_were_read_and_those_that_were_not(tmp_path
     assert a.missing == {"v": 2}
     assert a.repeated == 4
     assert report.common == {"a, b": 40}
+    assert label_text(a) == "0: 22, 1: 22"
     lines = list(silo_lines(report))
     for part in ("a: columns that are not read: note", "a: missing cells: v 2", "a and b: 40 training rows"):
         assert any(line.startswith(part) for line in lines)

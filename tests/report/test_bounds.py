@@ -96,7 +96,7 @@ def test_silos_that_could_and_could_not_show_a_gain_are_told_apart():
         assert f" 6.2 points in 4 of 5 repetitions; at 1 of 2, {NONE}" in shown
         assert "105.1" not in shown
     assert "no gain: that would be" in text
-    assert re.search(r"unclear\s*no gain", text)  # in the column "gain that could be seen"
+    assert re.search(r"unclear\s*no gain", text)  # in the column "detectable"
 
 
 @pytest.mark.parametrize(("verdict", "cell"), [("unclear", "no gain"), ("loses", "no gain"), ("gains", "-")])
