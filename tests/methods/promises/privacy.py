@@ -28,7 +28,7 @@ def ledger(run: Run, folder) -> None:
     )
     assert same(update.delta, seen.updates[run.name].delta)
     assert same(local, seen.kept[run.name].local)
-    trainer, rows = bench_of(run.name), data_of()
+    trainer, rows = bench_of(run.name, model="mlp"), data_of()
     rows = replace(rows, target=rows.train.x[:12])
     if not trainer.method.phases and not trainer.method.summaries:
         with pytest.raises(ConfigError, match="trains nothing in rounds"):

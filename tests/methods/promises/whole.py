@@ -14,7 +14,7 @@ from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run import run as run_experiment
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
-from fedtl.methods.registry import METHODS
+from fedtl.methods.registry import ADAPTATION, METHODS
 from fedtl.results.audit import Adversary
 from fedtl.simulation.shared_store import temporary_store
 from tests.experiment.runs import do, numbers, same, tensors
@@ -29,7 +29,8 @@ PRIVATE = ["privacy.epsilon=8", "privacy.tuning=public"]
 def settings_of(name, sources=6):
     """The settings that name a method, and the rows that it needs beside those of labelled silos."""
     few = [f"method.sources={sources}"] if name in ("kd3a", "select_start") else []
-    hidden = ['data.unlabelled=["faint"]'] if METHODS[name]().needs_target else []
+    second = "data.target_domain=inverted" if name in ADAPTATION else 'data.unlabelled=["faint"]'
+    hidden = [second] if METHODS[name]().needs_target else []
     public = ["data.public=['noise:9']"] if name in ("feddf", "fedmd") else []
     return [f"method.name={name}", *few, *hidden, *public]
 
