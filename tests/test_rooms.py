@@ -111,7 +111,7 @@ DOORS = {
         "deployment.site.egress_lines",
         "deployment.coordinator.settings",
         *(f"experiment.config.{name}" for name in ("schema", "home_schema", "model_schema", "messages")),
-        *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call")),
+        *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call", "resolve")),
     },
     "flwr": {
         *("federation.flower", "federation.flower_messages", "federation.flower_pulls"),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedtl.experiment.uncertainty import Certainty
 from fedtl.results.onboard import Difference, HeadScore, Interval
+from fedtl.tasks.classification import correct
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Answers:
         """
         known = y >= 0
         for name, one in scores.items():
-            self.accuracy.setdefault(name, []).append(float((one.argmax(1) == y).double().mean()))
+            self.accuracy.setdefault(name, []).append(float(correct(one, y).double().mean()))
             loss = F.cross_entropy(one[known].double(), y[known]) if bool(known.any()) else one.new_zeros(())
             self.loss.setdefault(name, []).append(float(loss))
         self.held_out.append(held_out)

@@ -7,12 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from fedtl._util.toml_text import Table
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError, first_line
 from fedtl.experiment.config.call import arguments, call
-from fedtl.experiment.config.messages import choose_entry, retired_value, shorten, unknown_setting
+from fedtl.experiment.config.messages import (
+    choose_entry,
+    mistakes_in_one_line,
+    retired_value,
+    shorten,
+    unknown_setting,
+)
 from fedtl.experiment.config.model_schema import ModelSettings, TrainSettings
 from fedtl.experiment.config.schema import (
     Experiment,
@@ -266,9 +273,8 @@ def privacy_of(experiment: Experiment, silo: str) -> PrivacySettings:
             raise ConfigError(f"{at} = {shorten(value)} is no longer accepted: {reason}")
     try:
         return PrivacySettings.model_validate({**experiment.privacy.model_dump(), **own})
-    except ValueError as error:
-        first = [*str(error).splitlines(), "", ""][2].strip()
-        raise ConfigError(f"silo.{silo}.privacy: {first}") from error
+    except ValidationError as error:
+        raise ConfigError(mistakes_in_one_line(error, own, f"silo.{silo}.privacy.")) from error
 
 
 def _try_optimizer(name: str, settings: Mapping[str, Any]) -> None:

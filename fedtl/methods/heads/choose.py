@@ -13,6 +13,7 @@ from fedtl.methods.heads.matching import matching
 from fedtl.methods.heads.propagation import propagation
 from fedtl.methods.heads.prototype import prototype
 from fedtl.methods.heads.scaled import scaled
+from fedtl.tasks.classification import correct
 
 # In the order in which equally good ones are chosen: what has less to fit comes first.
 HEADS: dict[str, Head] = {
@@ -51,8 +52,7 @@ def held_out_accuracy(head: Head, support: LabelledFeatures, width: int) -> floa
         if number >= 0:
             out = fold == number
             kept = LabelledFeatures(support.features[~out], support.y[~out])
-            answers = head(kept, width, support.features[out]).argmax(1)
-            right += int((answers == support.y[out]).sum())
+            right += int(correct(head(kept, width, support.features[out]), support.y[out]).sum())
     return right / int((fold >= 0).sum())
 
 

@@ -388,3 +388,14 @@ def test_infinite_strengths_in_a_list_need_no_quotes():
     for value in ("-inf", "nan"):
         with pytest.raises(ConfigError, match=f"method.mu = {value}"):
             load_experiment("digits", ["method.name=ditto", f"method.mu={value}"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("epsilon=-1", "epsilon = -1: "), ("clip='a'", "clip = 'a': "), ("delta=2", "delta = 2: ")],
+)
+def test_a_wrong_value_of_one_silos_privacy_is_named_with_its_key(setting, said):
+    with pytest.raises(ConfigError) as caught:
+        load_experiment("digits", ["privacy.epsilon=3", f"silo.faint.privacy.{setting}"])
+    assert str(caught.value).startswith(f"silo.faint.privacy.{said}")
+    assert "input_value" not in str(caught.value)
