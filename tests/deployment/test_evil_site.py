@@ -14,7 +14,11 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import ConfigRecord, Message
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_id
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_children_ids_from_object_content,
+    get_object_id,
+)
 from flwr.supernode.fleet_http_connection import http_request_response
 from safetensors.torch import load_file
 
@@ -38,6 +42,11 @@ def written(kind, children, body):
 def listed(*objects):
     """The id of the first object, and all by their ids."""
     return get_object_id(objects[0]), {get_object_id(each): each for each in objects}
+
+
+def tree(name, objects):
+    parts = get_object_children_ids_from_object_content(objects[name])
+    return ObjectTree(object_id=name, children=[tree(part, objects) for part in parts])
 
 
 def honest(message):
@@ -90,8 +99,7 @@ class Site:
     def say(self, message, root, objects, **announced):
         """Announce a reply, with other metadata where ``announced`` says so, and send its objects."""
         message.metadata.__dict__.update({"_message_id": root, **announced})
-        parts = [ObjectTree(object_id=name) for name in objects if name != root]
-        missing, session = self.send(message, ObjectTree(object_id=root, children=parts), 0.0)
+        missing, session = self.send(message, tree(root, objects), 0.0)
         for name in missing:
             self.push(message.metadata.run_id, session, name, objects[name])
 

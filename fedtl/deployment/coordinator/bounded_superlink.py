@@ -1,6 +1,7 @@
 """
 The coordinator's SuperLink: Flower's own, except that a reply of a site has at most the bytes that its plan allows, that a
-site can send replies to its own messages and nothing else, and that a call waits longer for the database.
+site can send replies to its own messages and nothing else, that no site decides what objects of others consist of, and that a call waits
+longer for the database.
 
 Flower 1.42.0 stores whatever an admitted site sends, and a reply of a gigabyte ended the coordinator. This module replaces the
 two functions through which a site sends. It starts nothing where their file is not exactly the one that it was written for.
@@ -21,6 +22,7 @@ from flwr.supercore import sql_mixin
 from flwr.superlink.cli import flower_superlink
 from flwr.superlink.servicer.fleet import fleet_handlers
 
+from fedtl.deployment.coordinator.object_parts import believe_contents
 from fedtl.deployment.coordinator.run_sizes import RunSizes
 from fedtl.deployment.flower_version import check_flower, run_main
 
@@ -120,6 +122,7 @@ def wait_for_the_database() -> None:
 def main() -> None:
     folder, *words = sys.argv[1:]
     bound_replies(Path(folder))
+    believe_contents()
     wait_for_the_database()
     sys.argv = ["flower-superlink", *words]
     flower_superlink()
