@@ -29,7 +29,7 @@ from fedtl.messages import Update
 from tests.experiments import ROUNDS_ONLY
 from tests.real_processes import Federation, wait
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.verify=:DeprecationWarning")]
+pytestmark = [pytest.mark.nightly, pytest.mark.filterwarnings("ignore:.verify=:DeprecationWarning")]
 SMALL = ["rounds=1", "minimum_silos=1", "model.name=mlp", "model.settings.width=4", *ROUNDS_ONLY]
 REPEATS = 25_000  # of a part of 40,000 bytes: 1 GB
 
