@@ -10,13 +10,9 @@ from pathlib import Path
 
 from fedtl.privacy import accounting, prv
 
-# Ten times that of fedtl: a cost takes a tenth of the time and is an upper bound as before, larger by less than a hundredth.
-GRID_WIDTH = 1e-2
-
 
 def share_costs(patch, folder):
-    """Look up in the folder what a schedule costs, by fedtl's accountant and by the one that checks it. fedtl's grid is coarser here."""
-    patch.setattr(accounting, "GRID_WIDTH", GRID_WIDTH)
+    """Look up in the folder what a schedule costs, by fedtl's accountant and by the one that checks it."""
     for module in (accounting, prv):
         patch.setattr(module, "_composed", _shared(module, Path(folder)))
 

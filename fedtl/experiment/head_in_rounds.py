@@ -39,6 +39,13 @@ def named_head(settings: MethodSettings, trainer: Trainer) -> MethodSettings:
     )
 
 
+def head_of_plan(settings: MethodSettings) -> MethodSettings:
+    """Return the settings of a plan. One that leaves the head to the data is of an earlier fedtl, whose rounds trained every head."""
+    if not method_of(settings).auto_head:
+        return settings
+    return MethodSettings.model_validate({**settings.model_dump(), "head": Heads.TRAINED.value})
+
+
 def heads_in_rounds(method: Method) -> Heads:
     """Return what the rounds of a settled method do with heads."""
     if Role.HEAD in trained_roles(method):

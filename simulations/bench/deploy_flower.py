@@ -18,7 +18,7 @@ from memory import PeakOf
 from fedtl.deployment.coordinator.bundle import pack_app
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.coordinator.superlink import SuperLink
-from fedtl.deployment.flower_commands import find_command, flower_environment
+from fedtl.deployment.flower_commands import flower_environment
 from fedtl.deployment.site.keys import create_node_key, read_public_key
 from tests.real_processes import around, free_port, wait
 
@@ -65,10 +65,15 @@ def finished(work: Path) -> list[float]:
     return json.loads(out.read_text())["seconds"] if out.is_file() else []
 
 
+def _command(name: str) -> str:
+    """Return the path of a command of Flower's, which lies beside this Python."""
+    return str(Path(sys.executable).with_name(name))
+
+
 def _superlink(server: Path, port: int) -> list[str]:
     tls = server / "tls"
     return [
-        *(find_command("flower-superlink"), "--host", "127.0.0.1", "--port", str(port)),
+        *(_command("flower-superlink"), "--host", "127.0.0.1", "--port", str(port)),
         *("--ssl-certfile", str(tls / "server.pem"), "--ssl-keyfile", str(tls / "server.key")),
         *("--ssl-ca-certfile", str(tls / "ca.crt"), "--enable-supernode-auth"),
         *("--disable-runtime-dependency-installation", "--database", str(server / "state.db")),
@@ -77,7 +82,7 @@ def _superlink(server: Path, port: int) -> list[str]:
 
 def _supernode(server: Path, port: int, key: Path) -> list[str]:
     return [
-        *(find_command("flower-supernode"), "--superlink", f"localhost:{port}"),
+        *(_command("flower-supernode"), "--superlink", f"localhost:{port}"),
         *("--root-certificates", str(server / "tls" / "ca.crt")),
         *("--auth-supernode-private-key", str(key), "--host", "127.0.0.1", "--port", str(free_port())),
     ]

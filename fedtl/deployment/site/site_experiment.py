@@ -12,6 +12,7 @@ from fedtl.experiment.config.known_tasks import SEGMENTATION
 from fedtl.experiment.config.load import parse_experiment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, PrivacySettings
+from fedtl.experiment.head_in_rounds import head_of_plan
 from fedtl.federation.policy import Code
 from fedtl.methods.base import own_labels
 from fedtl.methods.public import silos_read
@@ -33,6 +34,7 @@ def site_experiment(home: Home, agreement: Agreement, privacy: PrivacySettings |
     table["model"]["name"], table["data"]["tokenizer"] = _text_model(home, agreement)
     table["model"]["weights"] = _weights(home, agreement)
     table["data"]["public"] = _public(home, agreement)
+    table["method"] = head_of_plan(agreement.experiment.method).model_dump(exclude_none=True)
     table["engine"] = {"name": "serial", "threads": home.settings.threads}
     if settings := privacy or (DP_READY if agreement.dp_ready else None):
         table["privacy"] = settings.model_dump(exclude_none=True)

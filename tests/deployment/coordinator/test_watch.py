@@ -141,7 +141,7 @@ def test_a_clock_that_is_set_is_said_once(caplog):
     tick()
     tick()
     (said,) = caplog.messages
-    assert said.startswith("this machine's clock was set forward by 3600 s")
+    assert "clock was set forward by 3600 s" in said
     assert "NTP" in said
 
 

@@ -158,7 +158,8 @@ def test_a_restored_ledger_is_accepted(site, used):
 def test_a_private_reply_without_a_charge_never_leaves(site, monkeypatch):
     """The last check, in case a round is ever computed without a charge."""
     monkeypatch.setattr(
-        "fedtl.training.trainer.charged_round", lambda guarantee, silo, task, compute: compute(True)
+        "fedtl.training.trainer.charged_round",
+        lambda guarantee, silo, task, compute: compute(guarantee.releases.in_round(True)),
     )
     site.refused(site.task(3), Code.DECLINED, "must not leave")
 

@@ -382,7 +382,7 @@ def test_constants_and_classes_computed_from_private_rows_are_refused(plan_class
     ("text", "says"),
     [
         (None, "no such file"),
-        ("[a]\nmean = 1\nst", "readable TOML file"),
+        ("[a]\nmean = 1\nst", "not TOML"),
         ("[a]\nmean = 1\nstd = 1\n[bb]\nmean = 1\nstd = 1\n", r"std in \[b\]"),
         ("['*']\nmean = nan\nstd = 1\n", r"mean in \[\*\]"),
     ],

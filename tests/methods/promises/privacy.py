@@ -10,7 +10,7 @@ from fedtl.audit.verdict import failed
 from fedtl.errors import ConfigError
 from fedtl.methods.private import private_problems
 from fedtl.models.roles import Role
-from fedtl.privacy import charge
+from fedtl.privacy import accounting, charge
 from fedtl.privacy.taint import Label
 from tests.experiment.test_private import bench_of, data_of, silo_of, studies_of, task_of
 from tests.methods.promises.trained import Run
@@ -54,7 +54,7 @@ def _charged(trainer, silo) -> None:
     assert not any(update.delta[name].any() for name in update.delta if roles[name] is Role.STATS)
     assert any(tensor.any() for tensor in update.delta.values()) == bool(update.delta)
     events = tuple(studies_of(silo)["study"].events)
-    assert events == silo.guarantee.events(first=True)
+    assert events == accounting.merge_events(silo.guarantee.events(first=True))
     silo.local = before
     assert same(trainer.fit(silo, task).delta, update.delta)
     assert same(silo.local, after)
