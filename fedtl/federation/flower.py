@@ -2,7 +2,7 @@
 Tasks and updates as Flower's records, and the silos behind Flower's grid as a Federation.
 
 The tensors of a message travel as one safetensors file in one array, because Flower sends every array, and every 5 MiB of
-one, in a request of its own. Nothing from a peer is unpickled. Must not depend on rows or silos' state.
+one, in a request of its own. Nothing from a peer is unpickled. This module must not depend on rows or silos' state.
 """
 
 import logging

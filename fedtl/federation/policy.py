@@ -1,7 +1,7 @@
 """
 What a site may send and what it may be asked for. Deny by default: anything that the policy does not list is refused.
 
-The server learns one of the fixed codes below and nothing else; the reason is written to the site's own log. Must not
+The server learns one of the fixed codes below and nothing else; the reason is written to the site's own log. This module must not
 depend on how an update is computed or sent.
 """
 

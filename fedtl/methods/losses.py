@@ -176,7 +176,10 @@ class PerExample(Loss, ABC):
         """Return the losses [B]; those that ``counts`` excludes are ignored."""
 
     def counts(self, out: Forward) -> Tensor:
-        """Return which examples the term is about [B]."""
+        """
+        Return which examples the term is about [B]. Here all, also those without a label (``y`` is -1 or NaN), for which
+        ``losses`` must not fail; a term that reads ``y`` returns ``out.batch.labelled``.
+        """
         return out.batch.domain >= 0
 
 

@@ -97,7 +97,7 @@ def _part(path: str) -> Role:
 class Partition:
     """
     A state's tensors in two parts: those with ``shared`` roles, which leave the silo, and the local ones. ``crossing``: the
-    names of tensors in addition to the model that leave, which does not follow from their roles. ``kept``: the names of those
+    names of slots and summaries that leave, whatever ``shared`` says. ``kept``: the names of those
     that stay in spite of their roles, because a cut divides the body, or because it is frozen and every silo has it.
     """
 

@@ -1,6 +1,6 @@
 """
 The SQLite file of hash chains: how it is created, locked and read. When a transaction has ended, all that it wrote is on the
-disk. Must not depend on what is in the tables.
+disk. This module must not depend on what is in the tables.
 
 Reading writes nothing, so that it works on a read-only file system; except that where a process was killed while it
 wrote, SQLite must roll its unfinished transaction back before anything can be read.

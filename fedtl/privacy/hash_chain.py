@@ -1,5 +1,5 @@
 """
-Durable lines in hash chains, and bytes stored with them: one SQLite file, and its ``<path>.tip``. Must not depend
+Durable lines in hash chains, and bytes stored with them: one SQLite file, and its ``<path>.tip``. This module must not depend
 on what the lines mean.
 
 A process may be killed at any moment, and others may write at the same time. The hash of a line is sha256 of the hash of

@@ -2,7 +2,7 @@
 Random numbers that cannot be reproduced: AES-256 in counter mode, with a key from the operating system for each instance,
 which is stored nowhere else.
 
-Must not depend on models or data. The addresses of ``fedtl._util.randomness`` are not used here, because noise that can
+This module must not depend on models or data. The addresses of ``fedtl._util.randomness`` are not used here, because noise that can
 be reproduced can be subtracted.
 """
 

@@ -4,7 +4,7 @@ Bu et al., 2022 and 2023).
 
 One forward pass, and one backward pass that computes only the gradients at the layers' outputs. From a layer's input and
 its output's gradient follows first each unit's norm, and then one weighted sum. The gradient of a unit of several rows is the sum
-of its rows' gradients; for a layer, its rows are further positions of one row. Must not depend on noise or optimizers.
+of its rows' gradients; for a layer, its rows are further positions of one row. This module must not depend on noise or optimizers.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 Clipped sums of per-example gradients, by any of three methods, and the choice of the fastest method that is correct.
 
 The methods are book-keeping (fast), Opacus' hooks (the reference), and autograd for one row at a time (the definition of a
-per-example gradient). Must not depend on noise or optimizers.
+per-example gradient). This module must not depend on noise or optimizers.
 """
 
 from collections.abc import Callable, Iterator
