@@ -174,8 +174,8 @@ class Method:
     A federated method. ``shared``: the roles whose tensors leave the silo (``models.roles.Partition``). ``slots`` and ``summaries``: what
     a silo keeps or sends in addition to the model. ``finish``: steps after the last round; ``tune`` comes after them. ``choose``: which
     mix of its candidate models a silo uses; None: the last one. ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's
-    arithmetic assumes plain SGD or momentum. ``head_start``: from the head's initial tensors to the first ones, unless a file has a
-    head; None: the same. ``auto_head``: a study says whether rounds train heads. ``plus`` adds the summaries of terms, which ``summaries`` has.
+    arithmetic assumes plain SGD or momentum. ``head_start``: replaces the head's initial tensors, unless they come from a file;
+    None: they stay. ``auto_head``: a study says whether rounds train heads. ``plus`` adds a term, and its summaries to ``summaries``.
 
     ``exact_statistics``: when a silo replaces the norms' statistics by the exact ones of its training inputs before
     it uses, scores or exports its model. "own": wherever the statistics are the silo's own. Private runs set "always"

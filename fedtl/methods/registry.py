@@ -1,6 +1,6 @@
 """
-The methods and the loss terms that an experiment may name under ``[method]``. A new loss is a line of ``TERMS``; one of the
-tables before it would also make it a method.
+The methods and the loss terms that an experiment may name under ``[method]``. A new loss is a line of ``TERMS``; a loss
+in one of the tables before it is a method, too.
 """
 
 from collections.abc import Callable

@@ -53,8 +53,8 @@ def roles(model: nn.Module) -> dict[str, Role]:
     Return the role of every name in ``model.state_dict()``.
 
     ``model`` has the children ``body``, ``head`` and ``aux`` (``models.net.Net``). Within them the type of the module that
-    owns a tensor decides, never its name; and a buffer that training changes by its inputs is a statistic, of whatever module
-    (``Net.statistics``). Raises ModelError for what is not a module.
+    owns a tensor decides which are of a norm, never the module's name; of a norm's buffers, ``running_*`` are statistics, and of any
+    module those that training changes by its inputs (``Net.statistics``). Raises ModelError for what is not a module.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(

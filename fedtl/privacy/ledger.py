@@ -2,9 +2,8 @@
 A silo's record of what was spent on its data: charge a round, make that durable, compute, store the reply, release.
 
 It belongs to the data and outlives processes, experiments and studies. A study's whole plan is charged before its first
-round (see ``budget``), also if it ends early, and the plans together never exceed the lifetime budget; the line of each round says
-how much of the plan is used, and reduces the budget no further. This module must not know what is computed. Reading is in
-``ledger_reading``.
+round (see ``budget``), and is not given back if it ends early. The plans together never exceed the lifetime budget. A round's line
+only says how much of the plan is used. This module must not know what is computed. Reading is in ``ledger_reading``.
 """
 
 import json

@@ -106,7 +106,7 @@ def _answer(home: Home, agreement: Agreement, task: Task) -> Update:
     rows = load_rows(plan)
     study = build_study(plan, rows.data.classes)
     silo = make_silo(plan, study, rows)
-    terms = approval.terms(plan, rows.data, silo.guarantee)
+    signed = approval.terms(plan, rows.data, silo.guarantee)
     schema, digest = schema_of(study.trainer.initial(rows.data.width)), task_hash(task)
     stored = home.states.load(task.study, schema)
     if answered := _stored_answer(stored, task, digest):
@@ -126,10 +126,11 @@ def _answer(home: Home, agreement: Agreement, task: Task) -> Update:
         check_update(update, task, plan.terms, plan.policy, _released(plan, private), silo.name)
         new = StoredRound(digest, silo.local, silo.labels, update, private)
         home.states.save(task.study, schema, new)
+    # Again, because a stored reply may be older than the policy in force.
     check_update(update, task, plan.terms, plan.policy, _released(plan, private), home.settings.name)
     if private:
         check_reply_paid(home, task.study, task.round, digest)
-    home.record.sent(task, update, terms, home.dataset if private else None, answered is not None)
+    home.record.sent(task, update, signed, home.dataset if private else None, answered is not None)
     return update
 
 
