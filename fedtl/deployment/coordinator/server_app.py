@@ -15,6 +15,7 @@ from fedtl.deployment.coordinator.host import host_study
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.event_log import PrintedLine, event_log
+from fedtl.deployment.flower_signals import wake_main_thread
 from fedtl.federation.flower import FlowerFederation
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.feddf import DistilOnServer
@@ -61,6 +62,7 @@ def _said(logger: logging.Logger) -> Iterator[None]:
 
 
 def server_app() -> ServerApp:
+    wake_main_thread()
     app = ServerApp()
 
     @app.main()
