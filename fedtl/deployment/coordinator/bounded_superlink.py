@@ -24,6 +24,7 @@ from flwr.superlink.cli import flower_superlink
 from flwr.superlink.servicer.fleet import fleet_handlers
 
 from fedtl.deployment.coordinator.object_parts import is_whole, keep_each_tree
+from fedtl.deployment.coordinator.removed_tasks import remove_what_is_over
 from fedtl.deployment.coordinator.run_sizes import RunSizes
 from fedtl.deployment.flower_version import check_flower, run_main
 
@@ -149,6 +150,7 @@ def main() -> None:
     folder, *words = sys.argv[1:]
     bound_replies(Path(folder))
     keep_each_tree()
+    remove_what_is_over()
     wait_for_the_database()
     sys.argv = ["flower-superlink", *words]
     flower_superlink()
