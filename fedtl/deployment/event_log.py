@@ -39,8 +39,19 @@ class PrintedLine(logging.Formatter):
     """One line of at most ``LINE_CHARACTERS`` that a terminal prints: an error can have what a site sent, which could move the cursor."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)[:LINE_CHARACTERS]
-        return "".join(char if char.isprintable() else " " for char in text)
+        return printed(super().format(record))
+
+
+class PrintedMessages(logging.Filter):
+    """Has each message that is logged be one line as ``PrintedLine`` writes it, whatever formats it. A traceback keeps its lines."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printed(record.getMessage()), None
+        return True
+
+
+def printed(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text[:LINE_CHARACTERS])
 
 
 class _PrivateFile(RotatingFileHandler):

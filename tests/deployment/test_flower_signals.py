@@ -38,7 +38,9 @@ wait_for_ever(EventType.FLWR_SERVERAPP_RUN_LEAVE)
 def test_an_app_that_waits_for_a_thread_ends_when_what_started_it_was_killed(app):
     """Flower notices in a thread that its parent is gone."""
     quiet = around(FLWR_TELEMETRY_ENABLED="0")
-    with subprocess.Popen([sys.executable, "-c", WAITING + app], env=quiet, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING + app], env=quiet, stdout=subprocess.PIPE
+    ) as process:
         try:
             assert process.stdout.readline() == b"waits\n"
             process.wait(20)

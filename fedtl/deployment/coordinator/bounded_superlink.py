@@ -7,6 +7,7 @@ Flower 1.42.0 stores whatever an admitted site sends, and a reply of a gigabyte 
 functions through which a site sends. It starts nothing where their file is not exactly the one that it was written for.
 """
 
+import logging
 import math
 import sys
 import time
@@ -26,11 +27,13 @@ from flwr.superlink.servicer.fleet import fleet_handlers
 from fedtl.deployment.coordinator.object_parts import is_whole, keep_each_tree
 from fedtl.deployment.coordinator.removed_tasks import remove_what_is_over
 from fedtl.deployment.coordinator.run_sizes import RunSizes
+from fedtl.deployment.event_log import PrintedMessages
 from fedtl.deployment.flower_version import check_flower, run_main
 
 KNOWN_HASH = "117665fa865c30dccc5a21b7c5b099e101ae481870513f0a9242fd292ff1b18c"  # of fleet_handlers.py
 MAX_SESSIONS = 1000  # of one site at a time
 SESSION_SECONDS = 600.0  # without an object; Flower ends such a session after 180
+MAX_OBJECTS = 1000  # of one reply; an honest one has about ten, and one for each 20 MB
 LOCK_MILLISECONDS = (
     60_000  # Flower waits 5 s for a locked database, and with 20 sites on a busy machine lost a reply
 )
@@ -96,6 +99,9 @@ def check_sender(request: Any) -> None:
     if not (math.isfinite(metadata.created_at) and math.isfinite(metadata.ttl)):
         raise HTTPException(FORBIDDEN, "the times of a reply must be finite numbers")
     names = [node.object_id for node in iterate_object_tree(request.message_object_trees[0])]
+    # The database is locked while they are noted, and the ServerApp would ask for each.
+    if len(names) > MAX_OBJECTS:
+        raise HTTPException(FORBIDDEN, f"a reply may have {MAX_OBJECTS} objects")
     if names[-1] != metadata.message_id or len(names) != len(set(names)):
         raise HTTPException(FORBIDDEN, "the objects of a reply must be its own, each named once")
 
@@ -148,6 +154,7 @@ def wait_for_the_database() -> None:
 
 def main() -> None:
     folder, *words = sys.argv[1:]
+    logging.getLogger("flwr").addFilter(PrintedMessages())  # Flower logs what a site names, such as a message
     bound_replies(Path(folder))
     keep_each_tree()
     remove_what_is_over()

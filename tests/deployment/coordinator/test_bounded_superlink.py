@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from fedtl.deployment import flower_version
 from fedtl.deployment.coordinator import bounded_superlink
-from fedtl.deployment.coordinator.bounded_superlink import ReceivedBytes, bound_replies
+from fedtl.deployment.coordinator.bounded_superlink import MAX_OBJECTS, ReceivedBytes, bound_replies
 from fedtl.deployment.coordinator.reply_size import reply_size
 from fedtl.errors import ConfigError
 
@@ -155,6 +155,7 @@ class Tasks(dict):
         {"created_at": math.inf},
         {"its": tree("task", tree("part"))},
         {"its": tree("reply", tree("a", tree("part")), tree("b", tree("part")))},  # pulled twice
+        {"its": tree("reply", *(tree(str(number)) for number in range(MAX_OBJECTS)))},
     ],
 )
 def test_a_site_sends_replies_in_its_own_name_only(handlers, forged):

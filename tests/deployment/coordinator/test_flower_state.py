@@ -1,7 +1,7 @@
 """What the coordinator's SuperLink does with the objects of tasks, with Flower's own state and store on a file, as a site that is admitted could call it."""
 
-import time
 from contextlib import suppress
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -10,13 +10,17 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 from flwr.proto import fleet_pb2, message_pb2, node_pb2
 from flwr.server.superlink.linkstate import SqlLinkState
-from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.constant import NOOP_FEDERATION_ID, OBJECT_PUSH_SESSION_TTL_SECONDS, TaskType
+from flwr.supercore.date import now
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from flwr.supercore.state.schema.corestate_models import ObjectPushSession
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.servicer.fleet import fleet_handlers
+from sqlalchemy import func, select
 
+from fedtl.deployment.coordinator import removed_tasks
 from fedtl.deployment.coordinator.bounded_superlink import bound_replies
 from fedtl.deployment.coordinator.object_parts import keep_each_tree
 from fedtl.deployment.coordinator.removed_tasks import remove_what_is_over
@@ -146,10 +150,10 @@ def test_the_model_goes_with_the_last_task_that_a_site_did_not_fetch(link):
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_what_is_over_goes_when_the_next_round_begins(link, complete):
+def test_what_is_over_goes_when_the_next_round_begins(link, monkeypatch, complete):
     """One site did not fetch its task, the other one's reply came too late. The task of the next round stays."""
-    late, missing = announce(link, link.nodes[0], ttl=2.0)
-    unfetched, more = announce(link, link.nodes[1], ttl=2.0)
+    late, missing = announce(link, link.nodes[0], ttl=30.0)
+    unfetched, more = announce(link, link.nodes[1], ttl=30.0)
     assert all(push(link, late, missing))
     assert all(push(link, unfetched, [name for name in more if name not in missing]))
     reply = Message(RecordDict({"delta": ConfigRecord({"x": 1})}), reply_to=late)
@@ -160,7 +164,7 @@ def test_what_is_over_goes_when_the_next_round_begins(link, complete):
     assert stored
     for name in parts[: len(parts) if complete else 1]:
         assert link.state.store_object(link.run, session, name, get_all_nested_objects(reply)[name].deflate())
-    time.sleep(max(0.0, late.metadata.created_at + 2.1 - time.time()))
+    monkeypatch.setattr(removed_tasks, "now", lambda: now() + timedelta(seconds=31.0))
     link.session = link.state.start_session(link.run)
     assert len(link.store) == 0
     assert link.state.num_message_ins() == link.state.num_message_res() == 0
@@ -168,3 +172,34 @@ def test_what_is_over_goes_when_the_next_round_begins(link, complete):
     link.state.start_session(link.run)
     assert all(push(link, task, missing))
     assert link.store.get_object_tree(task.object_id) == get_object_tree(task)
+
+
+def sessions(link):
+    with link.state.session() as session:
+        return session.scalar(select(func.count()).select_from(ObjectPushSession))
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_what_a_site_sends_in_part_goes_when_its_session_is_over(link, monkeypatch, size):
+    """A reply without its last object would stay with all others, a model in each round. A refused reply leaves its session alone (0)."""
+    task, missing = announce(link, link.nodes[0], ttl=1000.0)
+    assert all(push(link, task, missing))
+    before = len(link.store), sessions(link)
+    reply = Message(RecordDict({"delta": ConfigRecord({"x": b"x" * size})}), reply_to=task)
+    reply.metadata.__dict__.update(_run_id=link.run, _src_node_id=link.nodes[0 if size else 1])
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    proto = message_to_proto(reply)
+    proto.content.Clear()
+    request = fleet_pb2.PushMessagesRequest(
+        node=node_pb2.Node(node_id=reply.metadata.src_node_id),
+        messages_list=[proto],
+        message_object_trees=[get_object_tree(reply)],
+    )
+    answer = fleet_handlers.push_messages(request, link.state)
+    link.session = answer.session_id
+    assert all(push(link, reply, answer.objects_to_push[:-1]))
+    assert (len(link.store), sessions(link)) > before
+    later = timedelta(seconds=OBJECT_PUSH_SESSION_TTL_SECONDS + 1)
+    monkeypatch.setattr(removed_tasks, "now", lambda: now() + later)
+    link.state.start_session(link.run)
+    assert (len(link.store), sessions(link)) == (before[0], 1)  # the one that starts

@@ -12,7 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedtl.deployment.coordinator.server_app import logged
 from fedtl.deployment.coordinator.study import HostedStudy
-from fedtl.deployment.event_log import LINE_CHARACTERS
+from fedtl.deployment.event_log import LINE_CHARACTERS, PrintedMessages
 from fedtl.federation.flower import reply_from_message, reply_to_records
 from fedtl.messages import Task, Update
 
@@ -66,3 +66,14 @@ def test_the_error_with_which_a_serverapp_ends_is_said_once_and_in_short(tmp_pat
     (kept,) = map(json.loads, (tmp_path / "log-study.jsonl").read_text().splitlines())
     assert kept["level"] == "error"
     assert logging.getLogger("fedtl").handlers == handlers
+
+
+def test_what_flower_logs_of_a_message_is_one_printed_line(caplog):
+    """The SuperLink repeats the id of the task that a site says it replies to."""
+    logger = logging.getLogger("flwr.test")
+    logger.addFilter(PrintedMessages())
+    with caplog.at_level(logging.ERROR, "flwr.test"):
+        logger.error("no task %s", "\x1b[2Jx\nERROR : all is well" + "x" * LINE_CHARACTERS)
+    (record,) = caplog.records
+    assert record.getMessage().isprintable()
+    assert len(record.getMessage()) == LINE_CHARACTERS
