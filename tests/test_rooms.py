@@ -116,7 +116,7 @@ DOORS = {
     "flwr": {
         *("federation.flower", "federation.flower_messages", "federation.flower_pulls"),
         *("federation.flower_replies", "deployment.coordinator.superexec"),
-        "deployment.coordinator.object_parts",
+        *("deployment.coordinator.object_parts", "deployment.coordinator.removed_tasks"),
         *("deployment.site.supernode", "deployment.site.superexec", "deployment.site.client_app"),
         *("deployment.coordinator.superlink", "deployment.coordinator.bounded_superlink"),
         *("deployment.coordinator.pack", "deployment.coordinator.server_app"),

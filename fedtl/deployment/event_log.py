@@ -17,6 +17,7 @@ from pathlib import Path
 from fedtl._util.files import lock_file
 
 FILE_BYTES, FILES = 10 << 20, 5
+LINE_CHARACTERS = 2000
 FIELDS = "fields"  # the attribute of a log record that has further fields
 
 
@@ -32,6 +33,25 @@ class JsonLines(logging.Formatter):
         }
         error = {"error": self.formatException(record.exc_info)} if record.exc_info else {}
         return json.dumps({**facts, **error, **getattr(record, FIELDS, {})}, default=str)
+
+
+class PrintedLine(logging.Formatter):
+    """One line of at most ``LINE_CHARACTERS`` that a terminal prints: an error can have what a site sent, which could move the cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printed(super().format(record))
+
+
+class PrintedMessages(logging.Filter):
+    """Has each message that is logged be one line as ``PrintedLine`` writes it, whatever formats it. A traceback keeps its lines."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printed(record.getMessage()), None
+        return True
+
+
+def printed(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text[:LINE_CHARACTERS])
 
 
 class _PrivateFile(RotatingFileHandler):

@@ -5,6 +5,7 @@ import re
 import select
 import subprocess
 import time
+from codecs import getincrementaldecoder
 from contextlib import suppress
 from threading import Lock, Thread
 from typing import IO
@@ -19,8 +20,8 @@ ERROR = re.compile(r"\b(ERROR|CRITICAL|FATAL)\b|\[emerg\]|^error: |^[\w.]*(Error
 
 class CopiedOutput:
     """
-    Copies what a process writes to stdout and stderr, which are pipes, to those of this process: from ``start`` on, as it comes. The last
-    ``KEPT_BYTES`` of each are kept.
+    Copies what a process writes to stdout and stderr, which are pipes, to those of this process: from ``start`` on, as it comes, without colours
+    and other characters that are not printed, since a process may log what a site sent. The last ``KEPT_BYTES`` of each are kept.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -29,6 +30,7 @@ class CopiedOutput:
         self._targets: dict[IO[bytes], int] = {process.stdout: 1, process.stderr: 2}
         self._open = set(self._targets)
         self._tails = dict.fromkeys(self._targets, b"")
+        self._decoders = {pipe: getincrementaldecoder("utf-8")("replace") for pipe in self._targets}
         self._lock = Lock()  # held while bytes are out of a pipe and not yet in its tail
         self._thread = Thread(target=self._copy, daemon=True)
 
@@ -68,12 +70,17 @@ class CopiedOutput:
                     self._tails[pipe] = (self._tails[pipe] + chunk)[-KEPT_BYTES:]
                     if not chunk:
                         self._open.remove(pipe)
+                shown = _shown(self._decoders[pipe].decode(chunk, final=not chunk)).encode()
                 with suppress(OSError):  # a terminal that was closed; the process must not wait for it
-                    while chunk:
-                        chunk = chunk[os.write(self._targets[pipe], chunk) :]
+                    while shown:
+                        shown = shown[os.write(self._targets[pipe], shown) :]
 
 
 def _lines(text: bytes) -> list[str]:
     """Return the lines with text, without colours and characters that are not printed."""
-    lines = COLOUR.sub("", text.decode(errors="replace")).splitlines()
-    return [shown for line in lines if (shown := "".join(filter(str.isprintable, line)).strip())]
+    return [line.strip() for line in _shown(text.decode(errors="replace")).split("\n") if line.strip()]
+
+
+def _shown(text: str) -> str:
+    """Return a text without colours and characters that are not printed; its lines and tabs stay."""
+    return "".join(char for char in COLOUR.sub("", text) if char.isprintable() or char in "\n\t")

@@ -40,12 +40,13 @@ LAST_SECONDS = (
 
 @dataclass(frozen=True)
 class _Open:
-    """A message to a silo, which has until ``end``, ``seconds`` after it was sent."""
+    """A message to a silo, which has until ``end``, ``seconds`` after it was sent. ``clock``: whether the clock was set since then."""
 
     silo: str
     node: int
     seconds: float
     end: float
+    clock: ClockJumps
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,6 @@ class OpenMessages(Generic[Reply]):
     members: Callable[[], Collection[int]] | None = None
     _open: dict[str, _Open] = field(default_factory=dict)
     _pulls: dict[str, _Pull] = field(default_factory=dict)  # those that are not over
-    _clock: ClockJumps = field(default_factory=ClockJumps)
 
     @property
     def waiting(self) -> frozenset[str]:
@@ -88,13 +88,14 @@ class OpenMessages(Generic[Reply]):
         for name in sorted(set(silos) - set(admitted)):
             yield self._refusal(name, "is no longer admitted")
         content, group = self.records(self.task), str(self.task.round)
+        clock = ClockJumps()
         end = time.monotonic() + seconds  # not after Flower's, which begins with the message
         messages = [
             Message(content, nodes[name], self.kind, ttl=seconds, group_id=group) for name in admitted
         ]
         for name, sent in zip(admitted, self.grid.push_messages(messages), strict=True):
             if sent:
-                self._open[sent] = _Open(name, nodes[name], seconds, end)
+                self._open[sent] = _Open(name, nodes[name], seconds, end, clock)
             else:
                 yield self._refusal(name, "Flower could not send it the task")
 
@@ -173,7 +174,7 @@ class OpenMessages(Generic[Reply]):
 
     def _lost_by_clock(self, reply: Message, one: _Open) -> Refusal | None:
         """Return a refusal where Flower says that a message or its silo is gone, and the clock was set, by which Flower decides that; else None."""
-        if reply.has_error() and reply.error.code in GONE and (jump := self._clock.since()):
+        if reply.has_error() and reply.error.code in GONE and (jump := one.clock.since()):
             return self._refusal(
                 one.silo, f"its task was lost, because the coordinator's clock was {jump_text(jump)}"
             )

@@ -1,6 +1,7 @@
 """Supervised processes end together, with their children."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,11 +92,19 @@ def test_processes_end_with_their_killed_parent(tmp_path):
     ],
 )
 def test_the_last_line_of_the_process_that_ended_is_kept(script, last, capfdbinary):
-    """And everything that it wrote is copied."""
+    """And everything that it wrote is copied, without colours and what moves the cursor."""
     assert supervise({"one": ["sh", "-c", script]}, {"one": around()}) == ("one", 3, last)
     said = capfdbinary.readouterr()
-    done = subprocess.run(["sh", "-c", script.replace("(sleep 60)&", "")], capture_output=True)
+    plain = re.sub(r"\\033\[91m|\\033\[0m|\\a|\\r", "", script.replace("(sleep 60)&", ""))
+    done = subprocess.run(["sh", "-c", plain], capture_output=True)
     assert said == (done.stdout, done.stderr)
+
+
+def test_what_a_process_writes_controls_no_terminal(capfdbinary):
+    """Nor in two parts, nor with a control character of Latin 1. Letters of two bytes stay, also in two parts."""
+    script = r"printf 'a\033'; sleep 0.3; printf '[2Jb\302\233c\303'; sleep 0.3; printf '\251\td\n'; exit 3"
+    assert supervise({"one": ["sh", "-c", script]}, {"one": around()})[:2] == ("one", 3)
+    assert capfdbinary.readouterr().out.decode() == "a[2Jbcé\td\n"
 
 
 def test_the_part_that_ended_is_said_and_not_what_failed_because_of_it():

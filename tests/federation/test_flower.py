@@ -563,6 +563,19 @@ def test_a_task_that_expires_because_the_clock_was_set_says_so(monkeypatch, jump
     assert ("clock was set forward by 3600 s" in only.reason) == (jump > 5)
 
 
+def test_a_clock_that_was_set_before_a_message_was_sent_is_no_reason(monkeypatch):
+    """A question may be asked again for weeks."""
+    over, now = announcing("", deadline=30.0), {"wall": 1.8e9}
+    monkeypatch.setattr(clock.ClockJumps.__init__, "__defaults__", (lambda: now["wall"], lambda: 0.0))
+    questions = over.questions(QUESTION)
+    now["wall"] += 3600.0
+    assert list(questions.send(["a"], 30.0)) == []
+    error = Message(Error(code=5), reply_to=over.grid.pushed[0])
+    over.grid.pull_messages = lambda ids: [error]
+    (only,) = questions.receive()
+    assert only.reason == "a: disconnected during the round (code 5)"
+
+
 def test_a_superlink_that_fails_at_a_reply_is_asked_again(caplog):
     over = announcing("", deadline=30.0)
     grid, codes = over.grid, [500, 503]

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,10 +14,13 @@ from fedtl.deployment.coordinator.admitted import member_nodes, node_ids
 from fedtl.deployment.coordinator.host import host_study
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
-from fedtl.deployment.event_log import event_log
+from fedtl.deployment.event_log import PrintedLine, event_log
+from fedtl.deployment.flower_signals import wake_main_thread
 from fedtl.federation.flower import FlowerFederation
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.feddf import DistilOnServer
+
+ERRORS = 2  # the number of the file that is this process's standard error
 
 
 def configure(study: HostedStudy, plan: StudyPlan) -> FederationConfig:
@@ -36,21 +38,31 @@ def logged(study: HostedStudy) -> Iterator[None]:
     Write what fedtl logs of a study to ``log-study.jsonl`` in its folder, and to the output of ``fedtl server run``: not to Flower's copy of it,
     which the SuperLink keeps in its database.
     """
-    logger, handler = logging.getLogger("fedtl"), logging.StreamHandler(sys.__stderr__)
-    handler.setFormatter(logging.Formatter(f"study {study.path.name}: %(message)s"))
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
+    logger = logging.getLogger("fedtl")
+    # A file of its own, since Flower copies what sys.stderr writes.
+    with open(os.dup(ERRORS), "w", encoding="utf-8", errors="replace") as output:
+        handler = logging.StreamHandler(output)
+        handler.setFormatter(PrintedLine(f"study {study.path.name}: %(message)s"))
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        try:
+            with event_log(study.path, ["study"]):
+                yield from _said(logger)
+        finally:
+            logger.removeHandler(handler)
+
+
+def _said(logger: logging.Logger) -> Iterator[None]:
+    """Log the error with which a ServerApp ends, where it does."""
     try:
-        with event_log(study.path, ["study"]):
-            yield
+        yield
     except Exception as error:
         logger.error("its ServerApp ends: %s: %s", type(error).__name__, " ".join(str(error).split()))
         raise
-    finally:
-        logger.removeHandler(handler)
 
 
 def server_app() -> ServerApp:
+    wake_main_thread()
     app = ServerApp()
 
     @app.main()

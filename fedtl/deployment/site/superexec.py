@@ -23,6 +23,7 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, subprocess_executor
 
 from fedtl._util.pace import Pace
+from fedtl.deployment.flower_signals import wake_main_thread
 from fedtl.deployment.flower_version import check_flower, run_main
 from fedtl.deployment.site.approvals import CodeFile, code_files
 from fedtl.deployment.site.home import Home
@@ -60,6 +61,7 @@ def run_client_app(words: list[str]) -> None:
     import numpy
     from flwr.supernode.cli import flwr_clientapp
 
+    wake_main_thread()
     ask_again_soon()
     numpy.random.seed()  # Python does it after a fork for its own generator; torch's is seeded before each use
     logging.root.handlers.clear()  # opacus adds one when it is imported, and every line would be logged twice

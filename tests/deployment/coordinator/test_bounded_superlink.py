@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from fedtl.deployment import flower_version
 from fedtl.deployment.coordinator import bounded_superlink
-from fedtl.deployment.coordinator.bounded_superlink import ReceivedBytes, bound_replies
+from fedtl.deployment.coordinator.bounded_superlink import MAX_OBJECTS, ReceivedBytes, bound_replies
 from fedtl.deployment.coordinator.reply_size import reply_size
 from fedtl.errors import ConfigError
 
@@ -24,8 +24,8 @@ from fedtl.errors import ConfigError
 def handlers(tmp_path, monkeypatch):
     """Flower's handlers, bounded by a bundle with 40 bytes of tensors; what they stored."""
     stored = []
-    for name in ("push_messages", "push_object"):
-        monkeypatch.setattr(fleet_handlers, name, lambda request, state, name=name: stored.append(name))
+    for name in ("push_messages", "push_object", "confirm_message_received"):
+        monkeypatch.setattr(fleet_handlers, name, lambda name=name, **arguments: stored.append(name))
     (tmp_path / "bundles" / "b").mkdir(parents=True)
     save_file({"a": torch.zeros(10)}, tmp_path / "bundles" / "b" / "start.safetensors")
     bound_replies(tmp_path)
@@ -121,13 +121,25 @@ def test_a_site_gains_nothing_by_naming_the_run_of_a_larger_study_first(studies)
         pushed("one", studies + 1, 5)
 
 
-def request(node=7, source=7, reply_to="task", messages=1, **times):
-    metadata = message_pb2.Metadata(src_node_id=source, reply_to_message_id=reply_to, **times)
+def tree(name, *children):
+    return message_pb2.ObjectTree(object_id=name, children=children)
+
+
+def request(node=7, source=7, reply_to="task", messages=1, its=None, **times):
+    metadata = message_pb2.Metadata(
+        message_id="reply", src_node_id=source, reply_to_message_id=reply_to, **times
+    )
     return fleet_pb2.PushMessagesRequest(
         node=node_pb2.Node(node_id=node),
         messages_list=[message_pb2.Message(metadata=metadata)] * messages,
-        message_object_trees=[message_pb2.ObjectTree()] * messages,
+        message_object_trees=[its or tree("reply", tree("part"))] * messages,
     )
+
+
+class Tasks(dict):
+    """Flower's state, which has these tasks."""
+
+    get_valid_message_ins = dict.get
 
 
 @pytest.mark.parametrize(
@@ -141,13 +153,30 @@ def request(node=7, source=7, reply_to="task", messages=1, **times):
         {"created_at": math.nan},  # which Flower stores as NULL, and then cannot read
         {"ttl": math.nan},
         {"created_at": math.inf},
+        {"its": tree("task", tree("part"))},
+        {"its": tree("reply", tree("a", tree("part")), tree("b", tree("part")))},  # pulled twice
+        {"its": tree("reply", *(tree(str(number)) for number in range(MAX_OBJECTS)))},
     ],
 )
 def test_a_site_sends_replies_in_its_own_name_only(handlers, forged):
-    fleet_handlers.push_messages(request=request(), state=None)
+    fleet_handlers.push_messages(request=request(), state=Tasks())
     with pytest.raises(HTTPException):
-        fleet_handlers.push_messages(request=request(**forged), state=None)
+        fleet_handlers.push_messages(request=request(**forged), state=Tasks())
     assert handlers.stored == ["push_messages"]
+
+
+def test_a_reply_has_not_the_id_of_a_task(handlers):
+    """Otherwise Flower ends the session in which the ServerApp sends the tasks of the round."""
+    with pytest.raises(HTTPException, match="of its own"):
+        fleet_handlers.push_messages(request=request(), state=Tasks(reply={"message_id": "reply"}))
+    assert not handlers.stored
+
+
+def test_an_object_names_its_session(handlers):
+    """Otherwise Flower takes the session of anybody who is about to send that object, and refuses it when its owner does."""
+    with pytest.raises(HTTPException, match="session"):
+        pushed("", 1)
+    assert not handlers.stored
 
 
 def test_a_call_waits_longer_for_the_database(monkeypatch, tmp_path):

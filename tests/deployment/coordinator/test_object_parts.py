@@ -1,4 +1,4 @@
-"""What an object consists of is what its content says, and not what somebody announced first. With Flower's own store."""
+"""What a message consists of is what its own sender says, and not what somebody announced before or after. With Flower's own store."""
 
 from itertools import pairwise
 
@@ -6,12 +6,13 @@ import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.object_store.object_store import NoObjectInStoreError
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 
-from fedtl.deployment.coordinator.object_parts import believe_contents
+from fedtl.deployment.coordinator.object_parts import keep_each_tree
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")
-RUN, BOGUS = 7, "ab" * 32
+RUN, BOGUS, EVIL = 7, "ab" * 32, "cd" * 32
 EMPTY = MetricRecord({})  # of every reply without metrics
 
 
@@ -24,73 +25,136 @@ def tree(name, *children):
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    for name in ("preregister", "put"):
+def flowers(tmp_path, monkeypatch):
+    """A store as Flower's own; ``keep_each_tree`` changes it, too, until the test ends."""
+    for name in ("preregister", "get_object_tree", "delete"):
         monkeypatch.setattr(SqlObjectStore, name, getattr(SqlObjectStore, name))
-    believe_contents()
     its = SqlObjectStore(str(tmp_path / "state.db"))
     its.initialize()
     return its
 
 
-def push(store, message):
+@pytest.fixture
+def store(flowers):
+    keep_each_tree()
+    return flowers
+
+
+def push(store, message, *without):
     for name, each in get_all_nested_objects(message).items():
-        store.put(name, each.deflate())
+        if name not in without:
+            store.put(name, each.deflate())
 
 
-def test_a_false_announcement_keeps_no_reply_away(store):
-    store.preregister(RUN, tree("cd" * 32, tree(EMPTY.object_id, tree(BOGUS))))
+def is_whole(store, message):
+    there = all(store.get(name) == each.deflate() for name, each in get_all_nested_objects(message).items())
+    return there and store.get_object_tree(message.object_id) == get_object_tree(message)
+
+
+FALSE = [
+    tree(EVIL, tree(EMPTY.object_id, tree(BOGUS))),  # a part with other parts
+    tree(EMPTY.object_id, tree(BOGUS)),  # as a message of its own
+    tree(reply(1)["update"].object_id, tree(EMPTY.object_id)),
+]
+
+
+@pytest.mark.parametrize("false", FALSE)
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+def test_a_false_announcement_keeps_no_reply_away(store, false, when):
+    """``between``: after the honest announcement, and before all of its content is there."""
     honest = reply(1)
+    if when == "before":
+        store.preregister(RUN, false)
     missing = store.preregister(RUN, get_object_tree(honest))
     assert set(missing) == set(get_all_nested_objects(honest))
+    if when == "between":
+        push(store, honest, EMPTY.object_id)
+        store.preregister(RUN, false)
     push(store, honest)
-    assert store.get_object_tree(honest.object_id) == get_object_tree(honest)
+    if when == "after":
+        store.preregister(RUN, false)
+    assert is_whole(store, honest)
+    store.delete(false.object_id)
+    assert is_whole(store, honest)
 
 
-def test_what_is_announced_after_the_content_is_there_changes_nothing(store):
-    honest = reply(1)
-    store.preregister(RUN, get_object_tree(honest))
-    push(store, honest)
-    with pytest.raises(ValueError, match="different children"):
-        store.preregister(RUN, tree("cd" * 32, tree(EMPTY.object_id, tree(BOGUS))))
-    assert store.get_object_tree(honest.object_id) == get_object_tree(honest)
-
-
-def test_a_content_with_other_parts_than_were_announced_is_refused(store):
-    """Otherwise a false announcement would be believed as soon as the content is there, which everybody knows."""
-    store.preregister(RUN, tree("cd" * 32, tree(EMPTY.object_id, tree(BOGUS))))
-    with pytest.raises(ValueError, match="other parts"):
-        store.put(EMPTY.object_id, EMPTY.deflate())
-    assert not store.get(EMPTY.object_id)
-    honest = reply(1)
-    store.preregister(RUN, get_object_tree(honest))
-    push(store, honest)
-    assert store.get_object_tree(honest.object_id) == get_object_tree(honest)
-
-
-def test_no_object_grows_by_later_announcements(store):
-    """Fifty small ones, each of two objects with the same two parts, would make a tree of 2^50."""
-    levels = [[f"{kind}{number:02d}" * 16 + "0" * 16 for kind in "ab"] for number in range(50)]
-    for above, below in pairwise(levels):
-        for name in above:
-            store.preregister(RUN, tree(name, *map(tree, below)))
-    assert store.get_object_tree(levels[0][0]).ByteSize() < 1000
-    circle = tree("cd" * 32, tree(BOGUS, tree("cd" * 32)))
-    with pytest.raises(ValueError, match="different children"):
-        store.preregister(RUN, circle)
-    assert "cd" * 32 not in store
-
-
-def test_nothing_is_left_once_both_are_deleted(store):
-    """Two replies share the record without metrics, which goes with the second one."""
-    first, second = reply(1), reply(2)
-    store.preregister(RUN, tree("cd" * 32, tree(EMPTY.object_id, tree(BOGUS))))
-    for message in (first, second):
+def test_many_sites_announce_the_same_object_which_goes_with_the_last_message(store):
+    replies = [reply(number) for number in range(5)]
+    for message in replies:
         store.preregister(RUN, get_object_tree(message))
+    for message in reversed(replies):
         push(store, message)
-    store.delete(first.object_id)
-    assert store.get(EMPTY.object_id) == EMPTY.deflate()
-    store.delete(second.object_id)
-    store.delete("cd" * 32)
-    store.delete(BOGUS)
+    for message in replies:
+        assert is_whole(store, message)
+        store.delete(message.object_id)
+        store.delete(message.object_id)
+        with pytest.raises(NoObjectInStoreError):
+            store.get_object_tree(message.object_id)
     assert len(store) == 0
+    store.preregister(RUN, get_object_tree(replies[0]))
+    push(store, replies[0])
+    assert is_whole(store, replies[0])
+
+
+def test_a_message_is_announced_again_with_its_own_tree_alone(store):
+    """A site sends a reply again where the answer to it was lost."""
+    honest = reply(1)
+    store.preregister(RUN, get_object_tree(honest))
+    push(store, honest, EMPTY.object_id)
+    assert store.preregister(RUN, get_object_tree(honest)) == [EMPTY.object_id]
+    with pytest.raises(ValueError, match="another tree"):
+        store.preregister(RUN, tree(honest.object_id, tree(BOGUS)))
+    assert BOGUS not in store
+    push(store, honest)
+    assert is_whole(store, honest)
+    store.delete(honest.object_id)
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize("name", ["x" * 64, "tree of " + "ab" * 28, ""])
+def test_a_tree_names_objects_alone(store, name):
+    with pytest.raises(ValueError, match="no object"):
+        store.preregister(RUN, tree(EVIL, tree(name)))
+    assert len(store) == 0
+
+
+def test_no_tree_grows_and_no_chain_of_messages_is_too_long(store):
+    """Each message has the one before it as a part, many times deeper than Python calls."""
+    names = [f"{number:064x}" for number in range(1500)]
+    for before, name in pairwise(names):
+        store.preregister(RUN, tree(name, tree(before)))
+    assert store.get_object_tree(names[-1]) == tree(names[-1], tree(names[-2]))
+    store.preregister(RUN, tree(names[0], tree(names[-1])))  # a circle
+    store.delete_objects_in_run(RUN)
+    assert len(store) == 0
+
+
+def test_a_run_that_ends_leaves_the_objects_of_another_one(store):
+    first, second = reply(1), reply(2)
+    for run, message in ((RUN, first), (RUN + 1, second)):
+        store.preregister(run, get_object_tree(message))
+        push(store, message)
+    store.preregister(RUN, tree(EVIL, tree(EMPTY.object_id, tree(BOGUS))))
+    store.delete_objects_in_run(RUN)
+    assert first.object_id not in store
+    assert is_whole(store, second)
+    store.delete_objects_in_run(RUN + 1)
+    assert len(store) == 0
+
+
+def test_what_was_announced_before_an_upgrade_is_read_and_removed(flowers):
+    first, second = reply(1), reply(2)
+    flowers.preregister(RUN, get_object_tree(first))
+    push(flowers, first)
+    keep_each_tree()
+    flowers.preregister(RUN, get_object_tree(second))
+    push(flowers, second)
+    former = flowers.get_object_tree(first.object_id)
+    assert {each.object_id for each in former.children} == set(get_all_nested_objects(first)) - {
+        first.object_id
+    }
+    assert is_whole(flowers, second)
+    flowers.preregister(RUN, get_object_tree(first))  # sent again
+    for message in (first, second):
+        flowers.delete(message.object_id)
+    assert len(flowers) == 0
