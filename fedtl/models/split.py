@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from fedtl.errors import FedTLError, ModelError
 from fedtl.models.cut_checks import check_copies, check_kept, check_tensors
@@ -16,9 +15,7 @@ from fedtl.models.failures import module_failure
 from fedtl.models.heads import Heads, heads_like
 from fedtl.models.net import ModelSpec, Net, Shape, seeded
 from fedtl.models.norms import own_buffers
-
-TOLERANCE = 1e-4  # of scores, which are about 1; for larger ones relative to the largest
-MANY = 8  # a row must have the same scores in a batch of this size as in one of 1 and of 2 rows
+from fedtl.models.own_scores import check_own_scores, equal, run_pass
 
 
 def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: int) -> ModelSpec:
@@ -32,13 +29,13 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
     check_tensors(model)
     x = _inputs(model.eval(), shape)
     whole = _checked_scores(model, x)
-    _check_own_scores(model, x, whole)
+    check_own_scores(model, x, whole)
     old_head = _classifier(model, classifier)
     model.set_submodule(classifier, nn.Identity())
     features = _features(model, x, classifier)
     heads = heads_like(old_head, features.dim() == 2)
-    if not _equal(_head_pass(heads.old, features), whole):
-        if _equal(_head_pass(old_head, features), whole):
+    if not equal(_head_pass(heads.old, features), whole):
+        if equal(_head_pass(old_head, features), whole):
             raise ModelError(
                 f"the classifier {classifier!r} is a {type(old_head).__name__} that computes something else than the plain "
                 "layer that fedtl would put in its place; choose another model"
@@ -46,7 +43,7 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
         raise _not_last(classifier)
     statistics = _check_training(model, heads, x, whole.shape)
     check_copies(model)
-    if not _equal(_pass(model.eval(), x), features):
+    if not equal(run_pass(model.eval(), x), features):
         raise ModelError(
             "training changes what the model computes by something else than its parameters and buffers, which would stay where it was "
             "trained; register it with register_buffer, persistent=True"
@@ -63,7 +60,7 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
 def _features(model: nn.Module, x: Tensor, classifier: str) -> Tensor:
     """Return what the classifier gets [N, features, ...], from a model with an Identity in its place. Raises ModelError."""
     try:
-        features = _pass(model, x)
+        features = run_pass(model, x)
     except ModelError as error:  # what follows takes no features
         raise _not_last(classifier, f" (without it: {error})") from error
     if not isinstance(features, Tensor):
@@ -97,7 +94,7 @@ def _inputs(model: nn.Module, shape: Shape) -> Tensor:
     for x in (normal, codes):
         given = x.clone()
         try:
-            _pass(model, x)
+            run_pass(model, x)
         except ModelError as error:
             failure = failure or error
             continue
@@ -115,20 +112,8 @@ def _inputs(model: nn.Module, shape: Shape) -> Tensor:
     raise ModelError(f"the model cannot take inputs of shape {shape}: {failure}") from failure
 
 
-def _pass(model: nn.Module, x: Tensor, draw: int = 0) -> Tensor:
-    """Return the output in the mode of the model, whose random numbers depend on ``draw`` alone. Raises ModelError."""
-    try:
-        with torch.no_grad(), seeded("cut", draw):
-            output: Tensor = model(x)
-            return output
-    except Exception as error:
-        if (line := module_failure(error)) is None:
-            raise
-        raise ModelError(line.removeprefix("the model fails in ")) from error
-
-
 def _checked_scores(model: nn.Module, x: Tensor) -> Tensor:
-    whole = _pass(model, x)
+    whole = run_pass(model, x)
     if not isinstance(whole, Tensor):
         raise ModelError(
             f"the model returns a {type(whole).__name__}, not one tensor of scores; let it return these alone, or choose another model"
@@ -143,45 +128,6 @@ def _checked_scores(model: nn.Module, x: Tensor) -> Tensor:
             "the scores of random inputs (mean 0, deviation 1) are not finite; choose another model"
         )
     return whole
-
-
-def _check_own_scores(model: nn.Module, x: Tensor, whole: Tensor) -> None:
-    """Raise ModelError where evaluation writes buffers, draws random numbers, or mixes rows."""
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    # Each row alone: an LSTM that takes the batch for time shows a row the rows before it, and not those after it.
-    again, alone = _pass(model, x, draw=1), [_pass_alone(model, row) for row in x.split(1)]
-    for name, tensor in model.state_dict().items():
-        if not torch.equal(tensor, before[name]):
-            raise ModelError(
-                f"evaluation changes the tensor {name}, so predictions would depend on earlier ones"
-            )
-    if not _equal(again, whole):
-        raise ModelError(
-            "in evaluation mode the same row gets other scores each time; draw random numbers in training mode only"
-        )
-    many = _pass_alone(model, torch.cat([x] * (MANY // len(x))))
-    if not all(map(_equal, alone, whole.split(1))) or not _equal(many, torch.cat([whole] * (MANY // len(x)))):
-        layers = (
-            f"{path} is a {type(module).__name__} without running statistics: build it with track_running_stats=True, or "
-            "use GroupNorm"
-            for path, module in model.named_modules()
-            if isinstance(module, _NormBase)
-            and module.running_mean is None
-            and "Batch" in type(module).__name__
-        )
-        reason = next(
-            layers,
-            "no layer may mix rows in evaluation mode (an LSTM or a transformer needs batch_first=True)",
-        )
-        raise ModelError(f"the scores of a row depend on the other rows of its batch; {reason}")
-
-
-def _pass_alone(model: nn.Module, x: Tensor) -> Tensor | None:
-    """Return the scores; None where the model takes no batch of this size, as a BatchNorm without statistics takes no single row."""
-    try:
-        return _pass(model, x)
-    except ModelError:
-        return None
 
 
 def _classifier(model: nn.Module, path: str) -> nn.Module:
@@ -235,7 +181,7 @@ def _check_training(body: nn.Module, heads: Heads, x: Tensor, shape: torch.Size)
             torch.autograd.grad(scores.sum(), weights, allow_unused=True)
         check_kept(body, before)
         after = _restored(body, before)
-        if not _equal(_training_scores(body, heads, x).detach(), scores.detach()):
+        if not equal(_training_scores(body, heads, x).detach(), scores.detach()):
             raise ModelError(
                 "in training mode the same rows get other scores each time: draw random numbers with torch alone, not random or numpy, and "
                 "register what training changes with register_buffer, persistent=True"
@@ -281,12 +227,6 @@ def _restored(body: nn.Module, before: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def _no_gradient(error: Exception) -> str:
     return f"the scores have no gradient ({(str(error).splitlines() or [''])[0]})"
-
-
-def _equal(scores: Tensor | None, expected: Tensor) -> bool:
-    if scores is None or scores.shape != expected.shape:
-        return False
-    return bool((scores - expected).abs().max() <= TOLERANCE * max(1.0, float(expected.abs().max())))
 
 
 def _head_pass(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor | None:

@@ -106,9 +106,44 @@ def test_a_distance_is_of_layers_with_mean_and_variance():
     assert statistics_distance(state, state) is None
 
 
-def test_a_model_that_mixes_rows_of_larger_batches_is_refused():
-    with pytest.raises(ModelError, match="other rows"):
-        split_at_classifier(ByBatch(3), "last", (2,), 0)
+class AlteredBeyond(nn.Module):
+    """Doubles the features of the rows after the first twelve; no branch shows it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        features = self.first(x)
+        beyond = (torch.arange(len(x)) >= 12)[:, None]
+        return self.last(torch.where(beyond, 2 * features, features))
+
+
+class InFours(nn.Module):
+    """Takes its rows four at a time, so that some sizes of a batch fail."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        whole = x if len(x) < 9 else x.view(4, -1, 2).flatten(0, 1)
+        return self.last(self.first(whole))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (ByBatch(3), "other rows"),
+        (ByBatch(9), "among 31 rows than among 8"),
+        (ByBatch(200), "among 256 rows"),
+        (AlteredBeyond(), "among 31 rows"),
+        (InFours(), "and not of 31: "),
+    ],
+)
+def test_a_model_whose_scores_depend_on_the_size_of_a_batch_is_refused(model, reason):
+    with pytest.raises(ModelError, match=reason):
+        split_at_classifier(model, "last", (2,), 0)
 
 
 def test_random_numbers_that_the_seed_does_not_fix_are_refused():
