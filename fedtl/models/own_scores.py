@@ -56,7 +56,7 @@ def check_own_scores(model: nn.Module, x: Tensor, whole: Tensor) -> None:
     many = _pass_alone(model, torch.cat([x] * (MANY // len(x))))
     if not all(map(equal, alone, whole.split(1))) or not equal(many, torch.cat([whole] * (MANY // len(x)))):
         raise ModelError(f"the scores of a row depend on the other rows of its batch; {_way_out(model)}")
-    for size in LARGER if _has_own_layers(model) else ():
+    for size in LARGER if has_own_layers(model) else ():
         _check_larger(model, x, whole, min(size, max(MANY, NUMBERS_AT_ONCE // x[0].numel())))
 
 
@@ -74,8 +74,13 @@ def _check_larger(model: nn.Module, x: Tensor, whole: Tensor, size: int) -> None
         )
 
 
-def _has_own_layers(model: nn.Module) -> bool:
-    return any(type(module).__module__.partition(".")[0] not in LIBRARIES for module in model.modules())
+def has_own_layers(model: nn.Module) -> bool:
+    """Return whether a layer is of no library."""
+    return any(map(is_own, model.modules()))
+
+
+def is_own(module: nn.Module) -> bool:
+    return type(module).__module__.partition(".")[0] not in LIBRARIES
 
 
 def _way_out(model: nn.Module) -> str:

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fedtl.errors import FedTLError, ModelError
-from fedtl.models.cut_checks import check_copies, check_kept, check_tensors
+from fedtl.models.cut_checks import (
+    check_copies,
+    check_kept,
+    check_plain_numbers,
+    check_registered,
+    check_tensors,
+    plain_numbers,
+)
 from fedtl.models.failures import module_failure
 from fedtl.models.heads import Heads, heads_like
 from fedtl.models.net import ModelSpec, Net, Shape, seeded
@@ -27,7 +34,8 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
     evaluation mode and in training mode, and the scores of a row in evaluation mode depend on that row alone.
     """
     check_tensors(model)
-    x = _inputs(model.eval(), shape)
+    check_registered(model)
+    x = random_inputs(model.eval(), shape)
     whole = _checked_scores(model, x)
     check_own_scores(model, x, whole)
     old_head = _classifier(model, classifier)
@@ -82,7 +90,7 @@ def _frozen(body: nn.Module, heads: Heads) -> frozenset[str]:
     return frozenset(name for name, weight in net.named_parameters() if not weight.requires_grad)
 
 
-def _inputs(model: nn.Module, shape: Shape) -> Tensor:
+def random_inputs(model: nn.Module, shape: Shape) -> Tensor:
     """
     Return two random rows that the model takes: normal values, or 0 and 1 for a model on integer codes. Raises ModelError.
     A lazy layer gets its shape here, with weights that depend on nothing but the fixed seed.
@@ -170,22 +178,26 @@ def _check_training(body: nn.Module, heads: Heads, x: Tensor, shape: torch.Size)
     gradient, fails, gives something else than scores, or draws random numbers that torch's seed does not fix. Nothing is changed.
     """
     before = {name: buffer.clone() for name, buffer in body.named_buffers()}
-    weights = [weight for weight in body.parameters() if weight.requires_grad]
+    numbers = plain_numbers(body)
+    weights = {name: weight for name, weight in body.named_parameters() if weight.requires_grad}
     try:
         scores = _training_scores(body, heads, x)
         if scores.shape != shape:
             raise ModelError(
                 f"in training mode the scores have shape {tuple(scores.shape)}, in evaluation mode {tuple(shape)}"
             )
-        if weights and scores.requires_grad:
-            torch.autograd.grad(scores.sum(), weights, allow_unused=True)
+        without = _without_gradient(weights, scores)
         check_kept(body, before)
+        check_plain_numbers(body, numbers)
         after = _restored(body, before)
         if not equal(_training_scores(body, heads, x).detach(), scores.detach()):
             raise ModelError(
                 "in training mode the same rows get other scores each time: draw random numbers with torch alone, not random or numpy, and "
                 "register what training changes with register_buffer, persistent=True"
             )
+        for name in without:
+            _restored(body, before)
+            _check_is_unused(body, heads, x, name, scores.detach())
         _restored(body, before)
         _training_scores(body, heads, x[:1].expand_as(x).clone())
         other = _restored(body, before)
@@ -201,6 +213,31 @@ def _check_training(body: nn.Module, heads: Heads, x: Tensor, shape: torch.Size)
         raise ModelError(f"in training mode: {reason or _no_gradient(error)}") from error
     finally:
         _restored(body, before)
+
+
+def _without_gradient(weights: Mapping[str, Tensor], scores: Tensor) -> list[str]:
+    """Return the names of those of the ``weights`` that the scores give no gradient to."""
+    if not weights or not scores.requires_grad:
+        return list(weights)
+    gradients = torch.autograd.grad(scores.sum(), list(weights.values()), allow_unused=True)
+    return [name for name, gradient in zip(weights, gradients, strict=True) if gradient is None]
+
+
+@torch.no_grad()
+def _check_is_unused(body: nn.Module, heads: Heads, x: Tensor, name: str, scores: Tensor) -> None:
+    """Raise ModelError for a parameter without a gradient of which other values give other scores. It is not changed."""
+    weight = body.get_parameter(name)
+    values = weight.clone()
+    try:
+        weight.add_(1.0)
+        used = not equal(_training_scores(body, heads, x), scores)
+    finally:
+        weight.copy_(values)
+    if used:
+        raise ModelError(
+            f"{name} changes the scores and has no gradient, so it would not be trained: something between it and the scores cuts the "
+            "gradient (detach, no_grad, numpy); let it pass, or freeze the parameter with requires_grad_(False)"
+        )
 
 
 def _training_scores(body: nn.Module, heads: Heads, x: Tensor) -> Tensor:
