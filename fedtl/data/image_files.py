@@ -11,12 +11,15 @@ import numpy as np
 from fedtl.data import dicom, nifti, pictures
 from fedtl.data.formats import is_hidden
 from fedtl.data.pixels import is_pixels, resize, with_channels
-from fedtl.data.settings import DataSettings
+from fedtl.data.settings import DataSettings, declared_range
 from fedtl.data.source import Array
 from fedtl.errors import DataError
 
 SUFFIXES = (*sorted(pictures.SUFFIXES), *sorted(dicom.SUFFIXES), *nifti.SUFFIXES)
-EIGHT_TO_SIXTEEN = 257  # 255 becomes 65535
+OF_EIGHT, EIGHT_TO_SIXTEEN = 255, 257  # 255 becomes 65535
+FEW_OF_SIXTEEN = (
+    1 << 12
+)  # pixels of 16 bits that all are below are those of a camera or scanner with fewer bits
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,28 @@ def _grey(rows: Array) -> Array:
     return rows if rows.ndim == 3 else np.stack([pictures.to_grey(image) for image in rows])
 
 
+def _check_depths(rows: Sequence[Array], first: Mapping[str, Path], settings: DataSettings) -> None:
+    """Raise DataError where files of 8 bits and of 16 bits cannot have one unit. ``first``: a file of each type, by its name."""
+    high = max(declared_range(settings), default=0.0)
+    brightest = max(int(part.max(initial=0)) for part in rows if part.dtype == np.uint16)
+    few = not high and not settings.by_record and brightest < FEW_OF_SIXTEEN
+    if few or high > OF_EIGHT:
+        problem = (
+            f"use only {brightest.bit_length()} of them, and would be nearly black beside those"
+            if few
+            else f"have the range of data.pixel_range up to {high:g}, which those have not"
+        )
+        raise DataError(
+            f"{first['uint8']} has 8 bits and {os.path.relpath(first['uint16'], first['uint8'].parent)} 16; files of 16 bits {problem}; save "
+            "all files of a silo with one depth"
+        )
+
+
 def _of_one_type(rows: Sequence[Array], paths: Sequence[Path], settings: DataSettings) -> Sequence[Array]:
     """Return the rows of all files in one type. Raises DataError where one holds pixels, and another numbers in a unit of its own."""
     first = {part.dtype.name: path for part, path in zip(reversed(rows), reversed(paths), strict=True)}
+    if "uint8" in first and "uint16" in first:
+        _check_depths(rows, first, settings)
     if len(first) == 1 or settings.pixel_range:
         return rows
     (one, path), (other, second) = list(first.items())[:2]

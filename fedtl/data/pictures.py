@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedtl.data.colours import check_plain, in_srgb
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array
 from fedtl.errors import DataError
@@ -49,6 +50,8 @@ def read_picture(path: Path, settings: DataSettings) -> Array:
             file.load()
             ImageOps.exif_transpose(file, in_place=True)
             if file.mode == "F" or file.mode.startswith("I"):
+                if not settings.pixel_range:
+                    check_plain(file, path)
                 return _deep(file, path, settings, white, inverted)
             image = of_eight_bits(file, path)
     except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
@@ -170,11 +173,15 @@ def _deep(file: "Image.Image", path: Path, settings: DataSettings, white: int, i
 
 
 def of_eight_bits(file: "Image.Image", path: object) -> "Image.Image":
-    """Return the image in grey ("L") or colours ("RGB"). Raises DataError for transparency and for colours that Pillow guesses."""
+    """
+    Return the image in grey ("L") or colours ("RGB") of sRGB. Raises DataError for transparency and for colours that Pillow
+    guesses.
+    """
     if file.mode not in (*GREY, *COLOURS):
         raise DataError(f"{path} has colours of the kind {file.mode}; save it as RGB or grey")
     if file.has_transparency_data and file.convert("RGBA").getchannel("A").getextrema() != (OPAQUE, OPAQUE):
         raise DataError(
             f"{path} is transparent in places, so its pixels depend on the background; save it without transparency"
         )
-    return file.convert("L" if file.mode in GREY else "RGB")
+    made = "L" if file.mode in GREY else "CMYK" if file.mode == "CMYK" else "RGB"
+    return in_srgb(file.convert(made), path)

@@ -13,6 +13,7 @@ import numpy as np
 
 from fedtl.data.columns import FIXED_SCALE, columns_with_a_kind
 from fedtl.data.constants import Constants, bounds_for, constants_for, misnamed, read_constants_file
+from fedtl.data.count_unit import declared_count
 from fedtl.data.origins import Origin
 from fedtl.data.pixels import ROWS_AT_ONCE, is_pixels, resize, to_range, with_channels
 from fedtl.data.settings import DataSettings, declared_range
@@ -185,7 +186,7 @@ def seen_as_signed(x: Array, settings: DataSettings) -> bool:
 def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> Inputs:
     """Scale by declared constants."""
     names, of_labels = _column_names(x, inputs.columns, settings), settings.predicted.standardised
-    if not names and not of_labels:
+    if not names and not of_labels and not settings.predicted.relative:
         raise DataError(
             f"data.scale: silo {silo} has pixels of 0..255, which are not scaled by constants; remove data.scale"
         )
@@ -198,6 +199,8 @@ def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> I
     inputs = _with_constants(
         inputs, [AS_IT_IS if name in words else next(declared) for name in names], settings
     )
+    if settings.predicted.relative:
+        return replace(inputs, y_std=declared_count(settings))
     if not of_labels:
         return inputs
     (label,) = constants_for(path, table, [settings.label])
@@ -219,6 +222,8 @@ def _from_bounds(inputs: Inputs, x: Array, settings: DataSettings) -> Inputs:
         high=tuple(column.high for column in bounds),
         origin=Origin.RELEASED,
     )
+    if settings.predicted.relative:
+        return replace(inputs, y_std=declared_count(settings))
     if not settings.predicted.standardised:
         return inputs
     (label,) = bounds_for(settings.bounds, [settings.label])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from fedtl.data.count_unit import declared_count
 from fedtl.data.labels import merge_labels
 from fedtl.experiment.by_silo import by_silo, first_of
 from fedtl.experiment.config.schema import Experiment
@@ -41,6 +42,7 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
         yield f"{rule} leave out {len(small)} of {len(small) + len(schema.silos)} silos ({'; '.join(small)})"
     yield from row_notes(experiment, schema)
     if experiment.privacy is not None:
+        yield from _of_private_counts(experiment)
         return
     yield from _of_counts(experiment, schema)
     yield from _of_sizes(schema)
@@ -61,18 +63,36 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
         yield f"some silos have no value in a column ({listed}); this input is constant there"
 
 
+def _of_private_counts(experiment: Experiment) -> Iterator[str]:
+    """Yield a line for counts that are trained in their own unit, because the mean of a silo's rows would be a release."""
+    data = experiment.data
+    if data.predicted.relative and declared_count(data) == 1.0:
+        declared = (
+            f"data.bounds.{data.label} = [low, high, a usual count]"
+            if data.scale == "dp"
+            else f"[{data.label}] with mean = a usual count (and any std above 0) in the file of data.scale"
+        )
+        yield (
+            "under [privacy] counts are not divided by a silo's mean, which would be a release, so counts far from 1 are learned slowly; declare "
+            f"{declared}"
+        )
+
+
 def _of_counts(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     """Yield a line for counts that are large for the learning rate: the gradient grows with them, as scores are their logarithms."""
     train = experiment.train
     if train.optimizer != "sgd" or experiment.data.scale == "silo":  # then counts are divided by their mean
         return
-    means = {name: silo.mean_count for name, silo in schema.silos.items() if silo.mean_count is not None}
+    unit = declared_count(experiment.data)
+    means = {
+        name: silo.mean_count / unit for name, silo in schema.silos.items() if silo.mean_count is not None
+    }
     step = train.lr / (1 - train.momentum)
     large = {name: [f"{mean:.3g}"] for name, mean in means.items() if step * mean > LARGE_STEP}
     if listed := by_silo(large, quoted=False):
         proposed = LARGE_STEP / 2 * (1 - train.momentum) / max(means.values())
         yield (
-            f"the mean count is large for train.lr = {train.lr:g} ({listed}), so training may diverge; set train.lr = {proposed:.1g}, with more "
+            f"the mean count{'' if unit == 1 else f' over {unit:g}'} is large for train.lr = {train.lr:g} ({listed}), so training may diverge; set train.lr = {proposed:.1g}, with more "
             'rounds, or data.scale = "silo"'
         )
 

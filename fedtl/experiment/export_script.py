@@ -14,6 +14,7 @@ from torch import nn
 from fedtl._util.torchvision_import import import_torchvision
 from fedtl.errors import ModelError, first_line
 from fedtl.experiment.export_columns import columns_code, columns_in
+from fedtl.experiment.export_pictures import READ as PICTURE
 from fedtl.experiment.export_text import text_network
 from fedtl.models.folder_files import is_folder_name
 from fedtl.models.libraries import TORCHVISION, is_hub_name, is_timm, timm_config
@@ -66,18 +67,9 @@ def read(path):
         return table(path)
     if path.endswith(".npy"):
         return np.load(path)
-    from PIL import Image, ImageOps, UnidentifiedImageError
-    try:
-        image = ImageOps.exif_transpose(Image.open(path))
-    except UnidentifiedImageError:
-        sys.exit(f"{{path}} is not a .csv, an .npy or a picture that Pillow reads; pass DICOM and NIfTI files as an .npy of {{SHAPE[1:]}}")
-    if image.mode.startswith(("I", "F")):  # 16 bits
-        if [*image.size[::-1]] != SHAPE[1:]:
-            sys.exit(f"{{path}} is {{image.size}}; pass it as an .npy of {{SHAPE[1:]}}")
-        return np.asarray(image).astype(np.uint16 if image.mode.startswith("I;16") else np.float32)[None]
-    image = image.convert("RGB" if SHAPE[0] == 3 else "L")
-    return np.asarray(image if INPUTS["size"] == "native" else image.resize(SHAPE[:0:-1], Image.Resampling.BILINEAR))[None]
+    return picture(path)
 
+{picture}
 {table}
 def prepare(x):
     given = x.shape
@@ -136,7 +128,8 @@ def write_script(model: "SiloModel", out: Path, files: Mapping[str, int]) -> str
         return f"no {FILE}: {reason}; build {model.settings.name} and load the weights into it"
     columns = columns_in(model.experiment.data, model.inputs)
     code = columns_code(columns) if columns else ""
-    (out / FILE).write_text(SCRIPT.format(network=indent(lines, "    "), table=code, task=model.task.script))
+    parts = {"network": indent(lines, "    "), "table": code, "picture": PICTURE, "task": model.task.script}
+    (out / FILE).write_text(SCRIPT.format(**parts))
     return f"{out / FILE}: predictions without fedtl"
 
 

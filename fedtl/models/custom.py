@@ -44,6 +44,10 @@ def as_build(model: nn.Module | Build) -> Build:
                 f"model is of type {type(model).__name__}; pass a torch.nn.Module, or a function of the shape of one input"
             )
         return model
+    if _is_linear(model):
+        raise ModelError(
+            f"the model is a single {type(model).__name__}; put it into a Sequential, or pass a function of the shape of one input"
+        )
     heads = [path for path, module in model.named_modules() if path and _is_linear(module)]
     if not heads:
         raise ModelError(

@@ -11,11 +11,12 @@ from torch import nn
 from fedtl._util.registry import Registry
 from fedtl.errors import ModelError
 from fedtl.models import builtin, libraries, sequences, unet
-from fedtl.models.custom import Build
+from fedtl.models.custom import Build, FixedModel
 from fedtl.models.dp_norm import convert_norms
 from fedtl.models.folder_files import is_folder_name
 from fedtl.models.libraries import TORCHVISION, LibraryOptions
 from fedtl.models.net import ModelSpec, Shape, seeded_build
+from fedtl.models.own_builds import check_own_build
 from fedtl.models.split import split_at_classifier
 from fedtl.models.text_folder import folder_spec
 
@@ -97,7 +98,10 @@ def custom_spec(make: Build, name: str, shape: Shape, seed: int) -> ModelSpec:
         return module
 
     try:
-        return split_at_classifier(seeded_build(seed, build), classifier, shape, seed)
+        model = seeded_build(seed, build)
+        if not isinstance(make, FixedModel):
+            check_own_build(model, build, shape, seed)
+        return split_at_classifier(model, classifier, shape, seed)
     except ModelError as error:
         text = str(error)
         raise ModelError(text if text.startswith("model.") else f"model.name = {name!r}: {text}") from error

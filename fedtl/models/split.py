@@ -8,17 +8,21 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from fedtl.errors import FedTLError, ModelError
-from fedtl.models.cut_checks import check_copies, check_kept, check_tensors
+from fedtl.models.cut_checks import (
+    check_copies,
+    check_kept,
+    check_plain_numbers,
+    check_registered,
+    check_tensors,
+    plain_numbers,
+)
 from fedtl.models.failures import module_failure
 from fedtl.models.heads import Heads, heads_like
 from fedtl.models.net import ModelSpec, Net, Shape, seeded
 from fedtl.models.norms import own_buffers
-
-TOLERANCE = 1e-4  # of scores, which are about 1; for larger ones relative to the largest
-MANY = 8  # a row must have the same scores in a batch of this size as in one of 1 and of 2 rows
+from fedtl.models.own_scores import check_own_scores, equal, run_pass
 
 
 def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: int) -> ModelSpec:
@@ -30,15 +34,16 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
     evaluation mode and in training mode, and the scores of a row in evaluation mode depend on that row alone.
     """
     check_tensors(model)
-    x = _inputs(model.eval(), shape)
+    check_registered(model)
+    x = random_inputs(model.eval(), shape)
     whole = _checked_scores(model, x)
-    _check_own_scores(model, x, whole)
+    check_own_scores(model, x, whole)
     old_head = _classifier(model, classifier)
     model.set_submodule(classifier, nn.Identity())
     features = _features(model, x, classifier)
     heads = heads_like(old_head, features.dim() == 2)
-    if not _equal(_head_pass(heads.old, features), whole):
-        if _equal(_head_pass(old_head, features), whole):
+    if not equal(_head_pass(heads.old, features), whole):
+        if equal(_head_pass(old_head, features), whole):
             raise ModelError(
                 f"the classifier {classifier!r} is a {type(old_head).__name__} that computes something else than the plain "
                 "layer that fedtl would put in its place; choose another model"
@@ -46,7 +51,7 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
         raise _not_last(classifier)
     statistics = _check_training(model, heads, x, whole.shape)
     check_copies(model)
-    if not _equal(_pass(model.eval(), x), features):
+    if not equal(run_pass(model.eval(), x), features):
         raise ModelError(
             "training changes what the model computes by something else than its parameters and buffers, which would stay where it was "
             "trained; register it with register_buffer, persistent=True"
@@ -63,7 +68,7 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
 def _features(model: nn.Module, x: Tensor, classifier: str) -> Tensor:
     """Return what the classifier gets [N, features, ...], from a model with an Identity in its place. Raises ModelError."""
     try:
-        features = _pass(model, x)
+        features = run_pass(model, x)
     except ModelError as error:  # what follows takes no features
         raise _not_last(classifier, f" (without it: {error})") from error
     if not isinstance(features, Tensor):
@@ -85,7 +90,7 @@ def _frozen(body: nn.Module, heads: Heads) -> frozenset[str]:
     return frozenset(name for name, weight in net.named_parameters() if not weight.requires_grad)
 
 
-def _inputs(model: nn.Module, shape: Shape) -> Tensor:
+def random_inputs(model: nn.Module, shape: Shape) -> Tensor:
     """
     Return two random rows that the model takes: normal values, or 0 and 1 for a model on integer codes. Raises ModelError.
     A lazy layer gets its shape here, with weights that depend on nothing but the fixed seed.
@@ -97,7 +102,7 @@ def _inputs(model: nn.Module, shape: Shape) -> Tensor:
     for x in (normal, codes):
         given = x.clone()
         try:
-            _pass(model, x)
+            run_pass(model, x)
         except ModelError as error:
             failure = failure or error
             continue
@@ -115,20 +120,8 @@ def _inputs(model: nn.Module, shape: Shape) -> Tensor:
     raise ModelError(f"the model cannot take inputs of shape {shape}: {failure}") from failure
 
 
-def _pass(model: nn.Module, x: Tensor, draw: int = 0) -> Tensor:
-    """Return the output in the mode of the model, whose random numbers depend on ``draw`` alone. Raises ModelError."""
-    try:
-        with torch.no_grad(), seeded("cut", draw):
-            output: Tensor = model(x)
-            return output
-    except Exception as error:
-        if (line := module_failure(error)) is None:
-            raise
-        raise ModelError(line.removeprefix("the model fails in ")) from error
-
-
 def _checked_scores(model: nn.Module, x: Tensor) -> Tensor:
-    whole = _pass(model, x)
+    whole = run_pass(model, x)
     if not isinstance(whole, Tensor):
         raise ModelError(
             f"the model returns a {type(whole).__name__}, not one tensor of scores; let it return these alone, or choose another model"
@@ -143,45 +136,6 @@ def _checked_scores(model: nn.Module, x: Tensor) -> Tensor:
             "the scores of random inputs (mean 0, deviation 1) are not finite; choose another model"
         )
     return whole
-
-
-def _check_own_scores(model: nn.Module, x: Tensor, whole: Tensor) -> None:
-    """Raise ModelError where evaluation writes buffers, draws random numbers, or mixes rows."""
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    # Each row alone: an LSTM that takes the batch for time shows a row the rows before it, and not those after it.
-    again, alone = _pass(model, x, draw=1), [_pass_alone(model, row) for row in x.split(1)]
-    for name, tensor in model.state_dict().items():
-        if not torch.equal(tensor, before[name]):
-            raise ModelError(
-                f"evaluation changes the tensor {name}, so predictions would depend on earlier ones"
-            )
-    if not _equal(again, whole):
-        raise ModelError(
-            "in evaluation mode the same row gets other scores each time; draw random numbers in training mode only"
-        )
-    many = _pass_alone(model, torch.cat([x] * (MANY // len(x))))
-    if not all(map(_equal, alone, whole.split(1))) or not _equal(many, torch.cat([whole] * (MANY // len(x)))):
-        layers = (
-            f"{path} is a {type(module).__name__} without running statistics: build it with track_running_stats=True, or "
-            "use GroupNorm"
-            for path, module in model.named_modules()
-            if isinstance(module, _NormBase)
-            and module.running_mean is None
-            and "Batch" in type(module).__name__
-        )
-        reason = next(
-            layers,
-            "no layer may mix rows in evaluation mode (an LSTM or a transformer needs batch_first=True)",
-        )
-        raise ModelError(f"the scores of a row depend on the other rows of its batch; {reason}")
-
-
-def _pass_alone(model: nn.Module, x: Tensor) -> Tensor | None:
-    """Return the scores; None where the model takes no batch of this size, as a BatchNorm without statistics takes no single row."""
-    try:
-        return _pass(model, x)
-    except ModelError:
-        return None
 
 
 def _classifier(model: nn.Module, path: str) -> nn.Module:
@@ -224,22 +178,26 @@ def _check_training(body: nn.Module, heads: Heads, x: Tensor, shape: torch.Size)
     gradient, fails, gives something else than scores, or draws random numbers that torch's seed does not fix. Nothing is changed.
     """
     before = {name: buffer.clone() for name, buffer in body.named_buffers()}
-    weights = [weight for weight in body.parameters() if weight.requires_grad]
+    numbers = plain_numbers(body)
+    weights = {name: weight for name, weight in body.named_parameters() if weight.requires_grad}
     try:
         scores = _training_scores(body, heads, x)
         if scores.shape != shape:
             raise ModelError(
                 f"in training mode the scores have shape {tuple(scores.shape)}, in evaluation mode {tuple(shape)}"
             )
-        if weights and scores.requires_grad:
-            torch.autograd.grad(scores.sum(), weights, allow_unused=True)
+        without = _without_gradient(weights, scores)
         check_kept(body, before)
+        check_plain_numbers(body, numbers)
         after = _restored(body, before)
-        if not _equal(_training_scores(body, heads, x).detach(), scores.detach()):
+        if not equal(_training_scores(body, heads, x).detach(), scores.detach()):
             raise ModelError(
                 "in training mode the same rows get other scores each time: draw random numbers with torch alone, not random or numpy, and "
                 "register what training changes with register_buffer, persistent=True"
             )
+        for name in without:
+            _restored(body, before)
+            _check_is_unused(body, heads, x, name, scores.detach())
         _restored(body, before)
         _training_scores(body, heads, x[:1].expand_as(x).clone())
         other = _restored(body, before)
@@ -255,6 +213,31 @@ def _check_training(body: nn.Module, heads: Heads, x: Tensor, shape: torch.Size)
         raise ModelError(f"in training mode: {reason or _no_gradient(error)}") from error
     finally:
         _restored(body, before)
+
+
+def _without_gradient(weights: Mapping[str, Tensor], scores: Tensor) -> list[str]:
+    """Return the names of those of the ``weights`` that the scores give no gradient to."""
+    if not weights or not scores.requires_grad:
+        return list(weights)
+    gradients = torch.autograd.grad(scores.sum(), list(weights.values()), allow_unused=True)
+    return [name for name, gradient in zip(weights, gradients, strict=True) if gradient is None]
+
+
+@torch.no_grad()
+def _check_is_unused(body: nn.Module, heads: Heads, x: Tensor, name: str, scores: Tensor) -> None:
+    """Raise ModelError for a parameter without a gradient of which other values give other scores. It is not changed."""
+    weight = body.get_parameter(name)
+    values = weight.clone()
+    try:
+        weight.add_(1.0)
+        used = not equal(_training_scores(body, heads, x), scores)
+    finally:
+        weight.copy_(values)
+    if used:
+        raise ModelError(
+            f"{name} changes the scores and has no gradient, so it would not be trained: something between it and the scores cuts the "
+            "gradient (detach, no_grad, numpy); let it pass, or freeze the parameter with requires_grad_(False)"
+        )
 
 
 def _training_scores(body: nn.Module, heads: Heads, x: Tensor) -> Tensor:
@@ -281,12 +264,6 @@ def _restored(body: nn.Module, before: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def _no_gradient(error: Exception) -> str:
     return f"the scores have no gradient ({(str(error).splitlines() or [''])[0]})"
-
-
-def _equal(scores: Tensor | None, expected: Tensor) -> bool:
-    if scores is None or scores.shape != expected.shape:
-        return False
-    return bool((scores - expected).abs().max() <= TOLERANCE * max(1.0, float(expected.abs().max())))
 
 
 def _head_pass(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor | None:

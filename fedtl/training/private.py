@@ -88,8 +88,9 @@ def verify(
             weights.hold(phase.on[0])
             loop.prepare(net, phase)
             losses_of = partial(loop.example_losses, weights, phase, progress=end)
-            check_examples_independent(net, batch, partial(_without_net, losses_of))
-            if key not in gradient_methods:
+            first = key not in gradient_methods  # what the size of a batch does, no round changes
+            check_examples_independent(net, batch, partial(_without_net, losses_of), large=first)
+            if first:
                 layer = _canary_layer(net, loop.optimizer(moving_in(net), task), guarantee)
                 trial, losses = layer.trial_rows(len(rows)), _losses_of(loop, layer, synthetic, losses_of)
                 several, clip = not guarantee.protected.are_records, guarantee.training.clip

@@ -148,6 +148,17 @@ def test_both_depths_in_one_silo_are_the_same_brightness(tmp_path):
     assert load(paths, by_record=True, pixel_bits=8)[0].tolist() == [[0, 1, 117, 255]]
 
 
+@pytest.mark.parametrize("declared", [[], [0, 4095]])
+def test_files_of_eight_bits_beside_those_of_a_camera_of_twelve_are_refused(tmp_path, declared):
+    paths = [
+        save(DEEP // 16, tmp_path, "twelve.png"),
+        save(np.array([[9, 255]], np.uint8), tmp_path, "flat.png"),
+    ]
+    with pytest.raises(DataError, match=r"flat.png has 8 bits and twelve.png 16; .* one depth"):
+        load(paths, size=4, pixel_range=declared)
+    assert load(paths, size=4, pixel_range=[0, 255]).max() == (DEEP // 16).max()
+
+
 def test_numbers_without_a_range_need_a_declared_one(tmp_path):
     for name, pixels in (
         ("float.tif", np.array([[-1.5, 2.5]], np.float32)),

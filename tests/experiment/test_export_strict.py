@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 
 from fedtl.data.input_files import read_inputs
 from fedtl.errors import DataError
+from tests.data.test_colours import ADOBE, profile
 from tests.experiment.test_export_script import check, exported, refused
 
 SETS = (
@@ -77,3 +79,50 @@ def test_an_array_of_another_shape_is_refused(shape, table, tmp_path, monkeypatc
     _, script = table
     np.save(tmp_path / "new.npy", np.zeros(shape))
     assert "the model takes [N, " in refused(script, [str(tmp_path / "new.npy")], monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for silo in "ab":
+        for label, low in (("dark", 0), ("light", 130)):
+            (folder / "data" / silo / label).mkdir(parents=True)
+            for number in range(8):
+                save(COLOURS // 2 + low + number, folder / "data" / silo / label / f"{number}.png")
+    sets = ["data.source=images", "data.size=8", "model.settings.widths=[4,4,4]"]
+    return exported(folder, folder / "data", *sets)
+
+
+COLOURS = np.random.default_rng(0).integers(0, 240, (8, 8, 3)).astype(np.uint8)
+
+
+def save(pixels, path, **keys):
+    Image.fromarray(pixels.astype(np.uint8)).save(path, **keys)
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda file: save(np.dstack([COLOURS, COLOURS[..., 0]]), file), "is transparent in places"),
+        (lambda file: save(COLOURS, file, icc_profile=profile(b"RGB ", 2.19921875, ADOBE)), "colour profile"),
+        (
+            lambda file: save(
+                COLOURS, file, save_all=True, append_images=[Image.fromarray(COLOURS[::-1].copy())]
+            ),
+            "holds 2 images",
+        ),
+        (lambda file: file.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), "cannot be read"),
+    ],
+)
+def test_a_picture_that_fedtl_refuses_or_converts_is_refused(write, words, pictures, tmp_path, monkeypatch):
+    write(tmp_path / "new.png")
+    said = refused(pictures[1], [str(tmp_path / "new.png")], monkeypatch)
+    assert words in said or "is not a .csv" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("profile_of", [None, "sRGB"])
+def test_a_picture_of_srgb_is_predicted_alike(profile_of, pictures, tmp_path, monkeypatch, capsys):
+    plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() if profile_of else None
+    save(COLOURS, tmp_path / "new.png", icc_profile=plain)
+    check(*pictures, tmp_path / "new.png", monkeypatch, capsys)

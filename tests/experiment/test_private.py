@@ -143,7 +143,9 @@ def test_an_imitation_is_a_private_round_that_is_charged_to_nobody(tmp_path):
 def test_what_is_released_is_looked_at_before_every_phase_whatever_an_imitation_found(tmp_path, monkeypatch):
     looked = []
     sound = private.check_examples_independent
-    monkeypatch.setattr(private, "check_examples_independent", lambda *its: (looked.append(1), sound(*its)))
+    monkeypatch.setattr(
+        private, "check_examples_independent", lambda *its, **keys: (looked.append(1), sound(*its, **keys))
+    )
     trainer = bench_of("fedrep")
     phases = len(trainer.method.phases)
     silo = silo_of(trainer, tmp_path)

@@ -22,6 +22,8 @@ from fedtl.methods.losses import Batch
 # The records that are kept while all others are replaced.
 KEPT_RECORDS = (slice(0, 1), slice(1, None), slice(0, None, 2), slice(1, None, 2))
 TOLERANCE = 1e-4  # relative to the batch's largest value; summing in another order changes values by less
+LARGE = 256  # records of the largest batch that a private step computes at once (``training.batches``)
+NUMBERS_AT_ONCE = 2**24  # of the inputs of such a batch: of images of 3 x 224 x 224 px it has 111
 ROUNDING = 5e-6  # relative to a vector's largest entry; measured: 4e-7, in entries close to 0
 WAY_OUT = (
     "with [privacy], use layers and losses that treat each record separately (GroupNorm, LayerNorm, SiloNorm)"
@@ -31,10 +33,10 @@ Losses = Callable[[nn.Module, Batch], Tensor]
 
 
 @torch.no_grad()
-def check_examples_independent(net: nn.Module, batch: Batch, losses: Losses) -> None:
+def check_examples_independent(net: nn.Module, batch: Batch, losses: Losses, large: bool = True) -> None:
     """
     Raise ConfigError if a record's scores ``net(x)`` or its loss, of ``losses(net, batch)`` [B], or the gradient of that
-    loss, depend on other records of the batch (scores and loss: or on their number), or if a pass changes a buffer. Raise
+    loss, depend on other records of the batch (scores and loss: or on their number, with ``large`` up to LARGE), or if a pass changes a buffer. Raise
     SiloFailed if a gradient is not finite, because then nothing can be compared. The net is not changed.
 
     ``batch`` holds at least four records; synthetic ones make the answer independent of data. Layers are in training mode,
@@ -69,12 +71,12 @@ def check_examples_independent(net: nn.Module, batch: Batch, losses: Losses) -> 
                 raise ConfigError(f"a record's gradient depends on other records of its batch; {WAY_OUT}")
         with without_dropout(net):
             together = _pass(net, batch, losses)
-            for count in (1, len(batch.y) - 1):
-                fewer = _pass(net, _first(batch, count), losses)
-                for what, of_all, of_fewer, size in zip(
-                    ("scores", "loss"), together, fewer, (score, loss), strict=True
+            for which in _other_sizes(batch, large):
+                others = _pass(net, _taken(batch, which), losses)
+                for what, of_all, of_others, size in zip(
+                    ("scores", "loss"), together, others, (score, loss), strict=True
                 ):
-                    if _moved(of_all[:count], of_fewer, size):
+                    if _moved(of_all[which], of_others, size):
                         raise ConfigError(f"a record's {what} depends on the size of its batch; {WAY_OUT}")
 
 
@@ -97,8 +99,8 @@ def check_vectors_independent(
         other = vectors(_others_replaced(batch, kept, classes))
         if _entry_moved(whole[kept], other[kept], allowed[kept]):
             raise ConfigError(f"a record's vector of {what} depends on other records of its batch; {WAY_OUT}")
-    for count in (1, len(batch.y) - 1):
-        if _entry_moved(whole[:count], vectors(_first(batch, count)), allowed[:count]):
+    for which in _other_sizes(batch, True):
+        if _entry_moved(whole[which], vectors(_taken(batch, which)), allowed[which]):
             raise ConfigError(f"a record's vector of {what} depends on the size of its batch; {WAY_OUT}")
 
 
@@ -193,8 +195,22 @@ def _others_replaced(batch: Batch, kept: slice, classes: int) -> Batch:
     return replace(batch, x=x, y=y)
 
 
-def _first(batch: Batch, count: int) -> Batch:
-    return replace(batch, x=batch.x[:count], y=batch.y[:count], domain=batch.domain[:count], rows=None)
+def _other_sizes(batch: Batch, large: bool) -> Iterator[Tensor]:
+    """
+    Yield the numbers of the records of a batch of one, of one less, and, if ``large``, of a large batch, in which records occur again in an order
+    without a pattern: a layer may mix records from a size of the batch on.
+    """
+    count = len(batch.y)
+    yield torch.arange(1)
+    yield torch.arange(count - 1)
+    size = min(LARGE, NUMBERS_AT_ONCE // batch.x[0].numel())
+    if large and size > count:
+        yield torch.randint(count, (size,), generator=torch.Generator().manual_seed(2))
+
+
+def _taken(batch: Batch, which: Tensor) -> Batch:
+    which = which.to(batch.x.device)
+    return replace(batch, x=batch.x[which], y=batch.y[which], domain=batch.domain[which], rows=None)
 
 
 def _size(values: Tensor) -> float:

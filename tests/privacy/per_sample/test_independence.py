@@ -20,6 +20,17 @@ from fedtl.privacy.per_sample.independence import (
 )
 
 
+class FromSize(nn.Module):
+    """Centres its features in batches of at least ``size`` records."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x):
+        return x - x.mean(0) if len(x) >= self.size else x
+
+
 class Subclass(nn.BatchNorm2d):
     """A subclass, which checks of the exact type miss."""
 
@@ -105,6 +116,7 @@ REFUSED = {
     "looks back": (LooksBack(), r"1 \(LooksBack\)"),
     "first sees third": (FirstSeesThird(), r"1 \(FirstSeesThird\)"),
     "counts": (Counts(), "1.seen"),
+    "from a size on": (FromSize(9), "size of its batch"),
     "dropout by function, and a mean": (DropsByFunction(other=True), "depend on other records"),
 }
 ACCEPTED = {
@@ -253,6 +265,14 @@ def vectors_with(size, dependence):
         return torch.cat([size * x[:, :32], small], 1)
 
     return vectors
+
+
+def test_vectors_that_depend_on_others_from_a_size_on_are_refused():
+    def vectors(rows):
+        return FromSize(100)(rows.x.flatten(1))
+
+    with pytest.raises(ConfigError, match="size of its batch"):
+        check_vectors_independent(batch(), vectors, 3, "it")
 
 
 @pytest.mark.parametrize("size", [1.0, 1e4])
