@@ -1,5 +1,6 @@
 """The documentation is true: the paths and links that it names exist, and the commands that it shows are accepted."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -99,3 +100,17 @@ def test_names_that_contributors_are_sent_to_are_in_these_files():
         if not re.search(rf"\b{name.split('.')[-1]}\b", (ROOT / path).read_text())
     ]
     assert not missing, missing
+
+
+def test_the_gains_that_pages_quote_are_those_of_the_committed_results():
+    """The page of verdicts has their numbers, README what follows from them."""
+    page, readme = ((ROOT / name).read_text() for name in ("docs/explanation/verdict.md", "README.md"))
+    gains = {}
+    for name in ("digits", "ten-seeds/digits"):
+        numbers = json.loads((ROOT / "simulations" / "results" / f"{name}.json").read_text())
+        gains[name] = [100 * end for end in numbers["overall"]["fedtl"]["mean"]["ci95"]]
+        assert " to ".join(f"{end:+.1f}" for end in gains[name]) in page.replace("\n", " ")
+    (three_low, three_high), (ten_low, _) = gains.values()
+    assert (three_low < 0 < three_high, ten_low > 0) == (True, True)
+    assert "three seeds of this run the mean gain is unclear" in readme
+    assert "it is above zero" in readme

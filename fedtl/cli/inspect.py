@@ -28,7 +28,7 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     r"""
     Print what an experiment would do, without training: its settings, tensors, privacy guarantee and refusals.
 
-    Every key is listed, with what it does; those that are not set as comments.
+    Every key is listed with what it does. A key that is not set is a comment.
     EXP is a TOML file, or the name of an included experiment (digits).
     For each tensor: its role, its size and whether it leaves a silo.
     With \[privacy], for each silo: noise, steps and epsilon.

@@ -19,7 +19,7 @@ def new(
     Look at a folder of data, and write an experiment for it with the reason for each setting.
 
     DIR is where experiment.toml is written; a file that is there is never replaced.
-    FOLDER: one CSV, Parquet, Excel or .npz file for each silo; one such file with a column that names the silo, or to be dealt; folders of images; sets of Hugging Face.
+    FOLDER: one CSV, Parquet, Excel or .npz file for each silo; one such file whose rows have a column that names the silo, or are dealt to silos; folders of images; sets of Hugging Face.
     What is doubtful is printed; change it in the file, or set it: --set data.label=NAME.
     All rows are read and nothing is trained. The output tells what the rows hold: it is for those who may see them.
 

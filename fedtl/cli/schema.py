@@ -14,7 +14,7 @@ def schema(file: FileKind = "experiment") -> None:
 
     FILE is one of experiment (the default), silo, server, result, history, metrics, comparison, plan, data, audit, onboard,
     transferability.
-    Those of history and metrics are the schema of each line of history.jsonl, and of what fedtl watch --metrics writes.
+    history and metrics describe one line: of history.jsonl, and of the file that fedtl watch --metrics writes.
 
     Example: fedtl schema experiment
     """

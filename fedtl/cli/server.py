@@ -70,7 +70,7 @@ def expel(folder: Dir, name: Annotated[str, typer.Argument(metavar="NAME")]) -> 
     """
     Never allow the key of a site to connect again. NAME is the name under which it was admitted.
 
-    To pause a site, use suspend: Flower accepts an expelled key never again.
+    To pause a site, use suspend: Flower never accepts an expelled key again.
 
     Example: fedtl server expel srv clinic
     """
@@ -173,7 +173,7 @@ def run(
     """
     Run the server (SuperLink, SuperExec and nginx) until stopped. Interrupted studies continue.
 
-    DIR/log.jsonl has what happens, a JSON object a line.
+    DIR/log.jsonl is the log: one JSON object a line.
 
     Example: fedtl server run srv
     """
@@ -190,7 +190,7 @@ def start(
     folder: Dir,
     name: Annotated[str, typer.Argument(metavar="BUNDLE")],
     study: Annotated[str, typer.Option(help="name of the study; default: the name of the bundle")] = "",
-    now: Annotated[bool, typer.Option("--now", help="start it also while another study runs")] = False,
+    now: Annotated[bool, typer.Option("--now", help="start it even if another study runs")] = False,
     wait: Annotated[
         float, typer.Option(min=0.0, help="seconds to wait for a server that is just starting")
     ] = 0.0,

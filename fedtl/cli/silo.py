@@ -94,7 +94,7 @@ def run(
     """
     Connect to the coordinator and take part in approved studies, until stopped with Ctrl-C.
 
-    DIR/log.jsonl has what happens, a JSON object a line.
+    DIR/log.jsonl is the log: one JSON object a line.
 
     Example: fedtl silo run clinic
     """

@@ -9,7 +9,17 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from fedtl.report.plots import INK, MARKERS, PALETTE, draw_legend, label_axes, label_rows, new_figure, to_svg
+from fedtl.report.plots import (
+    GREY,
+    INK,
+    MARKERS,
+    PALETTE,
+    draw_legend,
+    label_axes,
+    label_rows,
+    new_figure,
+    to_svg,
+)
 from fedtl.results.audit import AttackResult, AuditResult
 
 BOUNDS = {"steinke": "Steinke et al.", "fdp": "f-DP", "gaussian": "Gaussian (assumes normal scores)"}
@@ -47,7 +57,7 @@ def roc(membership: Mapping[str, AttackResult]) -> str:
         (keys[ATTACKS[attack]],) = axes.plot(
             points[:, 0], points[:, 1], color=PALETTE[at], lw=1.8, drawstyle="steps-post"
         )
-    (keys["random guess"],) = axes.plot([MIN_RATE, 1], [MIN_RATE, 1], color="#9a9a9a", lw=1, ls="--")
+    (keys["random guess"],) = axes.plot([MIN_RATE, 1], [MIN_RATE, 1], color=GREY, lw=1, ls="--")
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):

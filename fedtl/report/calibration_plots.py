@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.artist import Artist
 
 from fedtl.report.plots import (
+    GREY,
     INK,
     MARKERS,
     MAX_NAMED_SILOS,
@@ -32,9 +33,7 @@ def calibration(answers: Mapping[str, SiloAnswers]) -> str:
     many = len(answers) > MAX_NAMED_SILOS
     for at, (name, own) in enumerate(answers.items()):
         total = sum(one.rows for one in own.calibration)
-        colour, marker = (
-            ("#9a9a9a", "o") if many else (PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)])
-        )
+        colour, marker = (GREY, "o") if many else (PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)])
         points = merged(own.calibration)
         x, y = [100 * one.probability for one in points], [100 * one.right for one in points]
         (line,) = axes.plot(

@@ -118,7 +118,7 @@ def _floor(comparison: Comparison) -> list[str]:
     if CONSTANT not in comparison.methods:
         return []
     mean = format_with_interval(comparison.metric, comparison.mean[CONSTANT].get(comparison.metric))
-    return [f"{CONSTANT}: mean over silos {mean}"]
+    return [f"{CONSTANT}: its mean over silos is {mean}"]
 
 
 def _over(mean: Estimate | None, silos: int) -> str:

@@ -9,7 +9,7 @@ from matplotlib.patches import Polygon
 
 from fedtl.report.bounds import bounded_gain
 from fedtl.report.figures import TITLES, scale
-from fedtl.report.plots import INK, draw_legend, label_axes, label_rows, new_figure, to_svg
+from fedtl.report.plots import GREY, INK, draw_legend, label_axes, label_rows, new_figure, to_svg
 from fedtl.results.comparison import Comparison, Gain, Interval, Verdict
 
 VERDICTS = {
@@ -94,7 +94,7 @@ def _diamond(axes: Axes, metric: str, at: float, gain: Gain, half: float) -> Non
 
 def _dots(axes: Axes, metric: str, at: int, values: Sequence[float]) -> None:
     shifts = 0.22 * (np.arange(len(values)) % 5 - 2) / 2
-    axes.plot(np.array(values) * scale(metric), at + shifts, "o", color="#9a9a9a", ms=3.5, alpha=0.6, mew=0)
+    axes.plot(np.array(values) * scale(metric), at + shifts, "o", color=GREY, ms=3.5, alpha=0.6, mew=0)
 
 
 def _zero(axes: Axes, comparison: Comparison) -> None:

@@ -26,11 +26,13 @@ from fedtl.report.figures import CONSTANT, TITLES, Curve, all_silos, format_valu
 from fedtl.results.comparison import Comparison, Estimate
 from fedtl.results.run import HistoryLine, RunResult
 
-# Okabe and Ito (2008), without their yellow, and two more
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#666666")
+# Okabe and Ito (2008), without their yellow, and two more. The last two have a contrast below 3 to white: a darker orange would be the
+# vermilion of readers who see no green.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D31", "#666666", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MAX_NAMED_SILOS = 12  # with more silos, a plot shows distributions instead of names
 INK = "#222222"
+GREY = "#8f8f8f"  # of lines that are too many for a colour each
 MARGIN = 6  # pixels between a title and the edge of its figure
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
@@ -49,7 +51,7 @@ def learning_curves(history: Sequence[HistoryLine], private: bool = False) -> st
     for at, name in enumerate(names):
         points = [(line.round - 1, line.silos.get(name, {}).get(metric)) for line in history]
         colour, dash = (
-            ("#9a9a9a", "-") if many else (PALETTE[at % len(PALETTE)], "-" if at < len(PALETTE) else "--")
+            (GREY, "-") if many else (PALETTE[at % len(PALETTE)], "-" if at < len(PALETTE) else "--")
         )
         keys[name] = _line(axes, points, metric, color=colour, ls=dash, lw=0.7 if many else 1.3, alpha=0.8)
     means, counts = [], []
@@ -72,7 +74,7 @@ def epsilon_by_round(costs: Mapping[str, Mapping[int, float]]) -> str:
     keys: dict[str, Artist] = {}
     many = len(costs) > MAX_NAMED_SILOS
     for at, (name, own) in enumerate(costs.items()):
-        colour, marker = ("#9a9a9a", "") if many else (PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)])
+        colour, marker = (GREY, "") if many else (PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)])
         wider = 0 if many else 6 * (len(costs) - 1 - at) / len(costs)  # silos of equal cost lie on each other
         (line,) = axes.step(list(own), list(own.values()), color=colour, where="post", alpha=0.8)
         line.set(marker=marker, markersize=4 + wider, linewidth=1.3 + wider / 2)
@@ -207,7 +209,7 @@ def _method_boxes(
         if len(values):
             line = {"color": INK}
             axes.boxplot(values, positions=[at], orientation="horizontal", widths=0.6, showfliers=False,
-                         medianprops={"color": PALETTE[5], "lw": 2.5}, boxprops=line, whiskerprops=line, capprops=line)  # fmt: skip
+                         medianprops={"color": PALETTE[1], "lw": 2.5}, boxprops=line, whiskerprops=line, capprops=line)  # fmt: skip
             spread = at + 0.2 * (np.arange(len(values)) % 5 - 2) / 2
             axes.plot(values, spread, "o", color=PALETTE[0], ms=4, alpha=0.5, mew=0)
     counts = [sum(metric in silo for silo in figures.values()) for figures in methods.values()]

@@ -111,10 +111,10 @@ def _statistics_grid(features: Features) -> Grid:
 def _answer(result: RunResult) -> str:
     metric, worst = result.metric, result.worst
     count = silo_count_note(result.mean_silos.get(metric), len(result.silos))
-    mean = f"Mean test {TITLES[metric]}: {format_value(metric, result.mean.get(metric))}{count}"
+    mean = f"The mean test {TITLES[metric]} over silos is {format_value(metric, result.mean.get(metric))}{count}"
     if not worst.silo:
         return f"{mean}."
-    return f"{mean}; worst: {format_value(metric, worst.figures.get(metric))}{count} at {worst.silo}."
+    return f"{mean}; the worst is {format_value(metric, worst.figures.get(metric))}{count}, at {worst.silo}."
 
 
 def _saved(result: RunResult) -> str:

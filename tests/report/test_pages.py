@@ -34,7 +34,7 @@ def test_the_page_of_a_run_is_self_contained_and_shows_its_input(task, silos, ex
         assert name in text
         assert all(format_value(m, its[m]) in text for m in figures(task, 0))
     assert (
-        f"{format_value(metric, result['mean'][metric])}; worst: {format_value(metric, result['worst'][metric])} at"
+        f"{format_value(metric, result['mean'][metric])}; the worst is {format_value(metric, result['worst'][metric])}, at"
         in text
     )
     assert TOML.strip() in text

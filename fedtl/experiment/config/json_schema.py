@@ -1,9 +1,8 @@
-"""The JSON Schema (draft 2020-12) of an experiment, with what each key does: for editors, and for the pages of docs/reference."""
+"""The JSON Schema (draft 7) of an experiment, with what each key does: for editors, and for the pages of docs/reference."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedtl._util.record_schema import DRAFT
 from fedtl._util.settings import Settings
 from fedtl.data.registry import DATA
 from fedtl.experiment.config.about import ABOUT
@@ -12,6 +11,7 @@ from fedtl.methods.registry import METHODS
 from fedtl.models.registry import MODELS
 
 Schema = dict[str, Any]
+DRAFT = "http://json-schema.org/draft-07/schema#"  # the newest that Taplo knows, the language server of TOML in most editors
 
 
 def experiment_schema() -> Schema:

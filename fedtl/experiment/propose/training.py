@@ -68,7 +68,7 @@ def _model(shape: tuple[int, ...]) -> Iterator[Guess]:
     if len(shape) == 1:
         doubt = "for few rows and many columns: linear" if shape[0] > MANY_COLUMNS else ""
         yield Guess(
-            "model", "mlp", f"the inputs are {shape[0]} columns of a table", doubt, {"model.name": "mlp"}
+            "model", "mlp", f"a row of the table gives {shape[0]} inputs", doubt, {"model.name": "mlp"}
         )
         rate["train.momentum"] = 0.0
     elif len(shape) == 2:
