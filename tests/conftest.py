@@ -15,6 +15,8 @@ import torch
 from fedtl.training import threads
 from tests.commands import COSTS, fork_instead_of_spawn
 from tests.costs import share_costs
+from tests.label_doubts import doubt_where, doubts_switch
+from tests.model_specs import build_once
 from tests.verified import verify_once
 
 # Marks by what a file does, so that ``make quick`` can leave out what takes long (see pyproject.toml for their meaning).
@@ -60,6 +62,15 @@ VERIFIED_ONCE = (
     *("test_api.py", "privacy/test_units_audit.py", "methods/test_promises.py"),
 )
 VERIFIED_EACH_ROUND = ("experiment/test_private.py",)  # of those, the one whose subject it is
+# Files whose subject is doubtful labels, whose runs are compared with those of a Python that starts anew, or whose output people read.
+LABELS_DOUBTED = (
+    *("experiment/test_doubtful_labels.py", "experiment/test_engines.py", "simulation/", "simulations/"),
+    *("pages/", "deployment/test_", "test_packaging.py", "gpu/"),
+)
+MODELS_BUILT = (
+    "models/",
+    "gpu/",
+)  # files whose subject is models; in all others a process builds and tries each of fedtl's once
 # What takes longest starts first, so that at the end no worker waits for the other: files of minutes, then by package.
 FIRST = (
     *("deployment/test_deployment.py", "audit/test_broken_privacy.py", "deployment/test_malice.py"),
@@ -123,17 +134,23 @@ def costs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def fast_starts(request: pytest.FixtureRequest, costs_folder: Path) -> Iterator[None]:
-    """Worker processes start fast, and a privacy cost is computed once; see SPAWNED, COMPUTED and VERIFIED_ONCE."""
+    """What a test needs and is not about takes little time; see SPAWNED, COMPUTED, VERIFIED_ONCE, LABELS_DOUBTED and MODELS_BUILT."""
+    place, switch = _place(request.path), doubts_switch(costs_folder)
     with pytest.MonkeyPatch.context() as patch:
-        if not _place(request.path).startswith(SPAWNED):
+        if not place.startswith(SPAWNED):
             fork_instead_of_spawn(patch)
-        if not _place(request.path).startswith(COMPUTED):
+        if not place.startswith(COMPUTED):
             share_costs(patch, costs_folder)
             patch.setenv(COSTS, str(costs_folder))
-        place = _place(request.path)
         if place.startswith(VERIFIED_ONCE) and not place.startswith(VERIFIED_EACH_ROUND):
             verify_once(patch)
+        if not place.startswith(MODELS_BUILT):
+            build_once(patch)
+        doubt_where(patch, switch)
+        if place.startswith(LABELS_DOUBTED):
+            switch.touch()
         yield
+        switch.unlink(missing_ok=True)
 
 
 @pytest.hookimpl(tryfirst=True)
