@@ -24,7 +24,7 @@ MARKS = {
     "audit": ("audit/",),
     "gpu": ("gpu/",),
     "private": (
-        *("privacy/", "experiment/test_private.py", "experiment/lint/", "training/test_private.py"),
+        *("privacy/", "experiment/test_private", "experiment/lint/", "training/test_private.py"),
         *("methods/test_restrict.py", "data/test_origins.py"),
     ),
     "process": (
@@ -61,7 +61,7 @@ VERIFIED_ONCE = (
     *("audit/", "deployment/site/", "experiment/", "simulations/", "pages/", "cli/", "report/"),
     *("test_api.py", "privacy/test_units_audit.py", "methods/test_promises.py"),
 )
-VERIFIED_EACH_ROUND = ("experiment/test_private.py",)  # of those, the one whose subject it is
+VERIFIED_EACH_ROUND = ("experiment/test_private",)  # of those, the files whose subject it is
 # Files whose subject is doubtful labels, whose runs are compared with those of a Python that starts anew, or whose output people read.
 LABELS_DOUBTED = (
     *("experiment/test_doubtful_labels.py", "experiment/test_engines.py", "simulation/", "simulations/"),
@@ -71,28 +71,16 @@ MODELS_BUILT = (
     "models/",
     "gpu/",
 )  # files whose subject is models; in all others a process builds and tries each of fedtl's once
-# What takes longest starts first, so that at the end no worker waits for the other: files of minutes, then by package.
+# What takes longest starts first, so that at the end no worker waits for the other: files that wait for processes beside files that
+# compute, then by package. Every file of 20 seconds of a core, or of half a minute of waiting, is named, or is in a package that is.
 FIRST = (
-    *("deployment/test_deployment.py", "audit/test_broken_privacy.py", "deployment/test_malice.py"),
-    *(
-        "simulation/test_ray.py",
-        "experiment/test_engines.py",
-        "methods/test_promises.py",
-        "cli/test_interrupts.py",
-    ),
-    *("experiment/test_private.py", "experiment/test_unlabelled.py", "models/test_dp_norm.py", "test_api.py"),
-    *("experiment/test_tuning.py", "simulations/test_private_table.py", "privacy/test_accounting.py"),
-    *(
-        "audit/",
-        "experiment/",
-        "deployment/",
-        "simulation/",
-        "report/",
-        "cli/",
-        "privacy/",
-        "models/",
-        "test_packaging.py",
-    ),
+    *("deployment/test_deployment.py", "audit/test_broken_privacy.py", "pages/test_federation.py"),
+    *("pages/test_tutorials.py", "deployment/test_deploy.py", "methods/test_promises.py"),
+    *("pages/test_notebooks.py", "deployment/test_malice.py", "test_api.py", "cli/test_interrupts.py"),
+    *("simulation/test_ray.py", "experiment/test_engines.py", "experiment/test_private"),
+    *("experiment/test_unlabelled.py", "models/test_dp_norm.py", "experiment/test_tuning.py"),
+    *("simulations/test_private_table.py", "privacy/test_accounting.py", "pages/", "audit/", "experiment/"),
+    *("deployment/", "simulation/", "report/", "cli/", "privacy/", "models/", "test_packaging.py"),
 )
 DATA = Path(os.environ.get("FEDTL_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 
