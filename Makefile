@@ -79,5 +79,5 @@ wheelhouse: .venv/.ready
 	UV_SYSTEM_CERTS=1 UV_HTTP_RETRIES=1 $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[all,dev]' \
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[all,dev]'
 	@# pip would compile on one core, and what is hardly imported too. A template that is not Python fails here, as it does in pip.
-	@$(BIN)/python -m compileall -qq -j 0 -x '/(tests|testing|ray|pip|mypy|_inductor|networkx|fontTools)/' .venv/lib fedtl || true
+	@$(BIN)/python -m compileall -qq -j 0 -x '/(tests|testing|ray|pip|mypyc?|_inductor|networkx|fontTools|transformers/models|pydicom/sr|sympy/physics|debugpy|setuptools|Crypto|accelerate|lexers)/' .venv/lib fedtl || true
 	@touch $@

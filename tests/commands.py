@@ -29,14 +29,14 @@ PRELOADED = (
     *("fedtl.simulation.worker", "tests.commands"),
 )
 
-if (
-    COSTS in os.environ
-):  # imported by the process that others are forked from: its workers share costs as the commands do
+if COSTS in os.environ:  # imported by the process that others are forked from, for its commands and workers
     from tests.costs import share_costs
+    from tests.label_doubts import doubt_where, doubts_switch
     from tests.verified import verify_once
 
     share_costs(pytest.MonkeyPatch(), os.environ[COSTS])
     verify_once(pytest.MonkeyPatch())
+    doubt_where(pytest.MonkeyPatch(), doubts_switch(os.environ[COSTS]))
 gc.freeze()  # what was imported is no garbage in the processes that are forked
 
 

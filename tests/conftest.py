@@ -15,6 +15,8 @@ import torch
 from fedtl.training import threads
 from tests.commands import COSTS, fork_instead_of_spawn
 from tests.costs import share_costs
+from tests.label_doubts import doubt_where, doubts_switch
+from tests.model_specs import build_once
 from tests.verified import verify_once
 
 # Marks by what a file does, so that ``make quick`` can leave out what takes long (see pyproject.toml for their meaning).
@@ -22,7 +24,7 @@ MARKS = {
     "audit": ("audit/",),
     "gpu": ("gpu/",),
     "private": (
-        *("privacy/", "experiment/test_private.py", "experiment/lint/", "training/test_private.py"),
+        *("privacy/", "experiment/test_private", "experiment/lint/", "training/test_private.py"),
         *("methods/test_restrict.py", "data/test_origins.py"),
     ),
     "process": (
@@ -59,29 +61,26 @@ VERIFIED_ONCE = (
     *("audit/", "deployment/site/", "experiment/", "simulations/", "pages/", "cli/", "report/"),
     *("test_api.py", "privacy/test_units_audit.py", "methods/test_promises.py"),
 )
-VERIFIED_EACH_ROUND = ("experiment/test_private.py",)  # of those, the one whose subject it is
-# What takes longest starts first, so that at the end no worker waits for the other: files of minutes, then by package.
+VERIFIED_EACH_ROUND = ("experiment/test_private",)  # of those, the files whose subject it is
+# Files whose subject is doubtful labels, whose runs are compared with those of a Python that starts anew, or whose output people read.
+LABELS_DOUBTED = (
+    *("experiment/test_doubtful_labels.py", "experiment/test_engines.py", "simulation/", "simulations/"),
+    *("pages/", "deployment/test_", "test_packaging.py", "gpu/"),
+)
+MODELS_BUILT = (
+    "models/",
+    "gpu/",
+)  # files whose subject is models; in all others a process builds and tries each of fedtl's once
+# What takes longest starts first, so that at the end no worker waits for the other: files that wait for processes beside files that
+# compute, then by package. Every file of 20 seconds of a core, or of half a minute of waiting, is named, or is in a package that is.
 FIRST = (
-    *("deployment/test_deployment.py", "audit/test_broken_privacy.py", "deployment/test_malice.py"),
-    *(
-        "simulation/test_ray.py",
-        "experiment/test_engines.py",
-        "methods/test_promises.py",
-        "cli/test_interrupts.py",
-    ),
-    *("experiment/test_private.py", "experiment/test_unlabelled.py", "models/test_dp_norm.py", "test_api.py"),
-    *("experiment/test_tuning.py", "simulations/test_private_table.py", "privacy/test_accounting.py"),
-    *(
-        "audit/",
-        "experiment/",
-        "deployment/",
-        "simulation/",
-        "report/",
-        "cli/",
-        "privacy/",
-        "models/",
-        "test_packaging.py",
-    ),
+    *("deployment/test_deployment.py", "audit/test_broken_privacy.py", "pages/test_federation.py"),
+    *("pages/test_tutorials.py", "deployment/test_deploy.py", "methods/test_promises.py"),
+    *("pages/test_notebooks.py", "deployment/test_malice.py", "test_api.py", "cli/test_interrupts.py"),
+    *("simulation/test_ray.py", "experiment/test_engines.py", "experiment/test_private"),
+    *("experiment/test_unlabelled.py", "models/test_dp_norm.py", "experiment/test_tuning.py"),
+    *("simulations/test_private_table.py", "privacy/test_accounting.py", "pages/", "audit/", "experiment/"),
+    *("deployment/", "simulation/", "report/", "cli/", "privacy/", "models/", "test_packaging.py"),
 )
 DATA = Path(os.environ.get("FEDTL_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 
@@ -123,17 +122,23 @@ def costs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def fast_starts(request: pytest.FixtureRequest, costs_folder: Path) -> Iterator[None]:
-    """Worker processes start fast, and a privacy cost is computed once; see SPAWNED, COMPUTED and VERIFIED_ONCE."""
+    """What a test needs and is not about takes little time; see SPAWNED, COMPUTED, VERIFIED_ONCE, LABELS_DOUBTED and MODELS_BUILT."""
+    place, switch = _place(request.path), doubts_switch(costs_folder)
     with pytest.MonkeyPatch.context() as patch:
-        if not _place(request.path).startswith(SPAWNED):
+        if not place.startswith(SPAWNED):
             fork_instead_of_spawn(patch)
-        if not _place(request.path).startswith(COMPUTED):
+        if not place.startswith(COMPUTED):
             share_costs(patch, costs_folder)
             patch.setenv(COSTS, str(costs_folder))
-        place = _place(request.path)
         if place.startswith(VERIFIED_ONCE) and not place.startswith(VERIFIED_EACH_ROUND):
             verify_once(patch)
+        if not place.startswith(MODELS_BUILT):
+            build_once(patch)
+        doubt_where(patch, switch)
+        if place.startswith(LABELS_DOUBTED):
+            switch.touch()
         yield
+        switch.unlink(missing_ok=True)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -61,7 +61,7 @@ def test_streamed_images_have_that_of_their_names_and_sizes(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_has_one_for_each_silo(tmp_path):
-    """tests/experiment/test_private.py: a private run has none."""
+    """tests/experiment/test_private_run.py: a private run has none."""
     settings = load_experiment(
         "digits",
         [

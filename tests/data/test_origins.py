@@ -19,7 +19,7 @@ from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.simulation.shared_store import temporary_store
-from tests.experiment.test_private import bench_of, data_of, silo_of
+from tests.experiment.private_silos import bench_of, data_of, silo_of
 
 PRIVATE = ["privacy.epsilon=3", "data.silos=[]", "data.limit=0", "rounds=2", "engine.name=serial"]
 CLASSES = "data.classes=['0','1']"

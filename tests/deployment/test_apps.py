@@ -21,7 +21,7 @@ from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Task
 from fedtl.methods.server import ServerStep
 from tests.deployment.site.sites import Site
-from tests.federation.test_flower import wire
+from tests.federation.grids import wire
 
 CONFIG = {"experiment": "digits", "study": "s"}
 NODE = 77

@@ -19,7 +19,7 @@ from fedtl.privacy.taint_metadata import read_labels
 from fedtl.training.at_home import FinalModel, Member, alone_trainer
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import OwnStart, Trainer
-from tests.experiment.test_private import data_of, silo_of, task_of
+from tests.experiment.private_silos import data_of, silo_of, task_of
 
 PRIVATE = ["rounds=1", "data.limit=40", "engine.name=serial", "privacy.epsilon=8", "method.tune.epochs=0"]
 

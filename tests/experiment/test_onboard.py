@@ -31,7 +31,7 @@ from fedtl.results.onboard import OnboardResult
 from fedtl.training.at_home import features_by
 from fedtl.training.few_labels import alone_on_few, passes, tuned_on_few, with_few_labels
 from fedtl.training.loop import Loop
-from tests.experiment.test_private import data_of
+from tests.experiment.private_silos import data_of
 from tests.experiments import ROUNDS_ONLY
 
 SETS = ["rounds=1", "data.limit=60", "engine.name=serial", 'data.late=["textured"]', *ROUNDS_ONLY]

@@ -9,7 +9,7 @@ from flwr.superlink.grid import http_grid
 
 from fedtl.federation.flower import FlowerFederation, array_record
 from fedtl.federation.flower_replies import MAX_HEADER_BYTES, UnreadableReply, limit_replies, read_reply
-from tests.federation.test_flower import SHARED
+from tests.federation.grids import SHARED
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from fedtl.training import recorded
 from fedtl.training.graphs import Graph
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import CPU, Trainer
-from tests.experiment.test_private import bench_of, silo_of
-from tests.experiment.test_private import task_of as private_task_of
+from tests.experiment.private_silos import bench_of, silo_of
+from tests.experiment.private_silos import task_of as private_task_of
 from tests.simulation.stacked.stacks import SHAPES, five, silos_of, task_of
 from tests.training.test_recorded import Sorted, net_with
 

@@ -19,7 +19,7 @@ from fedtl.simulation.shared_store import temporary_store
 from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
-from tests.experiment.test_private import data_of, silo_of, task_of
+from tests.experiment.private_silos import data_of, silo_of, task_of
 
 FILM = frozenset({Role.NORM, Role.HEAD})
 WEIGHTS = {Role.BODY, Role.NORM, Role.HEAD}

@@ -25,7 +25,7 @@ from fedtl.models.roles import Role
 from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
-from tests.experiment.test_private import bench_of, silo_of, task_of
+from tests.experiment.private_silos import bench_of, silo_of, task_of
 from tests.training.silos import FULL_BATCH, data_of, federate, mlp, same, silo_at, task_for
 
 SEEN = {}

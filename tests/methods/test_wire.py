@@ -23,8 +23,8 @@ from fedtl.methods.wire import WIRE_TYPES, Encoding, Wire
 from fedtl.models.roles import Role
 from fedtl.models.state import size_in_bytes
 from fedtl.training.trainer import Trainer
-from tests.federation.test_flower import sent as flower_message
-from tests.federation.test_flower import wire as over_flower
+from tests.federation.grids import sent as flower_message
+from tests.federation.grids import wire as over_flower
 from tests.training.silos import FULL_BATCH, federate, mlp, same, silo_at, task_for
 
 LOSSY = WIRE_TYPES[1:]

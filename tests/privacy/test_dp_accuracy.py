@@ -12,7 +12,7 @@ from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
 from fedtl.privacy.dp_accuracy import AccuracyRelease, noisy_mean
 from fedtl.privacy.noise import Noise
-from tests.experiment.test_private import bench_of, data_of, silo_of, studies_of, task_of
+from tests.experiment.private_silos import bench_of, data_of, silo_of, studies_of, task_of
 from tests.privacy.patients import of_patients
 
 

@@ -33,7 +33,7 @@ from fedtl.privacy.noise import Noise
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import private
 from fedtl.training.private import noisy_summaries
-from tests.experiment.test_private import bench_of, data_of, same, silo_of, studies_of, task_of
+from tests.experiment.private_silos import bench_of, data_of, same, silo_of, studies_of, task_of
 from tests.privacy.patients import of_patients
 
 NAME, WIDTH = "summary/ridge", 3

@@ -22,7 +22,7 @@ from fedtl.privacy.guarantee import Releases
 from fedtl.privacy.noise import Noise
 from fedtl.training.batches import to_inputs
 from fedtl.training.loop import TrainingConfig
-from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
+from tests.experiment.private_silos import bench_of, data_of, silo_of, task_of
 from tests.privacy.test_dp_adabn import body, inputs, release_of, rows_of
 from tests.problems import with_training
 

@@ -27,7 +27,7 @@ from fedtl.privacy.taint import Label
 from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
+from tests.experiment.private_silos import bench_of, data_of, silo_of, task_of
 from tests.experiments import ROUNDS_ONLY
 
 

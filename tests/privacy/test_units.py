@@ -24,7 +24,7 @@ from fedtl.privacy import dp_sgd as mechanism
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.private import release_statistics
-from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
+from tests.experiment.private_silos import bench_of, data_of, silo_of, task_of
 from tests.privacy.patients import of_patients, table
 from tests.problems import with_training
 

@@ -11,7 +11,7 @@ from fedtl.methods.registry import METHODS
 from fedtl.methods.sets import RESIDUAL, part
 from fedtl.methods.wire import Wire
 from fedtl.privacy.taint import Label
-from tests.experiment.test_private import bench_of, same, silo_of, task_of
+from tests.experiment.private_silos import bench_of, same, silo_of, task_of
 from tests.privacy.test_taint import trained_openly
 
 

@@ -21,7 +21,7 @@ from fedtl.privacy.per_sample.clipping import by_bookkeeping, by_hooks, clipped
 from fedtl.training.at_home import own_model, tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
-from tests.experiment import test_private as private
+from tests.experiment import private_silos as private
 from tests.problems import expected_sum, flat, one_at_a_time
 from tests.training.silos import COLUMNS, data_of, federate, mlp, moved, silo_at, task_for
 

@@ -14,7 +14,7 @@ from fedtl.methods.slots import zeros
 from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.state import copy_state
 from fedtl.training.loop import TrainingConfig
-from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
+from tests.experiment.private_silos import bench_of, data_of, silo_of, task_of
 
 SEEN = []
 

@@ -16,7 +16,7 @@ from fedtl.methods.server import ServerStep
 from fedtl.models.net import ModelSpec
 from fedtl.privacy import charge
 from tests.deployment.site.sites import PRIVATE, Site, same
-from tests.federation.test_flower import sent
+from tests.federation.grids import sent
 from tests.real_processes import Federation
 
 

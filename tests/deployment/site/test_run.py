@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from importlib.metadata import packages_distributions
 from types import SimpleNamespace
 
 import flwr.supernode.start_client_internal as node
@@ -14,6 +15,7 @@ from flwr.supercore.fab import Fab
 from flwr.supernode import fleet_http_connection
 
 import fedtl.deployment.site.supernode
+from fedtl.deployment import bundle_contents
 from fedtl.deployment.bundle_contents import check_bundle_contents
 from fedtl.deployment.coordinator.bundle import build_bundle
 from fedtl.deployment.flower_version import check_flower
@@ -89,6 +91,8 @@ def test_a_bundle_holds_plain_files_only(made, name, mode, match):
         ("torch/__init__.py", "'torch', which would"),
         ("numpy.py", "'numpy.py', which would"),
         ("json/__init__.py", "'json', which would"),
+        ("_cffi_backend.py", "'_cffi_backend.py', which would"),  # installed as a compiled module
+        ("_pytest/__init__.py", "'_pytest', which would"),  # a package of a distribution of another name
         ("data/patients.json", "'data'; it may"),
         ("server/../../etc/x.py", "outside its folder"),
         ("/etc/passwd", "outside its folder"),
@@ -102,6 +106,14 @@ def test_a_bundle_with_other_files_is_refused_even_if_approved(home, name, match
     with pytest.raises(ConfigError, match=match):
         check_bundle_contents(content)
     assert "bundle" in refusal_reason(home, content)
+
+
+def test_installed_names_are_those_of_importlib():
+    names = packages_distributions()
+    some = [*sorted(names)[::23], "experiments", "pyproject.toml", ".info", "numpy.py"]
+    assert {name: bundle_contents._is_installed(name) for name in some} == {
+        name: name in names and name.isidentifier() for name in some
+    }
 
 
 def test_the_size_of_a_bundle_is_limited(monkeypatch):

@@ -21,7 +21,7 @@ from fedtl.methods.losses import PerExample
 from fedtl.methods.registry import TERMS
 from fedtl.models.registry import MODELS
 from fedtl.privacy.guarantee import PrivacyGuarantee
-from tests.experiment.test_private import bench_of, silo_of
+from tests.experiment.private_silos import bench_of, silo_of
 from tests.problems import with_training
 
 PRIVATE = ["privacy.epsilon=3", 'data.silos=["plain", "faint"]']

@@ -22,7 +22,7 @@ from fedtl.models.roles import Role
 from fedtl.models.state import copy_state, size_in_bytes
 from fedtl.results.plan import StatePart
 from fedtl.simulation.shared_store import temporary_store
-from tests.federation.test_flower import sent, wire
+from tests.federation.grids import sent, wire
 from tests.methods.promises.trained import PLAN, Run, Watched, silos_of, trainer_of
 from tests.methods.promises.whole import settings_of
 from tests.training.silos import same

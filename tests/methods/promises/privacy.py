@@ -12,7 +12,7 @@ from fedtl.methods.private import private_problems
 from fedtl.models.roles import Role
 from fedtl.privacy import accounting, charge
 from fedtl.privacy.taint import Label
-from tests.experiment.test_private import bench_of, data_of, silo_of, studies_of, task_of
+from tests.experiment.private_silos import bench_of, data_of, silo_of, studies_of, task_of
 from tests.methods.promises.trained import Run
 from tests.training.silos import same
 
