@@ -42,6 +42,7 @@ class RandomConvolution(TaskLoss):
     weight: Weight = 1.0
     keep: Fraction = 0.0
     by_pixel = False
+    drawn_by_batch = True
 
     def modules(self, features: int, shape: Shape) -> dict[str, nn.Module]:
         if len(shape) != 3:
