@@ -64,7 +64,7 @@ DOORS = {
         "tasks.classification",
         "tasks.regression",
         "audit.attacks.membership",
-        *("methods.measures.clusters", "experiment.page_facts", "experiment.feature_maps"),
+        *("experiment.page_facts", "experiment.feature_maps"),
     },
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),

@@ -32,7 +32,7 @@ def choices(
     takes what ``label_free_choice`` says. None where no choice is allowed, or where the silo has no validation result.
     """
     if joining and silo in experiment.data.unlabelled:
-        return methods_without_labels(joining, silo)
+        return methods_without_labels(joining, silo, experiment.data.predicted.exclusive)
     basis = chosen_on(experiment)
     if basis is None or not joining:
         return None

@@ -17,6 +17,7 @@ from fedtl.experiment.config.model_schema import TrainSettings
 from fedtl.experiment.config.resolve import method_of, wired, without_release
 from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings, WireSettings
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.scores import NO_TERMS
 from fedtl.experiment.side_results import CONSTANT
 from fedtl.experiment.summary import LOCAL
 from fedtl.experiment.tuning import Values, check_budgets, trial_values, with_set_values, with_values
@@ -127,7 +128,7 @@ def _columns_of(experiment: Experiment, name: str) -> Iterator[Column]:
         yield Column(CONSTANT, chosen, Kind.CONSTANT)
     if own and experiment.method.terms:
         bare = MethodSettings(**{**experiment.method.model_dump(), "terms": []})
-        yield Column(f"{name}, no terms", with_changes(experiment, method=bare), trials=trials)
+        yield Column(NO_TERMS.format(name=name), with_changes(experiment, method=bare), trials=trials)
     if own and (experiment.model.weights or experiment.model.pretrain_on):
         scratch = {"weights": "", "pretrain_on": [], "freeze": 0, "adapters": None}
         model = experiment.model.model_copy(update=scratch)

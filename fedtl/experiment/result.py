@@ -8,7 +8,7 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.data.labels import has_label
 from fedtl.experiment.doubtful_labels import doubt_notes, save_doubts
 from fedtl.experiment.final_models import mix_of, save_final_model
-from fedtl.experiment.label_free_choice import save_unlabelled
+from fedtl.experiment.label_free_choice import Unlabelled, save_unlabelled
 from fedtl.experiment.notes import statistics_notes
 from fedtl.experiment.privacy_report import privacy_report, privacy_warnings, spent_privacy
 from fedtl.experiment.provenance import provenance_after_finish, silo_provenance
@@ -53,7 +53,8 @@ def save_outcome(study: Study, folder: RunFolder, shared: State, name: str, outc
     if outcome.doubts is not None:
         save_doubts(study, folder, name, outcome.doubts)
     if outcome.unlabelled is not None:
-        save_unlabelled(folder, name, outcome.unlabelled)
+        rows = study.silo_data.unlabelled_row_numbers(name)
+        save_unlabelled(folder, name, Unlabelled(outcome.unlabelled, rows))
     test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
     if (units := study.evaluation_set(name).units) is not None:
         test["units"] = units

@@ -1,6 +1,6 @@
 """What each method scores on each silo's test rows: over seeds, against training alone, and as the silo would choose."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ Results = Mapping[
     str, Sequence[RunResult]
 ]  # by method: one run for each seed and fold, the folds of a seed together
 SOURCE_ONLY = "silobn"  # the shared model with a silo's own statistics (AdaBN): trained on the labels of other silos alone
+NO_TERMS = "{name}, no terms"  # the column of a method that has further terms, without them
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,12 @@ def read_scores(folders: Mapping[str, Sequence[RunFolder]], results: Results, ho
     return scores
 
 
+def source_only(labels: Container[str]) -> str:
+    """Return the column of ``SOURCE_ONLY`` without further terms, which can train on other losses."""
+    bare = NO_TERMS.format(name=SOURCE_ONLY)
+    return bare if bare in labels else SOURCE_ONLY
+
+
 def estimates(scores: Scores) -> dict[str, dict[str, dict[str, Estimate]]]:
     """Return the metrics by method, silo and metric."""
     return {
@@ -111,7 +118,7 @@ def _compare(
     scores.spread[silo] = float(y.std()) if y.dtype.kind == "f" else 1.0
     values = {label: scores.measured[label][silo].get(how.main) for label in seeds}
     without = silo in how.unlabelled
-    base = SOURCE_ONLY if without else how.local
+    base = source_only(values) if without else how.local
     over, chosen = (
         (scores.over_source, scores.chosen_label_free) if without else (scores.over_local, scores.chosen)
     )

@@ -9,8 +9,9 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.data.fingerprint import rows_fingerprint
 from fedtl.data.prepare import EvaluationSet, Prepared
 from fedtl.data.preprocess import Inputs
+from fedtl.data.row_numbers import unlabelled_row_numbers
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import Raw
+from fedtl.data.source import Array, Raw
 from fedtl.experiment.data_schema import DataSchema
 from fedtl.simulation.shared_store import SharedStore
 
@@ -46,6 +47,10 @@ class StudyData:
         """Return a silo's test rows. Raises DataError."""
         rows: EvaluationSet = self._part(name, "evaluation_set")
         return rows
+
+    def unlabelled_row_numbers(self, name: str) -> Array:
+        """Return the permanent numbers of the training and validation rows whose labels are not used. Raises DataError."""
+        return unlabelled_row_numbers(self.stored(name), self.settings, name, self.seed)
 
     def inputs(self, name: str) -> Inputs:
         """Return how a silo's inputs were made from its rows. Raises DataError."""

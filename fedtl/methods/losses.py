@@ -156,7 +156,8 @@ class Loss(WithModules):
     What any loss on examples may need: a second domain, outputs of layers, classes rather than values as labels.
     ``source_free``: it is defined on rows without labels alone, so that a silo without labels can train on it.
     ``follows_progress``: it uses ``Forward.progress``, so that a round depends on the number of all rounds. ``any_task``: it is defined
-    whatever is predicted (``tasks``), and not only for classes and values; ``by_pixel``: also of scores [B, width, H, W].
+    whatever is predicted (``tasks``), and not only for classes and values; ``by_pixel``: also of scores [B, width, H, W]. ``drawn_by_batch``:
+    what it draws at random for a row depends on the rows that are drawn with it.
     """
 
     needs_target = False
@@ -165,6 +166,7 @@ class Loss(WithModules):
     follows_progress = False
     any_task = False
     by_pixel = False
+    drawn_by_batch = False
     needs_layers: tuple[str, ...] = ()  # paths in the net, such as "body.features.0"
 
 

@@ -13,6 +13,8 @@ def private_problems(method: Method) -> Iterator[str]:
     for term in method.losses:
         if isinstance(term, PerBatch):
             yield f"the loss {type(term).__name__} depends on several examples together, so no example's gradient can be clipped"
+        elif term.drawn_by_batch:
+            yield f"what the loss {type(term).__name__} draws for a row depends on the rows in its batch, which the accounting does not cover"
         elif term.needs_target:
             yield f"the loss {type(term).__name__} samples rows of a second domain, which the accounting does not cover"
     for number, phase in enumerate(method.phases, 1):

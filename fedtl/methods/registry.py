@@ -37,7 +37,7 @@ from fedtl.methods.mrmtl import mrmtl
 from fedtl.methods.near_target import NearTarget
 from fedtl.methods.protonet import protonet
 from fedtl.methods.pseudo_label import PseudoLabel
-from fedtl.methods.randconv import RandomConvolution
+from fedtl.methods.randconv import RandomConvolution, randconv
 from fedtl.methods.ridge import ridge
 from fedtl.methods.scaffold import scaffold
 from fedtl.methods.scarf import Scarf
@@ -145,6 +145,7 @@ PLAIN = (
         ridge,
         simultaneous,
         shot,
+        randconv,
         autodial,
         kd3a,
         select_start,

@@ -13,8 +13,8 @@ HEAD = ("silo", "method", "minus silobn", "")
 HOW = (
     "At a silo without labels nothing can be trained alone; methods are compared with silobn, the shared model with the silo's own "
     "statistics (AdaBN). Which method the silo takes is chosen without its labels, on its training and validation rows: the one whose "
-    "answers agree most with clusters of its features (Musgrave et al., 2022), or silobn, where its own answers agree too little with "
-    "clusters; in regression the one nearest to the mean of all."
+    "trainings with different seeds give the most rows the same answer (Jiang et al., 2022); with one seed silobn; where values are "
+    "predicted, the one nearest to the mean of all."
 )
 
 

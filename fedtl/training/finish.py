@@ -20,7 +20,6 @@ from fedtl.errors import SiloFailed
 from fedtl.messages import Task
 from fedtl.methods.base import HEAD, Phase, fits_at_home, trained_roles
 from fedtl.methods.label_doubt import Doubts, label_doubts
-from fedtl.methods.measures.clusters import cluster_agreement
 from fedtl.methods.ridge import RidgeHead, is_linear
 from fedtl.methods.sets import SUMMARY, part
 from fedtl.methods.sharing import local
@@ -37,7 +36,6 @@ from fedtl.training.at_home import (
     finish,
     own_model,
     received_model,
-    trainer_of,
     used_model,
 )
 from fedtl.training.evaluate import fits_statistics
@@ -50,17 +48,6 @@ HEAD_EPOCHS = 50  # over a late silo's few labelled rows; a linear head has conv
 
 
 @dataclass(frozen=True)
-class Unlabelled:
-    """
-    What a silo's model gives for training and validation rows without labels: ``scores`` [N, width], and how much its answers agree
-    with clusters of its features (``measures.clusters``); NaN in regression.
-    """
-
-    scores: Tensor
-    cluster_agreement: float
-
-
-@dataclass(frozen=True)
 class Outcome:
     """
     The final model of a silo and its metrics. ``scores``, ``y`` and ``ids`` have one entry for each test row.
@@ -69,7 +56,7 @@ class Outcome:
     ``refitted``: where the norms' statistics are shared, those of this earlier model with the exact statistics of the silo's
     training inputs instead. ``statistics_distance``: how far the trained statistics are from the exact ones
     (``models.norms.statistics_distance``); None in a private run, and for a model without running statistics.
-    ``unlabelled``: of a silo without labels.
+    ``unlabelled``: of a silo without labels, the scores [N, width] of its training and validation rows.
     ``doubts``: training labels that are probably wrong, by the features of a body trained shortly; None in a private run, in
     regression, and with too few rows.
     """
@@ -85,7 +72,7 @@ class Outcome:
     target_adabn: Measured | None = None
     refitted: Measured | None = None
     statistics_distance: float | None = None
-    unlabelled: Unlabelled | None = None
+    unlabelled: Tensor | None = None
     doubts: Doubts | None = None
 
     def without_tensors(self) -> "Outcome":
@@ -151,7 +138,7 @@ class Examine:
             target_adabn=target_adabn,
             refitted=refitted,
             statistics_distance=distance,
-            unlabelled=None if data.has_labels else _unlabelled(trainer, model, data),
+            unlabelled=None if data.has_labels else model.scores(trainer, unlabelled_inputs(data), data),
             doubts=_doubts(trainer, silo, self.task),
         )
 
@@ -166,16 +153,6 @@ class Examine:
         if distance is None or fits_statistics(method, trainer.partition, used, self.task.shared):
             return None, distance if Role.STATS in trained_roles(method) else None
         return _measured(trainer, exact, test, silo.data), distance
-
-
-def _unlabelled(trainer: Trainer, model: FinalModel, data: SiloDataset) -> Unlabelled:
-    x = unlabelled_inputs(data)
-    scores = model.scores(trainer, x, data)
-    if not data.classes:
-        return Unlabelled(scores, float("nan"))
-    rows = Dataset(x, torch.zeros(len(x), dtype=torch.long))  # any label: none is read
-    features = features_by(trainer_of(model.main, trainer), model.main.state, rows, data).features
-    return Unlabelled(scores, cluster_agreement(features, scores.argmax(1), data.width))
 
 
 def _doubts(trainer: Trainer, silo: Silo, task: Task) -> Doubts | None:

@@ -21,6 +21,7 @@ TRANSFER = (
     "|---" * 5 + "|",
 )
 
+CHOSEN = "gain of what is taken over silobn"
 MEMBER = "minus as a member, interval over silos"
 OTHER_MEASURES = (
     "## Other measures",
@@ -36,7 +37,7 @@ def transfer_overview() -> str:
     for file in sorted(FOLDER.glob("*.json")):
         found = Table(file.stem, json.loads(file.read_text()))
         what = [found.link, _question(file.with_suffix(".toml"))]
-        if "overall" not in found.numbers:
+        if not found.numbers.get("overall"):
             others.append("| " + " | ".join([*what, _said(file.with_suffix(".md"))]) + " |")
             continue
         gains = [f"{name} {found.gain(one)}" for name, one in found.overall.items()]
@@ -47,10 +48,12 @@ def transfer_overview() -> str:
 
 def _said(page: Path) -> str:
     """
-    Return what a page of another measure says in its one line that begins so: the stages to share, how far each way to a
-    model of a new silo lies below the silo as a member, or what wrong labels cost.
+    Return what a page of another measure says in its one line that begins so: the stages to share, what a silo without labels gains
+    by the method that it takes, how far each way to a model of a new silo lies below the silo as a member, or what wrong labels cost.
     """
     lines = page.read_text().splitlines()
+    if taken := [line for line in lines if CHOSEN in line]:
+        return " ".join(f"{_cells(line)[0]}: {_cells(line)[1]}." for line in taken)
     if advice := next((line for line in lines if line.startswith("Share ")), None):
         return advice
     begins = ("| cost in points", "| mean of the other ")
@@ -58,12 +61,16 @@ def _said(page: Path) -> str:
     if not any(line.startswith(begins[0]) for line in lines):
         begins, what = ("| accuracy", f"| {MEMBER} "), f"Accuracy with 20 labels a class {MEMBER}"
     titles, row = (next(line for line in lines if line.startswith(begin)) for begin in begins)
-    cells = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in (titles, row)]
+    cells = [_cells(titles), _cells(row)]
     found = [f"{name} {value}" for name, value in zip(cells[0][1:], cells[1][1:], strict=True) if value]
     older = next(
         (f" {line}" for line in lines if line.startswith("The last two columns were measured before")), ""
     )
     return f"{what}: {'; '.join(found)}.{older}"
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
 def _question(experiment: Path) -> str:

@@ -1,11 +1,13 @@
 """Wrong labels are as many as asked, never the right one, and only where they were asked for; row numbers lead back to the rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from fedtl.data.hidden import hide_labels
 from fedtl.data.parts import split_rows
-from fedtl.data.row_numbers import training_row_numbers
+from fedtl.data.row_numbers import training_row_numbers, unlabelled_row_numbers
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Part, Raw
 from fedtl.data.wrong_labels import replaced, with_wrong_labels
@@ -81,3 +83,19 @@ def test_row_numbers_are_right_where_some_labels_are_wrong_and_some_hidden():
     used = with_wrong_labels(split_rows(rows, settings, "s", 5)[0], settings, "s", 5)
     trained = hide_labels(used, settings, "s", 5)[0].train
     assert np.array_equal(rows.train.x[training_row_numbers(rows, settings, "s", 5)], trained.x)
+
+
+@pytest.mark.parametrize(
+    "settings", [DataSettings(unlabelled=["s"], limit=30), DataSettings(label_fraction={"s": 0.3})]
+)
+def test_row_numbers_without_a_label_are_those_of_the_stored_rows(settings):
+    rows = raw()
+    hidden = hide_labels(split_rows(rows, settings, "s", 5)[0], settings, "s", 5)[1]
+    numbers = unlabelled_row_numbers(rows, settings, "s", 5)
+    assert np.array_equal(rows.train.x[numbers], np.concatenate([hidden.train, hidden.val]))
+    own = replace(rows, val=rows.train.take(np.arange(7)))
+    hidden = hide_labels(split_rows(own, settings, "s", 5)[0], settings, "s", 5)[1]
+    both = np.concatenate([own.train.x, own.val.x])
+    assert np.array_equal(
+        both[unlabelled_row_numbers(own, settings, "s", 5)], np.concatenate([hidden.train, hidden.val])
+    )

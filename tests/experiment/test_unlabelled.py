@@ -9,6 +9,7 @@ from rich.console import Console
 
 from fedtl.audit.audit import refuse_unauditable
 from fedtl.data.parts import split_rows
+from fedtl.data.prepare import read_silo
 from fedtl.data.registry import DATA
 from fedtl.errors import ConfigError
 from fedtl.experiment.backbone import read_backbone
@@ -17,14 +18,18 @@ from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.embed import body_of, embed
 from fedtl.experiment.few_labels import check_all_unlabelled, label_notes, usable_methods
-from fedtl.experiment.label_free_choice import best_without_labels, nearest_to_mean
+from fedtl.experiment.label_free_choice import (
+    Unlabelled,
+    agreement_of_runs,
+    best_without_labels,
+    nearest_to_mean,
+)
 from fedtl.experiment.pages import write_compare_page
 from fedtl.experiment.predict import SiloModel, export_model
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.label_free import made_with_labels, without_labels
 from fedtl.methods.registry import METHODS, SELF_SUPERVISED, SOURCE_FREE
 from fedtl.report.label_free_tables import label_free_table
-from fedtl.training.finish import Unlabelled
 from tests.experiment.runs import do, numbers, same, small, tensors
 from tests.experiments import MIXED
 
@@ -76,6 +81,41 @@ def test_flipping_all_labels_of_an_unlabelled_silo_changes_no_bit(method, tmp_pa
     assert [one.validation(silo) for silo in first["silos"]] == [
         other.validation(silo) for silo in first["silos"]
     ]
+
+
+CHOICE = (
+    'compare.methods=["silobn", "shot", "randconv"]',
+    "compare.seeds=[0, 1]",
+    'data.silos=["plain", "faint"]',
+)
+
+
+def test_flipping_all_labels_of_an_unlabelled_silo_changes_no_choice(tmp_path, monkeypatch):
+    """All of them: what one seed tests on is without a label in the other."""
+    experiment = small(UNLABELLED, *CHOICE, "rounds=1")
+
+    def done(name):
+        found = compare(experiment, RunFolder.create(tmp_path / name, experiment), 1, "cpu")
+        written = tensors(tmp_path / name)
+        return found, {file: one for file, one in written.items() if not file.endswith("test.safetensors")}
+
+    first, files = done("a")
+    source = DATA["digits"]
+
+    def read(given, name):
+        raw = source.read(given, name)
+        flipped = replace(raw, train=replace(raw.train, y=9 - raw.train.y))
+        return flipped if name == "faint" else raw
+
+    monkeypatch.setitem(DATA.own, "digits", replace(source, read=read))
+    second, others = done("b")
+    assert first.methods["silobn"]["faint"] != second.methods["silobn"]["faint"]
+    assert (first.label_free["faint"].best, first.label_free["faint"].chosen) == (
+        second.label_free["faint"].best,
+        second.label_free["faint"].chosen,
+    )
+    assert same(files, others)
+    assert sum(file.endswith("unlabelled.safetensors") for file in files) == 6
 
 
 def test_a_supervised_method_adapts_the_statistics_of_an_unlabelled_silo_alone(tmp_path):
@@ -175,27 +215,36 @@ def test_settings_that_contradict_an_unlabelled_silo(setting, tmp_path):
 
 
 def test_a_comparison_leaves_out_what_an_unlabelled_silo_has_not(tmp_path):
-    methods = 'compare.methods=["local", "local ensemble", "silobn", "fedavg"]'
-    experiment = small(UNLABELLED, methods, "compare.seeds=[0]", "rounds=1")
+    methods = 'compare.methods=["local", "local ensemble", "silobn", "shot"]'
+    experiment = small(UNLABELLED, methods, "compare.seeds=[0, 1]", "rounds=1")
     found = compare(experiment, RunFolder.create(tmp_path, experiment), 1, "cpu")
     assert "faint" in found.methods["silobn"]
     assert all("faint" not in found.methods[label] for label in ("local", "local ensemble", "constant"))
     assert "faint" not in found.over_local["silobn"]
     assert "faint" not in found.benefit
     gain, own = (
-        found.over_source["fedavg"]["faint"],
-        {name: found.methods[name]["faint"]["accuracy"].mean for name in ("fedavg", "silobn")},
+        found.over_source["shot"]["faint"],
+        {name: found.methods[name]["faint"]["accuracy"].mean for name in ("shot", "silobn")},
     )
-    assert gain.mean == pytest.approx(own["fedavg"] - own["silobn"])
+    assert gain.mean == pytest.approx(own["shot"] - own["silobn"])
     taken = found.label_free["faint"]
-    folders = {name: RunFolder(tmp_path / "runs" / f"{name}-seed0") for name in ("silobn", "fedavg")}
-    kept = {name: one.tensors("silos/faint/unlabelled.safetensors") for name, one in folders.items()}
-    found_again = {
-        name: Unlabelled(one["scores"], float(one["cluster_agreement"])) for name, one in kept.items()
-    }
-    assert taken.best == best_without_labels(found_again)
-    assert taken.gain.mean == pytest.approx(own[taken.best] - own["silobn"])
-    assert all(len(one["scores"]) == 44 for one in kept.values())
+    rows = read_silo(experiment.data, "faint")
+    runs = {}
+    for name in ("silobn", "shot"):
+        for seed in (0, 1):
+            kept = RunFolder(tmp_path / "runs" / f"{name}-seed{seed}").tensors(
+                "silos/faint/unlabelled.safetensors"
+            )
+            numbers = kept["rows"].numpy()
+            assert len(numbers) == len(kept["scores"]) == 44
+            _, tested = split_rows(rows, experiment.data, "faint", seed)
+            assert not np.isin(numbers, tested).any()
+            runs.setdefault(name, []).append(Unlabelled(kept["scores"], numbers))
+    chosen = [best_without_labels(runs, number) for number in (0, 1)]
+    assert taken.chosen == ({} if len(set(chosen)) == 1 else {"silobn": 1, "shot": 1})
+    seeds = {name: found.methods[name]["faint"]["accuracy"].seeds for name in own}
+    gains = [seeds[name][number] - seeds["silobn"][number] for number, name in enumerate(chosen)]
+    assert taken.gain.mean == pytest.approx(np.mean(gains))
     written = RunFolder(tmp_path).comparison()
     assert written.label_free == found.label_free
     assert "Silos without labels" in (write_compare_page(RunFolder(tmp_path))).read_text()
@@ -220,25 +269,78 @@ def test_what_crosses_says_nothing_of_rows_of_a_second_domain_and_a_note_says_so
     assert not list(label_notes(inside, method_of(inside.method), ["plain"]))
 
 
+def test_methods_are_compared_with_the_shared_model_without_terms(tmp_path):
+    experiment = small(
+        UNLABELLED, *CHOICE, "rounds=1", "method.name=silobn", "method.terms=[{name='randconv'}]"
+    )
+    found = compare(experiment, RunFolder.create(tmp_path, experiment), 1, "cpu")
+    own = {name: found.methods[name]["faint"]["accuracy"].mean for name in ("silobn", "silobn, no terms")}
+    assert own["silobn"] != own["silobn, no terms"]
+    gain = found.over_source["silobn"]["faint"].mean
+    assert gain == pytest.approx(own["silobn"] - own["silobn, no terms"])
+    assert "silobn, no terms" not in found.over_source
+
+
 def test_regression_needs_declared_scales():
     with pytest.raises(ConfigError, match="scale"):
         load_experiment("digits", ["data.task=regression", UNLABELLED])
 
 
-def test_a_silo_without_labels_takes_the_method_that_agrees_most_with_its_clusters():
-    values = {"silobn": 0.0, "b": 1.0, "c": 5.0}
-    scores = {name: torch.tensor([[value], [value + 1]]) for name, value in values.items()}
+def of_run(answers, rows, classes=3):
+    """Return what a run gives: scores whose largest is at the answer, of the rows of these numbers."""
+    scores = np.random.default_rng(0).normal(size=(len(rows), classes))
+    scores[np.arange(len(rows)), answers] = 9.0
+    return Unlabelled(torch.from_numpy(scores), np.asarray(rows))
 
-    def best(*agreement):
-        given = zip(scores, agreement, strict=True)
-        return best_without_labels({name: Unlabelled(scores[name], one) for name, one in given})
 
-    assert best(0.5, 0.7, 0.6) == "b"
-    assert best(0.6, float("nan"), 0.5) == "silobn"
-    assert best(0.49, 0.9, 0.6) == "silobn"  # clusters with wrong names agree too
-    assert best(float("nan"), 0.7, 0.9) == nearest_to_mean(scores) == "b"  # the mean is 2
-    found = {name: Unlabelled(one, 0.9) for name, one in scores.items() if name != "silobn"}
-    assert best_without_labels(found) == nearest_to_mean({name: scores[name] for name in found})
+def drawn(seed, error):
+    """Return three runs on 40 of 60 rows each: an answer is the row's number modulo 3, and with this probability a random one."""
+    rng, runs = np.random.default_rng(seed), []
+    for _ in range(3):
+        rows = rng.permutation(60)[:40]
+        answers = np.where(rng.random(40) < error, rng.integers(0, 3, 40), rows % 3)
+        runs.append(of_run(answers, rows))
+    return runs
+
+
+def answers_of(run):
+    return dict(zip(run.rows.tolist(), run.scores.numpy().argmax(1).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_agreement_of_runs_is_the_mean_share_of_common_rows_with_the_same_answer(seed):
+    runs = drawn(seed, 0.4)
+    first, *others = map(answers_of, runs)
+    shares = [
+        np.mean([first[row] == one[row] for row in sorted(first.keys() & one.keys())]) for one in others
+    ]
+    assert agreement_of_runs(runs, 0) == pytest.approx(np.mean(shares))
+    assert 0 < np.mean(shares) < 1
+
+
+def test_a_silo_without_labels_takes_the_method_whose_runs_agree_most():
+    runs = {"silobn": drawn(0, 0.6), "shot": drawn(1, 0.2), "randconv": drawn(2, 0.9)}
+    assert [best_without_labels(runs, number) for number in range(3)] == ["shot"] * 3
+    sure_but_apart = [of_run(np.full(6, answer), range(6)) for answer in range(3)]
+    assert best_without_labels({"silobn": drawn(0, 0.6), "shot": sure_but_apart}, 0) == "silobn"
+
+
+def test_without_another_run_of_the_same_rows_it_takes_the_shared_model():
+    alone = {"shot": drawn(1, 0.2)[:1], "silobn": drawn(0, 0.6)[:1]}
+    assert best_without_labels(alone, 0) == "silobn"
+    other_rows = {name: [runs[0], of_run([0, 1], [98, 99])] for name, runs in alone.items()}
+    assert np.isnan(agreement_of_runs(other_rows["shot"], 0))
+    assert best_without_labels(other_rows, 0) == "silobn"
+    scores = {"a": [[9.0, 0, 0]], "b": [[2.0, 0, 0]], "c": [[0, 0, 0.5]]}
+    found = {name: [Unlabelled(torch.tensor(one), np.array([7]))] for name, one in scores.items()}
+    assert best_without_labels(found, 0) == nearest_to_mean(
+        {name: one[0].scores for name, one in found.items()}
+    )
+
+
+def test_of_values_the_method_nearest_to_the_mean_of_all():
+    values = {"silobn": 0.0, "b": 1.0, "c": 5.0}  # the mean is 2
+    assert nearest_to_mean({name: torch.tensor([[one], [one + 1]]) for name, one in values.items()}) == "b"
 
 
 def test_of_classes_too_the_method_nearest_to_the_mean_of_all():

@@ -14,8 +14,8 @@ from fedtl.errors import NotEnoughSilos
 from fedtl.federation import flower
 from fedtl.federation.flower_replies import UnreadableReply
 from fedtl.federation.policy import Code
-from fedtl.messages import Refusal, Update
-from tests.federation.grids import NODES, TASK, federation, moving, one_round
+from fedtl.messages import Refusal, Update, verdict_question
+from tests.federation.grids import NODES, SHARED, TASK, federation, moving, one_round
 from tests.federation.test_flower_pulls import announcing
 
 
@@ -155,7 +155,7 @@ def test_a_clock_that_was_set_before_a_message_was_sent_is_no_reason(monkeypatch
     """A question may be asked again for weeks."""
     over, now = announcing("", deadline=30.0), {"wall": 1.8e9}
     monkeypatch.setattr(clock.ClockJumps.__init__, "__defaults__", (lambda: now["wall"], lambda: 0.0))
-    questions = over.questions(QUESTION)
+    questions = over.questions(verdict_question("study", 3, 7, SHARED))
     now["wall"] += 3600.0
     assert list(questions.send(["a"], 30.0)) == []
     error = Message(Error(code=5), reply_to=over.grid.pushed[0])

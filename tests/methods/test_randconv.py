@@ -10,6 +10,7 @@ from torch import nn
 from fedtl.errors import ConfigError
 from fedtl.methods.losses import Batch, Forward, Pass, mean_loss
 from fedtl.methods.randconv import SIZES, RandomConvolution, filtered
+from fedtl.methods.registry import METHODS
 
 
 def same_draws(x):
@@ -62,6 +63,35 @@ def test_the_loss_is_the_cross_entropy_of_changed_images_with_a_label():
     torch.manual_seed(1)
     logs = log_softmax(filtered(x).mean((2, 3)).double().numpy(), axis=1)
     assert found.item() == pytest.approx(-0.7 * np.mean([logs[0, 0], logs[2, 2], logs[3, 1]]), rel=1e-5)
+
+
+def test_a_share_of_the_images_stays_as_it_is():
+    x, y, keep = torch.randn(400, 3, 6, 6), torch.randint(3, (400,)), 0.3
+    torch.manual_seed(1)
+    kept = torch.rand(400, 1, 1, 1) < keep
+    mixed = torch.where(kept, x, filtered(x))
+    logs = log_softmax(mixed.mean((2, 3)).double().numpy(), axis=1)
+    torch.manual_seed(1)
+    found = mean_loss(RandomConvolution(keep=keep), Forward(Batch(x, y, torch.zeros(400)), Means()))
+    assert found.item() == pytest.approx(-np.mean(logs[np.arange(400), y.numpy()]), rel=1e-5)
+    assert kept.double().mean().item() == pytest.approx(keep, abs=0.08)
+
+
+def test_the_method_makes_one_pass_a_step_on_changed_images_in_place_of_the_silos():
+    passes = []
+
+    class Counted(Means):
+        def run(self, x):
+            passes.append(x)
+            return super().run(x)
+
+    x = torch.randn(64, 3, 6, 6)
+    out = Forward(Batch(x, torch.zeros(64, dtype=torch.long), torch.zeros(64)), Counted())
+    (phase,) = METHODS["randconv"]().phases
+    sum(mean_loss(term, out) for term in phase.objective)
+    (seen,) = passes
+    same = (seen == x).flatten(1).all(1)
+    assert 16 < same.sum() < 48  # half of them
 
 
 def test_rows_that_are_no_images_are_refused_with_their_shape():

@@ -25,7 +25,7 @@ from fedtl.models.state import size_in_bytes
 from fedtl.training.trainer import Trainer
 from tests.federation.grids import sent as flower_message
 from tests.federation.grids import wire as over_flower
-from tests.training.silos import FULL_BATCH, federate, mlp, same, silo_at, task_for
+from tests.training.silos import FULL_BATCH, federate, mlp, same, silo_at, spec_for, task_for
 
 LOSSY = WIRE_TYPES[1:]
 NAME = "body.w"
@@ -237,7 +237,7 @@ def test_every_method_compresses_its_weights_or_says_why_not(name):
     if method.pool or not method.shared - {Role.STATS}:
         assert wired is method
         return
-    trainer = Trainer(mlp(), wired, FULL_BATCH)
+    trainer = Trainer(spec_for(name), wired, FULL_BATCH)
     weights = {key for key, role in trainer.partition.roles.items() if role in method.shared - {Role.STATS}}
     assert trainer.encoding.compressed == weights
     listed = make_manifest(trainer.partition, trainer.initial(3), trainer.encoding)

@@ -63,9 +63,7 @@ def test_the_unit_of_counts_does_not_matter_to_what_is_learned(tmp_path):
 
 
 def settings_of(tmp_path, **keys):
-    (tmp_path / "scale.toml").write_text(
-        '["*"]\nmean = 0\nstd = 1\n[label]\nmean = 20\nstd = 1\n'
-    )
+    (tmp_path / "scale.toml").write_text('["*"]\nmean = 0\nstd = 1\n[label]\nmean = 20\nstd = 1\n')
     return DataSettings(source="table", path=str(tmp_path), task="counts", **keys)
 
 

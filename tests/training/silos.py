@@ -22,8 +22,29 @@ COLUMNS, CLASSES = 4, ("a", "b", "c")
 FULL_BATCH = TrainingConfig(lr=0.3, momentum=0.0, batch_size=10_000)
 
 
+IMAGES = ("randconv",)  # methods whose inputs are images
+
+
 def mlp():
     return model_spec("mlp", (COLUMNS,), 0)
+
+
+def shape_for(method):
+    """Return the shape of one input of a method: four columns, or an image of four pixels."""
+    return (1, 2, 2) if method in IMAGES else (COLUMNS,)
+
+
+def spec_for(method):
+    """Return the net of ``mlp``, whose tensors are the same for images."""
+    return model_spec("mlp", shape_for(method), 0)
+
+
+def inputs_for(method, data):
+    """Return the rows with inputs as a method takes them."""
+    if method not in IMAGES:
+        return data
+    train, val = (Dataset(one.x.view(-1, 1, 2, 2), one.y) for one in (data.train, data.val))
+    return replace(data, train=train, val=val, target=data.target.view(-1, 1, 2, 2))
 
 
 def smooth(dropout=0.0):

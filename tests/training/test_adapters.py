@@ -23,7 +23,16 @@ from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
 from tests.experiment import private_silos as private
 from tests.problems import expected_sum, flat, one_at_a_time
-from tests.training.silos import COLUMNS, data_of, federate, mlp, moved, silo_at, task_for
+from tests.training.silos import (
+    data_of,
+    federate,
+    inputs_for,
+    moved,
+    shape_for,
+    silo_at,
+    spec_for,
+    task_for,
+)
 
 KINDS = ("ffa-lora", "lora", "bottleneck")
 SMALL = TrainingConfig(batch_size=8, weight_decay=0.1)
@@ -31,7 +40,8 @@ SMALL = TrainingConfig(batch_size=8, weight_decay=0.1)
 
 def trainer_of(method="fedtl", kind="ffa-lora", norms=False):
     made = METHODS[method]() if isinstance(method, str) else method
-    return Trainer(with_adapters(mlp(), AdapterPlan(kind, 2), (COLUMNS,), norms), made, SMALL)
+    shape = shape_for(method)
+    return Trainer(with_adapters(spec_for(method), AdapterPlan(kind, 2), shape, norms), made, SMALL)
 
 
 class Attention(nn.Module):
@@ -68,7 +78,7 @@ def by_role(trainer, names):
 @pytest.mark.parametrize("name", METHODS)
 def test_no_method_moves_or_sends_what_is_frozen(name):
     trainer = trainer_of(name)
-    silo = silo_at(trainer)
+    silo = silo_at(trainer, data=inputs_for(name, data_of(1, 23)))
     task = task_for(trainer, silo)
     before = trainer.partition.join(task.shared, silo.local)
     update = trainer.fit(silo, task)

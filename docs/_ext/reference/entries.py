@@ -12,7 +12,7 @@ from fedtl.methods.base import Method
 from fedtl.methods.heads.choose import HEADS
 from fedtl.methods.label_free import without_labels
 from fedtl.methods.losses import OnWeights, PerBatch, TaskLoss, Term
-from fedtl.methods.measures import cka, clusters, hscore, logme
+from fedtl.methods.measures import cka, hscore, logme
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS, TERMS
@@ -25,7 +25,7 @@ from reference.markdown import blocks, code, escaped, prose, table
 from reference.results import measured
 
 CHOICE = Path(__file__).parents[2] / "howto" / "choose-a-method.md"
-MEASURES = (cka.linear_cka, logme.logme, hscore.h_score, clusters.cluster_agreement)
+MEASURES = (cka.linear_cka, logme.logme, hscore.h_score)
 
 
 def _section(name: str, text: str, facts: Iterable[tuple[str, str]]) -> str:

@@ -8,6 +8,7 @@ GAIN, MEMBER = "mean gain over local", "minus as a member, interval over silos"
 # By family: how the names of its tables begin, the row that is quoted, and what that row is.
 FAMILIES = {
     "unlabelled": (("unlabelled-",), "{silo}", "at the silo without labels"),
+    "choice": (("choice-",), "{silo}, gain over silobn", "at the silo without labels, minus silobn"),
     "transferability": (("transferability",), "", ""),
     "onboard": (("onboard-",), MEMBER, "with 20 labels a class, less what the silo reaches as a member"),
     "distillation": (("distil", "born-again"), GAIN, "mean gain over training alone"),
@@ -43,7 +44,7 @@ def _said(page: Path, row: str, what: str) -> str:
     lines = page.read_text().splitlines()
     if not row:
         return next(line for line in lines if line.startswith("Share "))
-    wanted = row.format(silo=page.stem.removeprefix("unlabelled-"))
+    wanted = row.format(silo=page.stem.removeprefix("unlabelled-").removeprefix("choice-"))
     cells = [_cells(line) for line in lines if line.startswith("|")]
     head, values = cells[0], next(one for one in cells if one[0] == wanted)
     return f"{head[0]}, {what}: {'; '.join(_quoted(head, values))}"

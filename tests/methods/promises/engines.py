@@ -29,7 +29,7 @@ class FitAs:
     tasks: Mapping[str, tuple[Task, Task]]
 
     def __call__(self, trainer, silo):
-        own = replace(trainer, method=METHODS[silo.name]())
+        own = replace(trainer, method=METHODS[silo.name](), spec=trainer_of(silo.name).spec)
         first, second = self.tasks[silo.name]
         own.fit(silo, first)
         return own.fit(silo, second)

@@ -14,22 +14,27 @@ from fedtl.privacy.taint import Label, untrained_labels
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
-from tests.training.silos import data_of, mlp, silo_at
+from tests.training.silos import data_of, inputs_for, silo_at, spec_for
 
 PLAN = FederationConfig("test", 0, 2, ServerStep())
 OTHER = "other"  # the second silo; the first has the name of the method
 
 
 def trainer_of(name: str) -> Trainer:
-    return Trainer(mlp(), METHODS[name](), TrainingConfig(batch_size=8))
+    return Trainer(spec_for(name), METHODS[name](), TrainingConfig(batch_size=8))
 
 
 def rows_of(silo: str):
-    return data_of(1, 13) if silo == OTHER else data_of(list(METHODS).index(silo), 20)
+    return inputs_for(silo, data_of(list(METHODS).index(silo), 20))
+
+
+def other_rows(name: str):
+    """Return the rows of the second silo of the method's run."""
+    return inputs_for(name, data_of(1, 13))
 
 
 def silos_of(trainer: Trainer, name: str) -> list[Silo]:
-    silos = [silo_at(trainer, silo, rows_of(silo)) for silo in (name, OTHER)]
+    silos = [silo_at(trainer, name, rows_of(name)), silo_at(trainer, OTHER, other_rows(name))]
     for silo in silos:
         silo.labels = untrained_labels(trainer.partition.roles)
     return silos
