@@ -142,10 +142,15 @@ def test_no_reply_of_a_site_ends_a_study(tmp_path):
                 with pytest.raises(httpx.HTTPStatusError, match="400"):
                     site.say(message, *garbage(message), **wrong)
                 message.metadata.__dict__.update(true)
+            site.say(message, *garbage(message), _reply_to_message_id="\x1b[2J\nINFO :      all is well")
+            message.metadata.__dict__.update(true)
             site.say(message, *honest(message))
             assert federation.result("attacked", 60)["silos"] == {"evil": 1}
         assert "arrays of 1,000,4" in output()
         assert "ServerApp raised an exception" not in output()
+        assert [line.isprintable() for line in output().splitlines() if "all is well" in line] == [True]
+        assert "INFO :      all is well" not in output().splitlines()
+        assert "\x1b" not in output()
         kept = (federation.server / "studies" / "attacked" / "log-study.jsonl").read_text().splitlines()
         texts = [json.loads(line)["text"] for line in kept]
         assert sum(again in text for text in texts) == len(ATTACKS)

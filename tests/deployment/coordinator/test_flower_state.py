@@ -22,7 +22,7 @@ from sqlalchemy import func, select
 
 from fedtl.deployment.coordinator import removed_tasks
 from fedtl.deployment.coordinator.bounded_superlink import bound_replies
-from fedtl.deployment.coordinator.object_parts import keep_each_tree
+from fedtl.deployment.coordinator.object_parts import TREE, keep_each_tree
 from fedtl.deployment.coordinator.removed_tasks import remove_what_is_over
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")
@@ -110,20 +110,25 @@ def attack_session(link, task):
     )
 
 
-def attack_confirmation(link, task):
+def attack_confirmation(link, task, name=None):
     """Say that the task was received, before it was sent."""
     return fleet_handlers.confirm_message_received(
         request=message_pb2.ConfirmMessageReceivedRequest(
             node=node_pb2.Node(node_id=task.metadata.dst_node_id),
             run_id=link.run,
-            message_object_id=task.object_id,
+            message_object_id=name or task.object_id,
         ),
         state=link.state,
         store=link.store,
     )
 
 
-@pytest.mark.parametrize("attack", [attack_id, attack_session, attack_confirmation])
+def attack_tree(link, task):
+    """Say that the object with the task's tree was received, which is a message's only in its name."""
+    return attack_confirmation(link, task, TREE + task.object_id)
+
+
+@pytest.mark.parametrize("attack", [attack_id, attack_session, attack_confirmation, attack_tree])
 def test_a_site_cannot_stop_the_serverapp_from_sending_its_tasks(link, attack):
     """A site gets the ids of its task as soon as it is announced, while the ServerApp still sends the contents for all sites."""
     task, missing = announce(link, link.nodes[0])
@@ -203,3 +208,15 @@ def test_what_a_site_sends_in_part_goes_when_its_session_is_over(link, monkeypat
     monkeypatch.setattr(removed_tasks, "now", lambda: now() + later)
     link.state.start_session(link.run)
     assert (len(link.store), sessions(link)) == (before[0], 1)  # the one that starts
+
+
+def test_a_site_confirms_its_own_tasks_alone(link):
+    """Flower would remove the task of another site, whose id this one might know."""
+    task, missing = announce(link, link.nodes[0])
+    other, more = announce(link, link.nodes[1])
+    assert all(push(link, task, missing))
+    assert all(push(link, other, [name for name in more if name not in missing]))
+    attack_confirmation(link, other, task.object_id)
+    assert link.store.get_object_tree(task.object_id)
+    attack_confirmation(link, task)
+    assert task.object_id not in link.store
