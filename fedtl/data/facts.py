@@ -11,8 +11,10 @@ from secrets import token_bytes
 
 import numpy as np
 
+from fedtl.data.date_facts import dates_as_numbers, placeholder_dates
 from fedtl.data.decisive import FEW_VALUES, columns_together, decisive_columns
 from fedtl.data.near_copies import NearRows, are_many, near_hashes, near_rows
+from fedtl.data.odd_rows import blank_rows, summary_row
 from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import EXACT, Array, Raw, finite_numbers
@@ -45,7 +47,10 @@ class RowFacts:
     that separates thousands may have been read as the decimal mark); ``decisive`` (columns that alone nearly determine the label, and how nearly: ``data.decisive``); ``together`` (columns of
     which a sum is the label, as of the other columns of a one-hot label); ``belonging`` (columns of which each value names several rows, all of
     one label, and how many values). ``brightest``:
-    the largest pixel, of images of uint8 or uint16, and ``white``: the largest value of their type.
+    the largest pixel, of images of uint8 or uint16, and ``white``: the largest value of their type. ``summary``: the number of a row that
+    sums up all others (``data.odd_rows``), and ``blank``: how many rows have no value. ``dated``: columns of numbers that are dates, with
+    one, and ``placeholders``: columns of dates with one that may stand for none, and how often. ``telling``: properties that are no inputs
+    and nearly determine the label, and how nearly.
     """
 
     repeated: int = 0
@@ -62,6 +67,11 @@ class RowFacts:
     belonging: tuple[tuple[str, int], ...] = ()
     brightest: int | None = None
     white: int | None = None
+    summary: int | None = None
+    blank: int = 0
+    dated: tuple[tuple[str, int], ...] = ()
+    placeholders: tuple[tuple[str, str, int], ...] = ()
+    telling: tuple[tuple[str, float], ...] = ()
 
 
 NO_FACTS = RowFacts()
@@ -97,7 +107,16 @@ def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts,
         facts = replace(_with_leaks(facts, raw, settings, hashes), repeated=len(train) - len(exact))
     if raw.train.x.ndim == 2 and len(raw.columns) <= COLUMNS_LOOKED_AT and not settings.tokenizer:
         facts = _with_columns(facts, raw, settings, hidden)
-    return facts, hashes
+    if settings.sequence is not None:
+        facts = replace(facts, blank=blank_rows(finite_numbers(raw.train.x)))
+    return replace(facts, telling=() if hidden else tuple(_telling(raw, settings))), hashes
+
+
+def _telling(raw: Raw, settings: DataSettings) -> Iterator[tuple[str, float]]:
+    """Yield the properties of the training rows that nearly determine the label, and how nearly."""
+    if raw.properties and raw.train.y.ndim == 1:
+        values = np.stack(list(raw.properties.values()), 1).astype(np.float64)
+        yield from decisive_columns(values, raw.train.y, list(raw.properties), settings)
 
 
 def _near_hashes(x: Array, settings: DataSettings) -> Sequence[Array]:
@@ -152,6 +171,12 @@ def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: boo
         sentinels=tuple(_sentinels(x[:, numbers], own)),
         thousands=(*_thousands(x[:, numbers], own), *([] if hidden else _thousands(*_target(raw, settings)))),
         decisive=decisive,
+        summary=None
+        if hidden
+        else summary_row(np.concatenate([x[:, numbers], _target(raw, settings)[0]], 1)),
+        blank=blank_rows(x),
+        dated=tuple(dates_as_numbers(x[:, numbers], own)),
+        placeholders=tuple(placeholder_dates(x, names, settings)),
         belonging=()
         if hidden
         else tuple(_belonging(x, raw.train.y, names, [n for n in counted if names[n] not in dict(decisive)])),

@@ -1,0 +1,185 @@
+"""Notes about what a file or a column is, beyond its values. Each is given for what it is about, and not for its neighbours."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fedtl.data.odd_rows import summary_row
+from fedtl.errors import DataError
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.data_schema import read_data_schema
+from fedtl.experiment.row_notes import row_notes
+from tests.experiment.test_row_notes import PRIVATE, drawn, notes, tables
+
+RNG = np.random.default_rng(0)
+
+
+def told(word, experiment):
+    return [note for note in row_notes(experiment, read_data_schema(experiment)) if word in note]
+
+
+def of_numbers(values):
+    return [f"{v},{w},{number % 2}" for number, (v, w) in enumerate(values)]
+
+
+@pytest.mark.parametrize("way", ["sum", "mean"])
+@pytest.mark.parametrize("last", [True, False])
+def test_a_row_of_totals(way, last):
+    x = RNG.normal(50, 9, (40, 3)).round(2)
+    x[3, 1] = np.nan
+    total = pd.DataFrame(x).agg(way).round(2).to_numpy()
+    assert summary_row(np.vstack([x, total] if last else [total, x])) == (41 if last else 1)
+    assert summary_row(np.vstack([x, np.add(total, [0, 0, 9])])) is None
+    assert summary_row(x) is None
+
+
+def test_a_total_of_the_column_that_is_predicted_counts_too(tmp_path):
+    rows = [f"{v:.3f},{100 + 3 * n % 17}" for n, v in enumerate(RNG.normal(size=40))]
+    values = np.array([row.split(",") for row in rows], float)
+    total = f"{values[:, 0].sum():.3f},{values[:, 1].sum():.0f}"
+    sets = ["data.task=regression"]
+    experiment = tables(tmp_path, *sets, header="v,label", a=[*rows, total], b=rows[:20])
+    assert "a: row 41)" in told("the sum or the mean", experiment)[0]
+
+
+def test_labels_that_start_at_another_number(tmp_path):
+    (note,) = notes(tables(tmp_path, a=drawn(labels="01"), b=drawn(labels="12"), c=drawn(labels="12")))
+    assert "from 0 at a and from 1 at b, c" in note
+    assert notes(tables(tmp_path, a=drawn(labels="01"), b=drawn(labels="12"), c=drawn(labels="13"))) == []
+    for name in "bc":
+        (tmp_path / f"{name}.csv").unlink()
+    assert notes(tables(tmp_path, a=drawn(labels="01"), b=drawn(labels="012"))) == []
+
+
+def test_columns_that_are_one_number_at_each_silo(tmp_path):
+    rows = {
+        name: [f"{v},{code},{n % 2}" for n, v in enumerate(RNG.normal(size=40))]
+        for name, code in (("a", 3), ("b", 7))
+    }
+    (note,) = notes(tables(tmp_path, **rows))
+    assert "one value in all rows of each silo ('w')" in note
+    assert notes(tables(tmp_path, a=rows["a"], b=drawn())) == []
+    assert told("one value", tables(tmp_path, *PRIVATE, "data.classes=['0','1']", **rows)) == []
+
+
+def test_columns_that_differ_in_case_or_blanks(tmp_path):
+    (note,) = notes(tables(tmp_path, header="age,Age\u00a0,label", a=drawn(), b=drawn()))
+    assert "'Age\\xa0' and 'age'" in note
+
+
+def test_a_column_that_is_named_with_a_blank(tmp_path):
+    with pytest.raises(DataError, match=r"of which 'label ' differs by its spelling alone"):
+        notes(tables(tmp_path, header="v,w,label ", a=drawn(), b=drawn()))
+
+
+def test_dates_that_are_read_as_numbers(tmp_path):
+    days = pd.date_range("2023-11-01", periods=40).strftime("%Y%m%d").tolist()
+    values = list(zip(RNG.normal(size=40).tolist(), days, strict=True))
+    (note,) = told("100 days", tables(tmp_path, a=of_numbers(values), b=drawn()))
+    assert "a: 'w', such as 20231101" in note
+    experiment = tables(tmp_path, "data.dates=['w']", a=of_numbers(values), b=of_numbers(values[:20]))
+    assert told("100 days", experiment) == []
+    amounts = [(v, 20231000 + 7 * n) for n, (v, _) in enumerate(values)]  # of which some are no dates
+    assert told("100 days", tables(tmp_path, a=of_numbers(amounts), b=drawn())) == []
+
+
+def test_a_day_that_the_calendar_does_not_have_is_called_so(tmp_path):
+    rows = [f"0.5,{day},{n % 2}" for n, day in enumerate(["20240101", "20240231"] * 20)]
+    with pytest.raises(DataError, match="'20240231' in data row 2 .*which is not a date such as"):
+        notes(tables(tmp_path, "data.dates=['w']", a=rows, b=rows))
+
+
+def test_dates_that_stand_for_none(tmp_path):
+    days = pd.date_range("2023-11-01", periods=40).strftime("%Y-%m-%d").tolist()
+    ends = [*days[:-2], "9999-12-31", "9999-12-31"]
+    experiment = tables(
+        tmp_path,
+        "data.dates=['w']",
+        a=of_numbers(zip(RNG.normal(size=40), ends, strict=True)),
+        b=of_numbers(zip(RNG.normal(size=40), days, strict=True)),
+    )
+    (note,) = told("a date far from all others", experiment)
+    assert "(a: 'w' = 9999-12-31 in 2 rows)" in note
+
+
+def test_years_of_two_digits(tmp_path):
+    rows = [f"{v},0{1 + n % 9}.02.{n % 90 + 10},{n % 2}" for n, v in enumerate(RNG.normal(size=40))]
+    sets = ["data.dates=['w']", "data.date_format='%d.%m.%y'"]
+    assert told("of two digits", tables(tmp_path, *sets, a=rows, b=rows[:20]))
+
+
+def test_rows_without_a_value(tmp_path):
+    (note,) = notes(tables(tmp_path, a=[*drawn(), ",,1", ",,0"], b=drawn()))
+    assert "(a: 2 of 42)" in note
+
+
+def series(path, length):
+    rows = [
+        f"p{name},{step},{RNG.normal():.3f},{name % 2}\n"
+        for name in range(24)
+        for step in range(length(name))
+    ]
+    for silo in "ab":
+        path.mkdir(exist_ok=True)
+        (path / f"{silo}.csv").write_text("id,t,v,label\n" + "".join(rows))
+    sets = ["data.source=table", f"data.path={path}", "model.name=convnet1d"]
+    return load_experiment("digits", [*sets, 'data.sequence={id="id",time="t",length=8}'])
+
+
+def test_series_whose_length_gives_the_label(tmp_path):
+    (note,) = told("how rows were stored", series(tmp_path / "one", lambda name: 8 - name % 2))
+    assert "a: the number of steps (1.000)" in note
+    assert not told("how rows were stored", series(tmp_path / "other", lambda name: 8 - name % 3))
+
+
+def pictures(path, save):
+    for silo in "ab":
+        for label in ("cat", "dog"):
+            (path / silo / label).mkdir(parents=True)
+            for number in range(12):
+                pixels = RNG.integers(0, 256, (12, 12, 3)).astype(np.uint8)
+                save(pixels, label == "cat", path / silo / label / str(number))
+    return load_experiment("digits", ["data.source=images", f"data.path={path}", "data.size=12"])
+
+
+PROPERTIES = {
+    "the format of a file": lambda x, cat, file: Image.fromarray(x).save(f"{file}.{'jpg' if cat else 'png'}"),
+    "whether a file has colours": lambda x, cat, file: Image.fromarray(x if cat else x[..., 0]).save(
+        f"{file}.png"
+    ),
+    "the height of a file": lambda x, cat, file: Image.fromarray(x if cat else x[:11]).save(f"{file}.png"),
+    "": lambda x, cat, file: Image.fromarray(x).save(f"{file}.png"),
+    # One class has both.
+    " ": lambda x, cat, file: Image.fromarray(x).save(
+        f"{file}.{'jpg' if cat and int(file.name) % 2 else 'png'}"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_pictures_whose_files_give_the_label(name, tmp_path):
+    experiment = pictures(tmp_path / "data", PROPERTIES[name])
+    found = told("how rows were stored", experiment)
+    assert bool(found) == bool(name.strip())
+    if name.strip():
+        assert f"a: {name} (1.000)" in found[0]
+
+
+def test_what_excel_hides_is_said_to_be_read(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    for name in "ab":
+        book = openpyxl.Workbook()
+        sheet = book.active
+        for row in ["v,w,label", *drawn()]:
+            sheet.append([float(cell) if cell[-1].isdigit() else cell for cell in row.split(",")])
+        if name == "a":
+            for row in (5, 6, 9):
+                sheet.row_dimensions[row].hidden = True
+            sheet.column_dimensions["B"].hidden = True
+        book.save(tmp_path / f"{name}.xlsx")
+    (note,) = notes(
+        load_experiment("digits", ["data.source=table", f"data.path={tmp_path}", "model.name=mlp"])
+    )
+    assert "(a: 3 rows that Excel hides, such as row 5, are read as the others" in note
+    assert "columns that Excel hides are read as the others ('w')" in note
