@@ -15,6 +15,7 @@ def odd_notes(data: DataSettings, silos: Mapping[str, SiloSchema]) -> Iterator[s
     """Yield the notes; none of them may be given under ``[privacy]``."""
     if listed := by_silo({name: silo.remarks for name, silo in silos.items()}, quoted=False):
         yield f"look at what was read ({listed}); delete what is not wanted"
+    yield from _of_palettes(silos)
     yield from _of_rows(silos)
     yield from _of_dates(data, silos)
     yield from _of_inputs(data, silos)
@@ -26,6 +27,20 @@ def odd_notes(data: DataSettings, silos: Mapping[str, SiloSchema]) -> Iterator[s
             f"what is no input nearly determines the label ({listed}), so a model can learn how rows were stored and not what they show; store the rows "
             "of all classes alike, such as in one format and size"
         )
+
+
+def _of_palettes(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    """Yield a line where a number of a mask has another colour at one silo than at another."""
+    first: dict[int, tuple[str, tuple[int, ...]]] = {}
+    for name, silo in silos.items():
+        for number, colour in silo.palette.items():
+            other, its = first.setdefault(number, (name, colour))
+            if its != colour:
+                yield (
+                    f"the number {number} of masks has the colour {its} at {other} and {colour} at {name}; the numbers are read and not their colours: "
+                    "save all masks with one palette, if they mean other classes"
+                )
+                return
 
 
 def _of_rows(silos: Mapping[str, SiloSchema]) -> Iterator[str]:

@@ -183,3 +183,47 @@ def test_what_excel_hides_is_said_to_be_read(tmp_path):
     )
     assert "(a: 3 rows that Excel hides, such as row 5, are read as the others" in note
     assert "columns that Excel hides are read as the others ('w')" in note
+
+
+def masks(path, palettes, turned=False):
+    """Masks of 0 and 1 with a palette for each silo, or for each of its files."""
+    for silo, own in palettes.items():
+        for folder in ("images", "masks"):
+            (path / silo / folder).mkdir(parents=True)
+        for number in range(6):
+            exif = Image.Exif()
+            if turned and number % 2:
+                exif[0x0112] = 6
+            pixels = RNG.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(path / silo / "images" / f"{number}.png", exif=exif)
+            mask = Image.fromarray((pixels[..., 0] > 99).astype(np.uint8))
+            if own:
+                mask.putpalette(own[number % len(own)])
+            mask.save(path / silo / "masks" / f"{number}.png")
+    sets = [
+        "data.source=images",
+        f"data.path={path}",
+        "data.task=segmentation",
+        "data.classes=['none','some']",
+    ]
+    return load_experiment("digits", [*sets, "model.name=unet"])
+
+
+RED, BLACK = [0, 0, 0, 255, 0, 0], [255, 0, 0, 0, 0, 0]
+
+
+def test_palettes_in_which_a_number_has_two_colours(tmp_path):
+    with pytest.raises(
+        DataError, match=r"1.png: the number 0 has the colour \(255, 0, 0\) in its palette, and \(0, 0, 0\)"
+    ):
+        notes(masks(tmp_path / "one", {"a": [RED, BLACK]}))
+    (note,) = told("of masks has the colour", masks(tmp_path / "two", {"a": [RED], "b": [BLACK]}))
+    assert "at a and (255, 0, 0) at b" in note
+    for own in ([RED], []):
+        assert not told("of masks", masks(tmp_path / f"same{len(own)}", {"a": own, "b": own}))
+
+
+def test_masks_of_images_that_are_turned(tmp_path):
+    (note,) = told("(EXIF)", masks(tmp_path / "one", {"a": []}, turned=True))
+    assert "3 images such as 1.png" in note
+    assert not told("(EXIF)", masks(tmp_path / "two", {"a": []}))
