@@ -14,7 +14,7 @@ import numpy as np
 from fedtl.data.date_facts import dates_as_numbers, placeholder_dates
 from fedtl.data.decisive import FEW_VALUES, columns_together, decisive_columns
 from fedtl.data.near_copies import NearRows, are_many, near_hashes, near_rows
-from fedtl.data.odd_rows import blank_rows, summary_row
+from fedtl.data.odd_rows import blank_rows, far_values, other_scale, summary_row
 from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import EXACT, Array, Raw, finite_numbers
@@ -50,7 +50,9 @@ class RowFacts:
     the largest pixel, of images of uint8 or uint16, and ``white``: the largest value of their type. ``summary``: the number of a row that
     sums up all others (``data.odd_rows``), and ``blank``: how many rows have no value. ``dated``: columns of numbers that are dates, with
     one, and ``placeholders``: columns of dates with one that may stand for none, and how often. ``telling``: properties that are no inputs
-    and nearly determine the label, and how nearly.
+    and nearly determine the label, and how nearly. ``far``: columns with values far from all others, with the farthest and how many, and
+    ``scales``: those that vary many times as much or as little in the test rows of the source, and how many times. ``uniform``: whether all
+    images are equal.
     """
 
     repeated: int = 0
@@ -69,6 +71,9 @@ class RowFacts:
     white: int | None = None
     summary: int | None = None
     blank: int = 0
+    far: tuple[tuple[str, float, int], ...] = ()
+    scales: tuple[tuple[str, float], ...] = ()
+    uniform: bool = False
     dated: tuple[tuple[str, int], ...] = ()
     placeholders: tuple[tuple[str, str, int], ...] = ()
     telling: tuple[tuple[str, float], ...] = ()
@@ -109,7 +114,20 @@ def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts,
         facts = _with_columns(facts, raw, settings, hidden)
     if settings.sequence is not None:
         facts = replace(facts, blank=blank_rows(finite_numbers(raw.train.x)))
+    facts = replace(facts, uniform=raw.train.x.ndim > 2 and not can_tell_rows_apart(raw.train.x))
+    facts = replace(facts, scales=tuple(_other_scales(raw, settings)))
     return replace(facts, telling=() if hidden else tuple(_telling(raw, settings))), hashes
+
+
+def _other_scales(raw: Raw, settings: DataSettings) -> Iterator[tuple[str, float]]:
+    """Yield the columns of test rows, or the values of their images, whose scale is not that of the training rows, and how many times it is."""
+    if raw.test is None or settings.stream or settings.tokenizer:
+        return
+    if raw.train.x.ndim == 2:
+        yield from other_scale(finite_numbers(raw.train.x), finite_numbers(raw.test.x), raw.columns)
+    elif raw.test.x.shape[1:] == raw.train.x.shape[1:]:
+        one, two = (finite_numbers(x[:ROWS_LOOKED_AT]).reshape(-1, 1) for x in (raw.train.x, raw.test.x))
+        yield from other_scale(one, two, ("the values",))
 
 
 def _telling(raw: Raw, settings: DataSettings) -> Iterator[tuple[str, float]]:
@@ -168,7 +186,8 @@ def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: boo
         counting=tuple(names[n] for n in counted if _counts(x[:, n])),
         running=tuple(names[n] for n in counted if _is_running(x[:, n])),
         copies=tuple(_copies(sample[:, counted], [names[n] for n in counted])),
-        sentinels=tuple(_sentinels(x[:, numbers], own)),
+        sentinels=(*_sentinels(x[:, numbers], own), *([] if hidden else _sentinels(*_target(raw, settings)))),
+        far=(*far_values(x[:, numbers], own), *([] if hidden else far_values(*_target(raw, settings)))),
         thousands=(*_thousands(x[:, numbers], own), *([] if hidden else _thousands(*_target(raw, settings)))),
         decisive=decisive,
         summary=None

@@ -17,6 +17,7 @@ def odd_notes(data: DataSettings, silos: Mapping[str, SiloSchema]) -> Iterator[s
         yield f"look at what was read ({listed}); delete what is not wanted"
     yield from _of_palettes(silos)
     yield from _of_rows(silos)
+    yield from _of_scales(silos)
     yield from _of_dates(data, silos)
     yield from _of_inputs(data, silos)
     telling = {
@@ -49,9 +50,29 @@ def _of_rows(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
     }
     if listed := by_silo(summary, quoted=False):
         yield f"a row is the sum or the mean of all others in every column ({listed}); if it is a total, remove it"
+    if uniform := [name for name, silo in silos.items() if silo.facts.uniform]:
+        yield f"all images of a silo are equal ({', '.join(uniform[:6])}), so there is nothing to learn; see how they were written"
     blank = {name: [f"{silo.facts.blank} of {silo.rows}"] for name, silo in silos.items() if silo.facts.blank}
     if listed := by_silo(blank, quoted=False):
         yield f"rows have no value in any input ({listed}), so a model sees the medians in their place; remove them"
+
+
+def _of_scales(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    far = {
+        name: [f"{column!r}: {value:g}, in {count} rows" for column, value, count in silo.facts.far]
+        for name, silo in silos.items()
+    }
+    if listed := by_silo(far, quoted=False):
+        yield (
+            f"values lie more than 10,000 times as far from the median as most ({listed}), so all others become equal once they are scaled; correct "
+            "them, or leave such cells empty"
+        )
+    scales = {
+        name: [f"{column!r} {times:.3g} times" for column, times in silo.facts.scales]
+        for name, silo in silos.items()
+    }
+    if listed := by_silo(scales, quoted=False):
+        yield f"test rows vary much more or less than training rows ({listed}), as in another unit; prepare both alike"
 
 
 def _of_dates(data: DataSettings, silos: Mapping[str, SiloSchema]) -> Iterator[str]:

@@ -8,6 +8,8 @@ from PIL import Image
 from fedtl.data.odd_rows import summary_row
 from fedtl.errors import DataError
 from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.row_notes import row_notes
 from tests.experiment.test_row_notes import PRIVATE, drawn, notes, tables
@@ -227,3 +229,69 @@ def test_masks_of_images_that_are_turned(tmp_path):
     (note,) = told("(EXIF)", masks(tmp_path / "one", {"a": []}, turned=True))
     assert "3 images such as 1.png" in note
     assert not told("(EXIF)", masks(tmp_path / "two", {"a": []}))
+
+
+def test_a_sum_far_from_zero_is_not_a_mean():
+    x = 3000 + RNG.normal(size=(40, 3))
+    assert summary_row(x.astype(np.float16).astype(float)) is None
+
+
+def test_values_far_from_all_others(tmp_path):
+    rows = drawn()
+    odd = [*rows[:-1], "0.5,1e12,1"]
+    (note,) = told("10,000 times", tables(tmp_path, a=odd, b=rows))
+    assert "(a: 'w': 1e+12, in 1 rows)" in note
+    heavy = [f"{v},{np.exp(2 * w)},{n % 2}" for n, (v, w) in enumerate(RNG.normal(size=(4000, 2)))]
+    assert not told("10,000 times", tables(tmp_path, a=heavy, b=rows))
+
+
+def test_a_target_with_a_number_for_a_missing_value(tmp_path):
+    rows = [f"{v},{w}" for v, w in RNG.normal(size=(40, 2))]
+    odd = [
+        f"{v},-999" if n % 5 == 0 else row
+        for n, (v, row) in enumerate(zip(RNG.normal(size=40), rows, strict=True))
+    ]
+    experiment = tables(tmp_path, "data.task=regression", header="v,label", a=odd, b=rows)
+    assert "a: 'label' = -999 in 8 rows" in told("may stand for a missing value", experiment)[0]
+
+
+def arrays(path, train, test):
+    path.mkdir()
+    y = np.arange(len(train)) % 2
+    for silo, shift in (("a", 0), ("b", 1)):
+        np.savez(
+            path / f"{silo}.npz",
+            train_x=np.roll(train, shift, -1),
+            train_y=y,
+            test_x=np.roll(test, shift, -1),
+            test_y=y[: len(test)],
+        )
+    return load_experiment("digits", ["data.source=npz", f"data.path={path}", "model.name=linear"])
+
+
+def test_test_rows_in_another_unit(tmp_path):
+    x, test = RNG.random((40, 8, 8)), RNG.random((12, 8, 8))
+    (note,) = told("in another unit", arrays(tmp_path / "one", x, 255 * test))
+    assert "a: 'the values' 2" in note
+    assert not told("in another unit", arrays(tmp_path / "two", x, test))
+    (note,) = told(
+        "in another unit", arrays(tmp_path / "three", x[:, 0], test[:, 0] * np.r_[np.ones(7), 0.01])
+    )
+    assert "a: '7' 0.0" in note
+
+
+def test_images_that_are_all_equal(tmp_path):
+    same, other = np.full((40, 8, 8), 7, np.uint8), RNG.integers(0, 256, (12, 8, 8)).astype(np.uint8)
+    assert told("are equal (a, b)", arrays(tmp_path / "one", same, other))
+    assert not told("are equal", arrays(tmp_path / "two", other, same[:4]))
+
+
+def test_a_target_that_is_one_number(tmp_path):
+    rows = [f"{v},3" for v in RNG.normal(size=40)]
+    experiment = tables(tmp_path, "data.task=regression", header="v,label", a=rows, b=drawn_values())
+    lines = data_notes(experiment, method_of(experiment.method), read_data_schema(experiment))
+    assert any("in all training rows of a, so nothing" in line for line in lines)
+
+
+def drawn_values():
+    return [f"{v},{w}" for v, w in RNG.normal(size=(40, 2))]
