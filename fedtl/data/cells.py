@@ -8,6 +8,7 @@ and text in a column that is declared as nothing else is refused.
 import math
 import re
 from collections.abc import Hashable, Sequence
+from datetime import time, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -134,6 +135,8 @@ def _text_problem(present: "pd.Series", where: str) -> str:
     """Return what is wrong with a column that should hold numbers, and what to do. ``where``: the file, and perhaps the silo."""
     if not isinstance(first := present.iloc[0], Hashable):
         return f"{present.name} holds a {type(first).__name__} in a cell; write one value a cell, or list it in data.drop"
+    if isinstance(first, timedelta | time):
+        return f"{present.name} holds times ({spelled(first)!r}); write them as numbers in one unit, such as hours, or list it in data.drop"
     texts = [cell for cell in present if not is_number(cell)]
     categories = sorted(map(spelled, present.unique()))
     if texts and all(may_be_thousands(str(cell)) for cell in texts):
@@ -146,7 +149,7 @@ def _text_problem(present: "pd.Series", where: str) -> str:
     elif len(texts) == len(present) and (dates := date_advice(texts, str(present.name))):
         advice = dates
     elif all(DECORATED_NUMBER.fullmatch(str(cell).strip()) for cell in texts):
-        advice = "write plain numbers, without other signs, units or separators of thousands, and with - for minus; or list it in data.drop"
+        advice = "write plain numbers in one unit, without other signs, units or separators of thousands, and with - for minus; or list it in data.drop"
     elif len(texts) < len(present) / 2:
         advice = "leave such cells empty: empty cells are missing values"
     elif len(categories) > MAX_CATEGORIES:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedtl.data.source import Array
 from fedtl.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,6 +31,15 @@ def in_srgb(image: "Image.Image", path: object) -> "Image.Image":
     image = image.convert(mode)
     gamma = _unusual_gamma(image)
     return image if gamma is None else image.point(_to_srgb(gamma) * len(image.getbands()))
+
+
+def array_in_srgb(pixels: Array, profile: bytes, path: object) -> Array:
+    """Return colours [H, W, 3] of uint8 that this profile describes as those of sRGB. Raises DataError."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    image.info["icc_profile"] = profile
+    return np.asarray(in_srgb(image, path))
 
 
 def check_plain(image: "Image.Image", path: object) -> None:

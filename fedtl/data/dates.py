@@ -21,6 +21,9 @@ from fedtl.errors import DataError
 OTHER_FORMATS = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d.%m.%Y %H:%M", "%m/%d/%Y %H:%M")
 ISO = "a date such as 2024-03-31 or 2024-03-31T14:30"
 DAY = timedelta(days=1)
+WRITTEN = re.compile(
+    r"(19|20)\d{6}(\.0)?"
+)  # a date without marks, such as 20240231, even if the calendar has no such day
 NUMBER = re.compile(r"\d+([.,]\d*)?")
 
 
@@ -39,7 +42,9 @@ def date_numbers(
     if bad and not settings.by_record:
         expected = f"a date as data.date_format = {settings.date_format!r}" if settings.date_format else ISO
         others = f" and {len(bad) - 1} more rows" if len(bad) > 1 else ""
-        if all(isinstance(cells[n], int | float) or NUMBER.fullmatch(str(cells[n]).strip()) for n in bad):
+        if not any(WRITTEN.fullmatch(str(cells[n]).strip()) for n in bad) and all(
+            isinstance(cells[n], int | float) or NUMBER.fullmatch(str(cells[n]).strip()) for n in bad
+        ):
             raise DataError(
                 f"{where}: {column.name} holds the number {str(cells[bad[0]])!r} in data row {bad[0] + 1}{others}, which can count days, as in "
                 "Excel, or seconds; write dates, or remove the column from data.dates, where all its cells are such numbers"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedtl.data.bounded import check_bytes, check_file_size
+from fedtl.data.colours import array_in_srgb
 from fedtl.data.settings import WINDOW, DataSettings
 from fedtl.data.slices import FRAME, chosen
 from fedtl.data.source import Array
@@ -26,6 +27,7 @@ ELEMENTS = [
         "SamplesPerPixel",
         "PhotometricInterpretation",
         "PlanarConfiguration",
+        "ICCProfile",
     ),
     *("PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
@@ -132,7 +134,9 @@ def _rows(path: Path, file: Any, planes: Array, settings: DataSettings) -> Array
     if colours:
         if settings.kind == "volumes":
             raise DataError(f"{path} has colours; a volume has one channel")
-        values = planes.astype(np.uint8)
+        values, profile = planes.astype(np.uint8), file.get("ICCProfile")
+        if profile:
+            values = np.stack([array_in_srgb(plane, bytes(profile), path) for plane in values])
     else:
         values = _modality_values(path, file, planes, settings)
     if settings.kind == "volumes":

@@ -6,9 +6,14 @@ that the program stored with each is read. Macros are not read at all.
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedtl.data.bounded import check_bytes, check_file_size
 from fedtl.errors import DataError, first_line
+from fedtl.report.figures import counted
+
+if TYPE_CHECKING:
+    from openpyxl.worksheet.worksheet import Worksheet
 
 Cell = object  # a number, a text, a truth value, a date or a time; None where empty
 MAX_CELLS = (
@@ -17,14 +22,14 @@ MAX_CELLS = (
 INSTALL = "Excel files need openpyxl: pip install 'fedtl[excel]'"
 
 
-def read_sheet(path: str, sheet: str, as_text: bool) -> tuple[list[str], list[list[Cell]]]:
+def read_sheet(path: str, sheet: str, as_text: bool) -> tuple[list[str], list[list[Cell]], tuple[str, ...]]:
     """
-    Return the names of the columns and the rows of a sheet, "" for the only one. ``as_text``: a row with a formula that has no
+    Return the names of the columns and the rows of a sheet, "" for the only one, and lines on what Excel hides and is read. ``as_text``: a row with a formula that has no
     stored value, or with cells beyond the header, becomes empty cells, and no row decides whether the others can be read;
     otherwise it is refused. Raises DataError.
     """
-    values = _cells(path, sheet, stored=True, merged=as_text)
-    formulas = _cells(path, sheet, stored=False, merged=as_text)
+    shown = _sheet(path, sheet, stored=True, merged=as_text)
+    values, formulas = _cells(shown), _cells(_sheet(path, sheet, stored=False, merged=as_text))
     header = next(values, [])
     next(formulas, None)
     while header and header[-1] is None:
@@ -42,7 +47,23 @@ def read_sheet(path: str, sheet: str, as_text: bool) -> tuple[list[str], list[li
         if problem and not as_text:
             raise DataError(f"{path} row {number}: {problem}")
         rows.append([None if problem or cell == "" else cell for cell in row[: len(names)]])
-    return names, rows
+    return names, rows, tuple(_hidden(shown, names))
+
+
+def _hidden(sheet: "Worksheet", names: Sequence[str]) -> Iterator[str]:
+    """Yield a line for rows, and one for columns, that Excel does not show, as those that a filter leaves out."""
+    hidden = [
+        number for number, row in sheet.row_dimensions.items() if row.hidden and 1 < number <= sheet.max_row
+    ]
+    if hidden:
+        yield f"{counted(len(hidden), 'row')} that Excel hides, such as row {min(hidden)}, are read as the others"
+    columns = [
+        name
+        for number, name in enumerate(names, start=1)
+        if any(one.hidden and one.min <= number <= one.max for one in sheet.column_dimensions.values())
+    ]
+    if columns:
+        yield f"columns that Excel hides are read as the others ({', '.join(map(repr, columns[:6]))})"
 
 
 def _problem(row: Sequence[Cell], written: Sequence[Cell], width: int) -> str:
@@ -58,9 +79,9 @@ def _problem(row: Sequence[Cell], written: Sequence[Cell], width: int) -> str:
     return ""
 
 
-def _cells(path: str, sheet: str, stored: bool, merged: bool) -> Iterator[list[Cell]]:
+def _sheet(path: str, sheet: str, stored: bool, merged: bool) -> "Worksheet":
     """
-    Yield the cells of each row. ``stored``: formulas as the values stored with them. ``merged``: whether cells may be merged, of
+    Return a sheet. ``stored``: formulas as the values stored with them. ``merged``: whether cells may be merged, of
     which all but the first are empty. Raises DataError.
     """
     try:
@@ -93,6 +114,11 @@ def _cells(path: str, sheet: str, stored: bool, merged: bool) -> Iterator[list[C
             f"{path}: its last cell is in row {chosen.max_row} and column {chosen.max_column}, so it has {cells:,} cells, and fedtl reads at "
             f"most {MAX_CELLS:,}; delete the empty rows and columns, or save it as a CSV file"
         )
-    for row in chosen.iter_rows():
+    return chosen
+
+
+def _cells(sheet: "Worksheet") -> Iterator[list[Cell]]:
+    """Yield the cells of each row."""
+    for row in sheet.iter_rows():
         # Of a formula that gives an empty text, the type is stored and no value.
         yield ["" if cell.value is None and cell.data_type == "str" else cell.value for cell in row]

@@ -11,8 +11,10 @@ from secrets import token_bytes
 
 import numpy as np
 
+from fedtl.data.date_facts import dates_as_numbers, placeholder_dates
 from fedtl.data.decisive import FEW_VALUES, columns_together, decisive_columns
 from fedtl.data.near_copies import NearRows, are_many, near_hashes, near_rows
+from fedtl.data.odd_rows import blank_rows, far_values, other_scale, summary_row
 from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import EXACT, Array, Raw, finite_numbers
@@ -45,7 +47,12 @@ class RowFacts:
     that separates thousands may have been read as the decimal mark); ``decisive`` (columns that alone nearly determine the label, and how nearly: ``data.decisive``); ``together`` (columns of
     which a sum is the label, as of the other columns of a one-hot label); ``belonging`` (columns of which each value names several rows, all of
     one label, and how many values). ``brightest``:
-    the largest pixel, of images of uint8 or uint16, and ``white``: the largest value of their type.
+    the largest pixel, of images of uint8 or uint16, and ``white``: the largest value of their type. ``summary``: the number of a row that
+    sums up all others (``data.odd_rows``), and ``blank``: how many rows have no value. ``dated``: columns of numbers that are dates, with
+    one, and ``placeholders``: columns of dates with one that may stand for none, and how often. ``telling``: properties that are no inputs
+    and nearly determine the label, and how nearly. ``far``: columns with values far from all others, with the farthest and how many, and
+    ``scales``: those that vary many times as much or as little in the test rows of the source, and how many times. ``uniform``: whether all
+    images are equal.
     """
 
     repeated: int = 0
@@ -62,6 +69,14 @@ class RowFacts:
     belonging: tuple[tuple[str, int], ...] = ()
     brightest: int | None = None
     white: int | None = None
+    summary: int | None = None
+    blank: int = 0
+    far: tuple[tuple[str, float, int], ...] = ()
+    scales: tuple[tuple[str, float], ...] = ()
+    uniform: bool = False
+    dated: tuple[tuple[str, int], ...] = ()
+    placeholders: tuple[tuple[str, str, int], ...] = ()
+    telling: tuple[tuple[str, float], ...] = ()
 
 
 NO_FACTS = RowFacts()
@@ -97,7 +112,29 @@ def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts,
         facts = replace(_with_leaks(facts, raw, settings, hashes), repeated=len(train) - len(exact))
     if raw.train.x.ndim == 2 and len(raw.columns) <= COLUMNS_LOOKED_AT and not settings.tokenizer:
         facts = _with_columns(facts, raw, settings, hidden)
-    return facts, hashes
+    if settings.sequence is not None:
+        facts = replace(facts, blank=blank_rows(finite_numbers(raw.train.x)))
+    facts = replace(facts, uniform=raw.train.x.ndim > 2 and not can_tell_rows_apart(raw.train.x))
+    facts = replace(facts, scales=tuple(_other_scales(raw, settings)))
+    return replace(facts, telling=() if hidden else tuple(_telling(raw, settings))), hashes
+
+
+def _other_scales(raw: Raw, settings: DataSettings) -> Iterator[tuple[str, float]]:
+    """Yield the columns of test rows, or the values of their images, whose scale is not that of the training rows, and how many times it is."""
+    if raw.test is None or settings.stream or settings.tokenizer:
+        return
+    if raw.train.x.ndim == 2:
+        yield from other_scale(finite_numbers(raw.train.x), finite_numbers(raw.test.x), raw.columns)
+    elif raw.test.x.shape[1:] == raw.train.x.shape[1:]:
+        one, two = (finite_numbers(x[:ROWS_LOOKED_AT]).reshape(-1, 1) for x in (raw.train.x, raw.test.x))
+        yield from other_scale(one, two, ("the values",))
+
+
+def _telling(raw: Raw, settings: DataSettings) -> Iterator[tuple[str, float]]:
+    """Yield the properties of the training rows that nearly determine the label, and how nearly."""
+    if raw.properties and raw.train.y.ndim == 1:
+        values = np.stack(list(raw.properties.values()), 1).astype(np.float64)
+        yield from decisive_columns(values, raw.train.y, list(raw.properties), settings)
 
 
 def _near_hashes(x: Array, settings: DataSettings) -> Sequence[Array]:
@@ -149,9 +186,16 @@ def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: boo
         counting=tuple(names[n] for n in counted if _counts(x[:, n])),
         running=tuple(names[n] for n in counted if _is_running(x[:, n])),
         copies=tuple(_copies(sample[:, counted], [names[n] for n in counted])),
-        sentinels=tuple(_sentinels(x[:, numbers], own)),
+        sentinels=(*_sentinels(x[:, numbers], own), *([] if hidden else _sentinels(*_target(raw, settings)))),
+        far=(*far_values(x[:, numbers], own), *([] if hidden else far_values(*_target(raw, settings)))),
         thousands=(*_thousands(x[:, numbers], own), *([] if hidden else _thousands(*_target(raw, settings)))),
         decisive=decisive,
+        summary=None
+        if hidden
+        else summary_row(np.concatenate([x[:, numbers], _target(raw, settings)[0]], 1)),
+        blank=blank_rows(x),
+        dated=tuple(dates_as_numbers(x[:, numbers], own)),
+        placeholders=tuple(placeholder_dates(x, names, settings)),
         belonging=()
         if hidden
         else tuple(_belonging(x, raw.train.y, names, [n for n in counted if names[n] not in dict(decisive)])),

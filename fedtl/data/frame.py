@@ -9,6 +9,7 @@ import numpy as np
 
 from fedtl.data.cells import column_inputs, is_number, numbers, numbers_by_cell, spelled, spelled_by_cell
 from fedtl.data.codes import codes_as_numbers
+from fedtl.data.column_names import columns_there
 from fedtl.data.columns import Kind, column_named, columns_of_inputs
 from fedtl.data.settings import KINDS, DataSettings
 from fedtl.data.source import Array, Part, Raw
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS_WITH_A_USE = ("label", "event", "silo_column", "domain_column", "unit_column", "split_column")
+REMARKS = "remarks"  # the key of a table's ``attrs``: lines on what was read and may not be wanted
 PARTS = ("train", "val", "test")  # the values of a split column
 
 
@@ -50,11 +52,13 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
         *unread_texts({name: frame[name].dropna() for name in words}),
         *codes_as_numbers(frame, columns),
     )
+    remarks: tuple[str, ...] = frame.attrs.get(REMARKS, ())
     if not settings.target_domain:
         rows = Part(x, labels_of(frame, settings, where), units)
         if settings.split_column:
-            return replace(_parts_by_column(rows, columns, frame, settings, where), unread=unread)
-        return Raw(rows, columns=columns, unread=unread)
+            made = _parts_by_column(rows, columns, frame, settings, where)
+            return replace(made, unread=unread, remarks=remarks)
+        return Raw(rows, columns=columns, unread=unread, remarks=remarks)
     domain = column_of(frame, settings.domain_column, where, "data.domain_column")
     target = (domain.map(str) == settings.target_domain).to_numpy(bool)
     if not target.any() or target.all():
@@ -68,7 +72,9 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     target_x, target_test = x[target], None
     if not column_of(frame, settings.label, where, "data.label")[target].isna().any():
         target_test = Part(target_x, labels_of(frame[target], settings, where))
-    return Raw(train, target=target_x, target_test=target_test, columns=columns, unread=unread)
+    return Raw(
+        train, target=target_x, target_test=target_test, columns=columns, unread=unread, remarks=remarks
+    )
 
 
 def check_columns_with_a_use(frame: "pd.DataFrame", settings: DataSettings, where: str) -> None:
@@ -192,15 +198,7 @@ def _check_numbers(cells: "pd.Series", where: str) -> None:
 def column_of(frame: "pd.DataFrame", name: str, where: str, key: str) -> "pd.Series":
     """Return the column; ``key`` is the setting that names it. Raises DataError."""
     if name not in frame.columns:
-        numbers = sum(map(is_number, frame.columns)) > len(frame.columns) / 2
-        raise DataError(
-            f"{key}: {where} has no column {name!r}; it has {', '.join(map(str, frame.columns[:12]))}"
-            + (
-                "; the first line seems to be a row: write the names of the columns above it"
-                if numbers
-                else ""
-            )
-        )
+        raise DataError(f"{key}: {where} has no column {name!r}; it has {columns_there(name, frame.columns)}")
     return frame[name]
 
 

@@ -17,6 +17,20 @@ from fedtl.errors import DataError
 
 SUFFIXES = (*sorted(pictures.SUFFIXES), *sorted(dicom.SUFFIXES), *nifti.SUFFIXES)
 OF_EIGHT, EIGHT_TO_SIXTEEN = 255, 257  # 255 becomes 65535
+PROPERTIES = (  # numbered in the order of their values
+    "the format of a file",
+    "the height of a file",
+    "the width of a file",
+    "whether a file has colours",
+    "the depth of a file",
+)
+SAME = {
+    ".jpeg": ".jpg",
+    ".tiff": ".tif",
+    ".dicom": ".dcm",
+    "": ".dcm",
+    ".gz": ".nii",
+}  # suffixes of one format
 FEW_OF_SIXTEEN = (
     1 << 12
 )  # pixels of 16 bits that all are below are those of a camera or scanner with fewer bits
@@ -24,11 +38,15 @@ FEW_OF_SIXTEEN = (
 
 @dataclass(frozen=True)
 class Images:
-    """Rows ``x`` [N, H, W], [N, H, W, 3] or, of volumes, [N, D, H, W], how many of them each file has, and how many had which ``sizes`` before ``data.size``."""
+    """
+    Rows ``x`` [N, H, W], [N, H, W, 3] or, of volumes, [N, D, H, W], how many of them each file has, and how many had which ``sizes``
+    before ``data.size``. ``properties``: numbers by file that are no inputs, by what they are.
+    """
 
     x: Array
     counts: tuple[int, ...]
     sizes: Mapping[tuple[int, ...], int]
+    properties: Mapping[str, Array]
 
 
 def is_image(path: Path) -> bool:
@@ -50,9 +68,13 @@ def load_images(paths: Sequence[Path], settings: DataSettings) -> Images:
     """
     rows: list[Array] = []
     sizes = Counter[tuple[int, ...]]()
+    properties: list[tuple[int | str, ...]] = []
     for path in paths:
         stored = _read(path, settings)
-        sizes[_sides_before(path, stored, settings)] += len(stored)
+        before = _sides_before(path, stored, settings)
+        sizes[before] += len(stored)
+        suffix = SAME.get(path.suffix.lower(), path.suffix.lower())
+        properties.append((suffix, *before[-2:], stored.ndim, stored.dtype.itemsize))
         rows.append(_sized(stored, settings))
         _check_finite(path, rows[-1], settings)
         if _sides(rows[-1], settings) != _sides(rows[0], settings):
@@ -65,7 +87,9 @@ def load_images(paths: Sequence[Path], settings: DataSettings) -> Images:
         colours = settings.channels == 3 or (native and any(part.ndim == 4 for part in rows))
         rows = [_with_colours(part) if colours else _grey(part) for part in rows]
     counts = tuple(len(part) for part in rows)
-    return Images(np.concatenate(_of_one_type(rows, paths, settings)), counts, dict(sizes))
+    own = [np.unique(column, return_inverse=True)[1] for column in zip(*properties, strict=True)]
+    named = dict(zip(PROPERTIES, own, strict=True))
+    return Images(np.concatenate(_of_one_type(rows, paths, settings)), counts, dict(sizes), named)
 
 
 def _read(path: Path, settings: DataSettings) -> Array:

@@ -62,18 +62,30 @@ def read(settings: DataSettings, name: str) -> Raw:
         return masks.read(settings, name)
     labelled, unread = (_of_manifest if settings.manifest else _of_folders)(settings, name)
     paths = [path for part in labelled.values() for path in part.paths]
+    properties: Mapping[str, Array]
     if settings.stream:
         parts = dict(_streamed(labelled, StreamedImages.of(paths, settings)))
         sizes = {} if settings.by_record else _sizes(paths, settings)
+        properties = {}
     else:
         images = load_images(paths, settings)  # together, so that all parts have one shape
         parts, sizes = dict(_parts(labelled, images, settings)), images.sizes
+        properties = _of_training_rows(images, labelled)
     return Raw(
         *(parts["train"], parts.get("val"), parts.get("test")),
         unread=unread,
         sizes=sizes,
         spacings=spacings_of(paths, settings),
+        properties={} if settings.by_record else properties,
     )
+
+
+def _of_training_rows(images: Images, labelled: Mapping[str, Labelled]) -> dict[str, Array]:
+    """Return the properties of the files of the training rows, for each row [N]."""
+    splits = list(labelled)
+    start = sum(len(labelled[split].paths) for split in splits[: splits.index("train")])
+    own = slice(start, start + len(labelled["train"].paths))
+    return {name: np.repeat(one[own], images.counts[own]) for name, one in images.properties.items()}
 
 
 def _sizes(paths: Sequence[Path], settings: DataSettings) -> Mapping[tuple[int, ...], int]:

@@ -35,8 +35,40 @@ def read(settings: DataSettings, name: str) -> Raw:
     for split, own in pairs.items():
         parts[split] = Part(x[: len(own)], _masks(own, settings))
         x = x[len(own) :]
+    every = [] if settings.by_record else [pair for own in pairs.values() for pair in own]
     unread = tuple(line for folder in folders.values() for line in _unread(folder))
-    return Raw(parts["train"], parts.get("val"), parts.get("test"), unread=unread, sizes=images.sizes)
+    return Raw(
+        *(parts["train"], parts.get("val"), parts.get("test")),
+        unread=unread,
+        sizes=images.sizes,
+        remarks=tuple(_turned(every)),
+        palette=_palette(every),
+    )
+
+
+def _palette(pairs: Sequence[tuple[Path, Path]]) -> dict[int, tuple[int, ...]]:
+    """Return the colour of each number in masks with a palette. Raises DataError where one number has two colours."""
+    palette: dict[int, tuple[int, ...]] = {}
+    first: dict[int, Path] = {}
+    for _, path in pairs:
+        for number, colour in pictures.palette_of(path).items():
+            if palette.setdefault(number, colour) != colour:
+                raise DataError(
+                    f"{path}: the number {number} has the colour {colour} in its palette, and {palette[number]} in that of {first[number].name}; the "
+                    "numbers are read and not their colours: save all masks with one palette"
+                )
+            first.setdefault(number, path)
+    return palette
+
+
+def _turned(pairs: Sequence[tuple[Path, Path]]) -> Iterator[str]:
+    """Yield a line where images are turned as their camera says, and their masks are not."""
+    turned = [image for image, mask in pairs if pictures.is_turned(image) and not pictures.is_turned(mask)]
+    if turned:
+        yield (
+            f"{counted(len(turned), 'image')} such as {turned[0].name} are turned as the camera says (EXIF), and their masks are not; where a mask was "
+            "drawn on the image as it is stored, they do not fit"
+        )
 
 
 def holds_masks(path: str, name: str) -> bool:

@@ -84,6 +84,24 @@ def read_mask(path: Path) -> Array:
         raise DataError(f"{path} cannot be read as a mask: {error}; replace or remove the file") from error
 
 
+def palette_of(path: Path) -> dict[int, tuple[int, ...]]:
+    """Return the colour of each number in a mask that has been read, of a file with a palette; of others nothing."""
+    from PIL import Image
+
+    with path.open("rb") as stream, Image.open(stream) as file:
+        colours = file.getpalette("RGB") if file.mode == "P" else None
+        numbers = [] if colours is None else np.unique(np.asarray(file)).tolist()
+    return {one: tuple((colours or [])[3 * one : 3 * one + 3]) for one in numbers}
+
+
+def is_turned(path: Path) -> bool:
+    """Return whether a picture is shown otherwise than it is stored, from its header."""
+    from PIL import Image
+
+    with path.open("rb") as stream, Image.open(stream) as file:
+        return file.getexif().get(ORIENTATION, 1) != 1
+
+
 def write_mask(mask: Array, path: Path) -> None:
     """Write numbers [H, W] of uint16 as a grey PNG, of 8 bits where they fit."""
     from PIL import Image

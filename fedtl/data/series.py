@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedtl.data.frame import (
+    REMARKS,
     check_columns_with_a_use,
     column_of,
     frame_inputs,
@@ -81,7 +82,13 @@ def series_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str, u
         if (column := getattr(settings, key)) and not (unused and key == "label"):
             _check_constant(rows, column, starts, settings, where)
     part = Part(x, labels_of(firsts, settings, where), units_of(firsts, settings, where))
-    return Raw(part, columns=names, unread=lines, spacings=steps)
+    counts = np.diff([*starts, len(order)])
+    return Raw(
+        *(part, None, None, None, None, names, lines),
+        spacings=steps,
+        remarks=frame.attrs.get(REMARKS, ()),
+        properties={"the number of steps": counts},
+    )
 
 
 def known_series(
@@ -118,7 +125,7 @@ def _series(
     if same.any():
         row = order[np.flatnonzero(same)[0]]
         raise DataError(
-            f"{where}: {same.sum()} rows have the {sequence.id} and {sequence.time} of another row ({ids[which[row]]!r}, {time[row]:g}); "
+            f"{where}: {same.sum()} rows have the {sequence.id} and {sequence.time} of another row ({str(ids[which[row]])!r}, {time[row]:g}); "
             "keep one row for each step"
         )
     made, lines = of_length(np.split(x[order], starts[1:]), sequence.length, len(names))

@@ -39,7 +39,9 @@ class Raw:
     inputs of the second domain, without labels. ``columns``: names of a table's columns or a series' channels, () for images.
     ``unread``: a line for each thing that lies next to the rows and was not read. ``sizes``: of images that ``data.size`` resized as
     they were read, how many had which sides, and ``spacings``: how many files state which distance of pixels in mm, or how many series have
-    steps of which length; of a set that is dealt to silos, over all of it.
+    steps of which length; of a set that is dealt to silos, over all of it. ``remarks``: a line for each thing that was read and may not be
+    wanted. ``properties``: numbers [N] of the training rows that are no inputs, such as the format of a file, by what they are. ``palette``: the colour of
+    each number in masks with one.
     """
 
     train: Part
@@ -51,6 +53,9 @@ class Raw:
     unread: tuple[str, ...] = ()
     sizes: Mapping[tuple[int, ...], int] = field(default_factory=dict)
     spacings: Mapping[tuple[float, ...], int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    properties: Mapping[str, Array] = field(default_factory=dict)
+    palette: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def target_to_split(self) -> bool:

@@ -151,8 +151,10 @@ def _parse(path: str, changed: int, size: int, dialect: Dialect, sheet: str) -> 
         if path.lower().endswith(".parquet"):
             return read_parquet(path, dialect.as_text)
         if path.lower().endswith(".xlsx"):
-            names, rows = read_sheet(path, sheet, dialect.as_text)
-            return pd.DataFrame(rows, columns=names, dtype=object if dialect.as_text else None)
+            names, cells, remarks = read_sheet(path, sheet, dialect.as_text)
+            made = pd.DataFrame(cells, columns=names, dtype=object if dialect.as_text else None)
+            made.attrs[frame.REMARKS] = remarks
+            return made
         checked = check_csv(path, dialect)
         texts = dialect.texts | checked.kept(dialect)
         rows = pd.read_csv(

@@ -99,6 +99,9 @@ def _of_counts(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
 
 def _of_sizes(schema: DataSchema) -> Iterator[str]:
     """Yield a line where the numbers that two silos predict are of so different a size that their unit is in question."""
+    constant = [name for name, silo in schema.silos.items() if silo.label_size == 0]
+    if constant:
+        yield f"the label is the same number, or 0, in all training rows of {first_of(constant, 6, ', ')}, so nothing can be learned there"
     sizes = {name: silo.label_size for name, silo in schema.silos.items() if silo.label_size}
     if not sizes:
         return

@@ -36,6 +36,7 @@ class SiloSchema:
     sees them as pixels of -1..1, and ``eight_bits``: whether they are prepared as uint8 of 0..255; None: not known. ``latest``: of survival, the latest time of a training row.
     ``one_sided``: labels of 0 and 1 that are the same in all training rows, and the event that no training row has.
     ``spacings``: distances of pixels in mm that files state, the most frequent first. ``sizes``: in which images were read; None where ``data.size`` resized none, or where rows must not be looked at. ``label_size``: how large the numbers are that are predicted.
+    ``remarks``: what was read and may not be wanted. ``palette``: the colour of each number in masks with one.
     """
 
     shape: tuple[int, ...]
@@ -54,6 +55,8 @@ class SiloSchema:
     one_sided: tuple[str, ...] = ()
     spacings: tuple[tuple[float, ...], ...] = ()
     label_size: float | None = None
+    remarks: tuple[str, ...] = ()
+    palette: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,8 @@ def read_data_schema(
             () if settings.by_record or hidden else label_facts.one_sided(raw, settings),
             tuple(sorted(raw.spacings, key=raw.spacings.__getitem__, reverse=True)),
             None if settings.by_record or hidden else label_facts.size(raw, settings),
+            raw.remarks,
+            raw.palette,
         )
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}

@@ -13,6 +13,7 @@ from fedtl.experiment.by_silo import by_silo, first_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import MAX_ASPECT, DataSchema, SiloSchema
 from fedtl.experiment.image_notes import image_notes
+from fedtl.experiment.odd_notes import code_notes, odd_notes
 from fedtl.report.figures import counted
 
 MIN_SHARE = 0.05  # of the rows of a silo; fewer repeated ones do not change a result much
@@ -46,9 +47,11 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
         shown = {name: silo for name, silo in silos.items() if name not in hidden}
         yield from _of_labels({name: silo.trained for name, silo in shown.items()})
         yield from _of_many_labels(shown)
+        yield from code_notes({name: silo.trained for name, silo in shown.items()})
     yield from _of_one_sided(silos)
     yield from _of_horizons(experiment.data.horizons, silos)
     yield from _of_columns(silos)
+    yield from odd_notes(experiment.data, silos)
     yield from _of_copies(schema, bool(experiment.data.unit_column))
     yield from image_notes(experiment.data, silos)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from fedtl.data.colours import array_in_srgb
 from fedtl.data.image_files import load_images
 from fedtl.data.settings import DataSettings
 from fedtl.errors import DataError
@@ -140,3 +141,9 @@ def test_deep_grey_with_a_profile_is_refused_but_for_declared_numbers(tmp_path):
 def test_a_damaged_profile_is_named(tmp_path):
     with pytest.raises(DataError, match="colour profile that cannot be read"):
         read(save(PIXELS, tmp_path / PNG, icc_profile=b"nothing"))
+
+
+def test_an_array_with_a_profile_becomes_what_its_picture_does(tmp_path):
+    own = profile(b"RGB ", 2.19921875, ADOBE)
+    shown = array_in_srgb(PIXELS, own, "a.dcm")
+    assert (shown == read(save(PIXELS, tmp_path / PNG, icc_profile=own))).all()

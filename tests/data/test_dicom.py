@@ -20,6 +20,7 @@ from pydicom.uid import (
 )
 
 from fedtl.data import bounded
+from fedtl.data.colours import array_in_srgb
 from fedtl.data.dicom import read_dicom
 from fedtl.data.image_files import is_image, load_images
 from fedtl.data.images import read
@@ -27,6 +28,7 @@ from fedtl.data.preprocess import fit_inputs
 from fedtl.data.settings import DataSettings
 from fedtl.errors import DataError
 from fedtl.experiment import image_notes
+from tests.data.test_colours import ADOBE, profile
 
 STORED = np.array([[0, 100, 1024], [2000, 3000, 4095]], np.uint16)
 PATIENT = "Secret^Patient"
@@ -154,6 +156,10 @@ def test_colours(written):
     assert np.array_equal(read_dicom(written(colours), settings())[0], colours)
     x = load_images([written(colours)], settings(channels=1)).x
     assert x.shape == (1, 2, 4)
+    own = profile(b"RGB ", 2.19921875, ADOBE)
+    shown = read_dicom(written(10 * colours, ICCProfile=own), settings())[0]
+    assert np.array_equal(shown, array_in_srgb(10 * colours, own, ""))
+    assert not np.array_equal(shown, 10 * colours)
 
 
 def test_frames_are_refused_or_chosen_or_a_volume(written):
