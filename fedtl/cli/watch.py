@@ -22,7 +22,9 @@ def watch(
     ] = None,
     metrics: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="also write a line of JSON to this file for each silo in each round"),
+        typer.Option(
+            metavar="FILE", help="also write a line of JSON to this file for each silo in each round"
+        ),
     ] = None,
 ) -> None:
     """

@@ -111,7 +111,9 @@ def _statistics_grid(features: Features) -> Grid:
 def _answer(result: RunResult) -> str:
     metric, worst = result.metric, result.worst
     count = silo_count_note(result.mean_silos.get(metric), len(result.silos))
-    mean = f"The mean test {TITLES[metric]} over silos is {format_value(metric, result.mean.get(metric))}{count}"
+    mean = (
+        f"The mean test {TITLES[metric]} over silos is {format_value(metric, result.mean.get(metric))}{count}"
+    )
     if not worst.silo:
         return f"{mean}."
     return f"{mean}; the worst is {format_value(metric, worst.figures.get(metric))}{count}, at {worst.silo}."
