@@ -70,6 +70,7 @@ DOORS = {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
         *("report.data_plots", "report.calibration_plots", "report.feature_plots", "report.helper_plots"),
+        "report.heat_colours",
     },
     "jinja2": {"report.html"},
     "typer": {

@@ -103,7 +103,9 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
             f"{where} inputs are of type {x.dtype}; fedtl reads uint8 pixels and numbers: save {_as_numbers(x)}"
         )
     if 0 in x.shape[1:]:
-        raise DataError(f"{where} inputs have shape {x.shape[1:]}, so a row holds no number")
+        raise DataError(
+            f"{where} inputs have shape {x.shape[1:]}, so a row holds no number; give each row at least one"
+        )
     if (shape := _common_shape(x, settings)) != (expected := _common_shape(train, settings)):
         raise DataError(
             f"{where} inputs have shape {shape}, but training inputs {expected}; all rows of a silo need one shape"

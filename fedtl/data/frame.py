@@ -146,7 +146,7 @@ def frame_inputs(frame: "pd.DataFrame", settings: DataSettings, where: str) -> t
         column_of(frame, name, where, "data.drop")
     names = input_columns(frame, settings)
     if not names:
-        raise DataError(f"{where} has no column besides {settings.label!r}")
+        raise DataError(f"{where} has no column besides {settings.label!r}; add the columns of the inputs")
     for key in KINDS:
         for name in getattr(settings, key):
             column_of(frame, name, where, f"data.{key}")

@@ -48,7 +48,7 @@ def read(settings: DataSettings, name: str) -> tuple[Raw, list[Path], tuple[str,
         raise DataError(f"data.manifest: {file} does not exist; write it, with a row for each image")
     rows, where = table.rows_of(_as_table(file, settings), name)
     if not len(rows):
-        raise DataError(f"{where} has no row")
+        raise DataError(f"{where} has no row; write one for each image")
     paths = [_checked(cell, folder, where) for cell in _cells(rows, settings, where)]
     seen: dict[Path, int] = {}
     for number, path in enumerate(paths):

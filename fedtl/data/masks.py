@@ -101,7 +101,9 @@ def _files(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() not in pictures.SUFFIXES or is_hidden(path):
             continue
         if path.stem in found:
-            raise DataError(f"{folder} has two files {path.stem}: {found[path.stem].name} and {path.name}")
+            raise DataError(
+                f"{folder} has two files {path.stem}: {found[path.stem].name} and {path.name}; remove one"
+            )
         found[path.stem] = path
     return found
 

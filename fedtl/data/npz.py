@@ -219,12 +219,12 @@ def _column_names(
     declared = tuple(settings.columns)
     if x.ndim > 2 and settings.sequence is None:
         if declared:
-            raise DataError(f"data.columns names columns, but train_x of {where} holds images")
+            raise DataError(f"data.columns names columns, but train_x of {where} holds images; remove it")
         return ()
     if "columns" not in arrays:
         if declared and len(declared) != x.shape[-1]:
             raise DataError(
-                f"data.columns names {len(declared)} columns, but train_x of {where} has {x.shape[-1]}"
+                f"data.columns names {len(declared)} columns, but train_x of {where} has {x.shape[-1]}; name all"
             )
         return declared or column_numbers(x)
     names = tuple(map(str, arrays["columns"].reshape(-1).tolist()))

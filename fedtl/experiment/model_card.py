@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fedtl
+from fedtl.data.columns import columns_of_inputs
 from fedtl.errors import FedTLError
 from fedtl.experiment.scores import estimate, read_answers
 from fedtl.experiment.uncertainty import measure
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from fedtl.experiment.predict import SiloModel
 
 CARD, CONFIG = "README.md", "config.json"
-MAX_NAMED = 12  # silos or classes in one sentence
+MAX_NAMED = 12  # silos, classes or columns in one sentence
 LIMITS = (
     "It was tested on rows of one silo. Rows of another place, device or time may differ: test it there before it is used.",
     "It gives an answer to every row, also to one that is like none that it was trained on.",
@@ -124,8 +125,11 @@ def _privacy(model: "SiloModel", result: RunResult | None) -> str:
 
 
 def _inputs(model: "SiloModel") -> str:
-    if model.inputs.columns:
-        return f"rows of {counted(len(model.inputs.columns), 'column')}"
+    if inputs := model.inputs.columns:
+        columns = columns_of_inputs(inputs, model.experiment.data)
+        if len(columns) > MAX_NAMED or columns == list(map(str, range(len(inputs)))):
+            return f"rows of {counted(len(columns), 'column')}"
+        return f"rows with {'the columns' if len(columns) > 1 else 'the column'} {', '.join(map(_code, columns))}"
     return f"inputs of shape {' x '.join(map(str, model.shape))}"
 
 

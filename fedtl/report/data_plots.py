@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.colors import Colormap, Normalize
 
+from fedtl.report.heat_colours import DIVERGING, INK_OF_NUMBERS, RISING, STRONG
 from fedtl.report.plots import (
     INK,
     MAX_NAMED_SILOS,
@@ -22,8 +23,6 @@ from fedtl.results.data_report import DataReport, Separation
 
 MOST_LABELS = 12  # that have a colour and a name
 LIMIT = 2.0  # standard deviations, from which a difference has the darkest colour
-DIVERGING = LinearSegmentedColormap.from_list("difference", ["#D55E00", "#ffffff", "#0072B2"])
-RISING = LinearSegmentedColormap.from_list("share", ["#ffffff", "#0072B2"])
 
 
 def label_bars(report: DataReport) -> str:
@@ -127,14 +126,16 @@ def _heat(
     few = len(rows) <= MAX_NAMED_SILOS
     height = (0.32 if few else 0.05) * len(rows) + 1.3 + 0.07 * max(map(len, columns))
     figure, axes = new_figure(max(3.0, height))
+    printed = few and len(columns) <= MAX_NAMED_SILOS
     colours, low, high, meaning = look
+    colours = colours if printed else STRONG[colours.name]
     axes.set_facecolor("#cccccc")
     axes.grid(False)
     axes.imshow(
         np.ma.masked_invalid(table), cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="none"
     )
-    if few and len(columns) <= MAX_NAMED_SILOS:
-        _write_values(axes, table, (low, high))
+    if printed:
+        _write_values(axes, table)
     label_rows(axes, list(rows) if few else [""] * len(rows))
     every = max(1, len(columns) // 40 + 1)
     shown = range(0, len(columns), every)
@@ -144,10 +145,7 @@ def _heat(
     return to_svg(figure, key)
 
 
-def _write_values(axes: Axes, table: np.ndarray, ends: tuple[float, float]) -> None:
-    low, high = ends
+def _write_values(axes: Axes, table: np.ndarray) -> None:
     for (row, column), value in np.ndenumerate(table):
         if np.isfinite(value):
-            dark = abs(value - (0 if low < 0 else low)) > 0.6 * (high - max(low, 0))
-            colour = "white" if dark else INK
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=INK_OF_NUMBERS)

@@ -32,7 +32,7 @@ def feature_maps(features: Features) -> str:
         for column, (when, drawn) in enumerate(maps):
             keys = _draw(axes[row][column], drawn, names, name_of)
             axes[row][column].set_title(
-                f"{when} training, by {what}", loc="left", fontsize=11, fontweight="bold"
+                f"features {when} training, by {what}", loc="left", fontsize=11, fontweight="bold"
             )
         _legend(axes[row][-1], keys)
     return to_svg(figure, "features")

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator
 
-from matplotlib import colormaps
 from matplotlib.patches import Rectangle
 
 from fedtl.report.figures import TITLES, difference_unit, format_short_difference
-from fedtl.report.plots import INK, label_axes, new_figure, to_svg
+from fedtl.report.heat_colours import DIVERGING, INK_OF_NUMBERS, STRONG
+from fedtl.report.plots import label_axes, new_figure, to_svg
 from fedtl.results.comparison import Gain, Verdict, WhoHelps
 
-COLOURS = "RdBu"  # ColorBrewer: red and blue stay apart for colour-blind readers, and white is zero
 MAX_PRINTED = 12  # silos whose values are printed into the cells
-DARK = 0.62  # of the largest value: from here on text is white
 SHOWN = {Verdict.GAINS: "*", Verdict.LOSES: "*"}
 
 
@@ -25,7 +23,7 @@ def helpers(own: WhoHelps, metric: str) -> str:
     few = max(len(rows), len(columns)) <= MAX_PRINTED
     figure, axes = new_figure((0.5 if few else 0.26) * len(rows) + 2.2)
     axes.grid(visible=False)
-    colours = colormaps[COLOURS]
+    colours = DIVERGING if few else STRONG[DIVERGING.name]
     for row, column, gain in _cells(own, columns):
         share = gain.mean / largest
         axes.add_patch(
@@ -33,11 +31,10 @@ def helpers(own: WhoHelps, metric: str) -> str:
         )
         if few:
             text = format_short_difference(metric, gain.mean, None) + SHOWN.get(gain.verdict, "")
-            ink = "white" if abs(share) > DARK else INK
-            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
+            axes.text(column, row, text, ha="center", va="center", color=INK_OF_NUMBERS, fontsize=9)
     for at, name in enumerate(rows):
         if name in columns:
-            axes.text(columns.index(name), at, "-", ha="center", va="center", color="#777777")
+            axes.text(columns.index(name), at, "-", ha="center", va="center", color="#6e6e6e")
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_xticks(range(len(columns)), columns, fontsize=9, rotation=30 if few else 90, ha="right" if few else "center", parse_math=False)  # fmt: skip
     axes.set_yticks(range(len(rows)), rows, fontsize=9, parse_math=False)

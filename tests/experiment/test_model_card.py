@@ -1,6 +1,7 @@
 """The model card of an export has what a reader of the weights needs, and nothing exact of private rows."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,6 +60,24 @@ def test_a_card_has_use_silos_rows_metrics_with_intervals_privacy_and_limits(tmp
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["id2label"] == {"0": "a", "1": "b", "2": "c"}
     assert (config["num_labels"], config["input_shape"]) == (3, [1, 12, 12])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (("age", "sex=f", "sex=m"), "rows with the columns `age`, `sex`,"),
+        (("0", "1", "2"), "rows of 3 columns,"),
+        (tuple(f"x{at}" for at in range(40)), "rows of 40 columns,"),
+    ],
+)
+def test_a_card_names_the_columns_of_a_table(inputs, said, tmp_path):
+    """By the names that a row of the table has, not by those of the inputs that a text becomes."""
+    own = model(tmp_path)
+    own.experiment = own.experiment.model_copy(
+        update={"data": own.experiment.data.model_copy(update={"categories": {"sex": ["f", "m"]}})}
+    )
+    own.inputs = replace(own.inputs, columns=inputs)
+    assert said in card(own, tmp_path / "out")
 
 
 def test_of_a_private_run_it_has_no_exact_figure(tmp_path):

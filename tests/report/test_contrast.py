@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedtl.report import plots
+from fedtl.report import heat_colours, plots
 
 STYLE = (Path(plots.__file__).parent / "page.html.j2").read_text()
 TEXT, MARK = 4.5, 3.0  # WCAG 2.2, 1.4.3 and 1.4.11
@@ -73,6 +73,14 @@ def test_the_marks_of_a_plot_have_enough_contrast():
         name for name, one in shown.items() if contrast(in_the_dark(one), in_the_dark(white)) < MARK
     ] == []
     assert contrast(in_the_dark(channels(plots.INK)), in_the_dark(white)) > TEXT
+
+
+@pytest.mark.parametrize("colours", [heat_colours.DIVERGING, heat_colours.RISING], ids=lambda one: one.name)
+def test_the_numbers_of_a_heat_map_have_enough_contrast_in_every_cell(colours):
+    ink, cells = channels(heat_colours.INK_OF_NUMBERS), colours(np.linspace(0, 1, 201))[:, :3]
+    low = min(contrast(cell, ink) for cell in cells)
+    dark = min(contrast(in_the_dark(cell), in_the_dark(ink)) for cell in cells)
+    assert (low > TEXT, dark > TEXT) == (True, True), (low, dark)
 
 
 def test_plots_of_reports_and_of_the_documentation_are_dark_by_the_filter_that_is_computed_here():

@@ -191,21 +191,21 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
     if data.path and not source.needs_path:
         yield f"data.path is set, but source {data.source!r} reads no files; remove data.path"
     if data.silo_column and data.source not in UNITS and not data.manifest:
-        yield f"data.silo_column is a setting of sources {', '.join(UNITS)}, not of {data.source!r}"
+        yield f"data.silo_column is a setting of sources {', '.join(UNITS)}, not of {data.source!r}; remove it"
     yield from table_contradictions(data)
     yield from rule_contradictions(data)
     yield from _of_named_sets(data)
     if data.silos and data.silos_except:
         yield "data.silos and data.silos_except both say which silos take part; remove one of them"
     if data.columns and data.source not in UNITS:
-        yield f"data.columns is a setting of sources {', '.join(UNITS)}, not of {data.source!r}"
+        yield f"data.columns is a setting of sources {', '.join(UNITS)}, not of {data.source!r}; remove it"
     if data.unit_column and (not has_units(data) or data.unit_column in ("x", "y")):
         yield (
             f"data.unit_column = {data.unit_column!r}: only sources {', '.join(UNITS)} (npz: arrays train_NAME) and images "
             "(a column of data.manifest) have one, and it cannot be x or y"
         )
     if data.source == "table" and bool(data.domain_column) != bool(data.target_domain):
-        yield "data.domain_column and data.target_domain must be set together: a column, and one of its values"
+        yield "data.domain_column and data.target_domain belong together; set both, to a column and to one of its values"
 
 
 def _of_named_sets(data: DataSettings) -> Iterator[str]:
@@ -215,9 +215,9 @@ def _of_named_sets(data: DataSettings) -> Iterator[str]:
             yield f'data.{key} is a setting of source "huggingface" with data.path = "{HUB}OWNER/NAME"; remove it'
     if data.source != "torchvision":
         if data.sets:
-            yield f'data.sets is a setting of source "torchvision", not of {data.source!r}'
+            yield f'data.sets is a setting of source "torchvision", not of {data.source!r}; remove it'
         if data.download and not by_name:
-            yield f'data.download is a setting of source "torchvision" and of sets of the hub of Hugging Face, not of {data.source!r}'
+            yield f'data.download is a setting of source "torchvision" and of sets of the hub of Hugging Face, not of {data.source!r}; remove it'
     elif not data.sets:
         yield f'data.sets is empty; source "torchvision" has {", ".join(SETS)}'
     for name in data.sets:
@@ -249,7 +249,7 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
 def _engine_contradictions(engine: EngineSettings) -> Iterator[str]:
     """Yield a line for each setting that the engine does not have."""
     if engine.address and engine.name != "ray":
-        yield f'engine.address is a setting of engine "ray", not of {engine.name!r}'
+        yield f'engine.address is a setting of engine "ray", not of {engine.name!r}; remove it'
     if engine.stack > 1 and engine.name == "ray":
         yield f'engine.stack = {engine.stack} and engine.name = "ray": workers on a cluster train one silo after another; set engine.stack = 1'
 

@@ -27,7 +27,7 @@ def unsound(experiment: Experiment) -> Iterator[str]:
     """Yield a line for each reason why the guarantee of ``[privacy]`` would not hold. Without such a line it may be trained."""
     if experiment.privacy is None:
         if overriding := [name for name, own in experiment.silo.items() if own.privacy]:
-            yield f"silo.{overriding[0]} overrides [privacy], but the experiment has no [privacy]"
+            yield f"silo.{overriding[0]} overrides [privacy], but the experiment has no [privacy]; add that table, or remove the override"
         if experiment.data.scale == "dp":
             yield 'data.scale = "dp" needs [privacy], and the experiment has none; set data.scale = "silo"'
         return

@@ -11,7 +11,7 @@ def sql_mistakes(data: DataSettings) -> Iterator[str]:
     """Yield a line for each of them."""
     if data.source != "sql":
         if data.query:
-            yield f'data.query is a setting of source "sql", not of {data.source!r}'
+            yield f'data.query is a setting of source "sql", not of {data.source!r}; remove it'
         return
     query = data.query.strip()
     if not query:

@@ -15,11 +15,11 @@ def table_contradictions(data: DataSettings) -> Iterator[str]:
     listed = ("split_column", "positive_above") if data.manifest else ()
     for key in ("domain_column", "split_column", "positive_above", *KINDS, "drop"):
         if data.source not in TABLES and key not in listed and getattr(data, key) not in ("", None, [], {}):
-            yield f"data.{key} is a setting of sources {', '.join(TABLES)}, not of {data.source!r}"
+            yield f"data.{key} is a setting of sources {', '.join(TABLES)}, not of {data.source!r}; remove it"
     for key in OF_FILES:
         in_table = data.source == "table" or (bool(data.manifest) and key != "sheet")
         if not in_table and getattr(data, key) != type(data).model_fields[key].default:
-            yield f'data.{key} is a setting of source "table", not of {data.source!r}'
+            yield f'data.{key} is a setting of source "table", not of {data.source!r}; remove it'
     other_format = data.path.lower().endswith((".parquet", ".xlsx"))
     if data.delimiter == data.decimal == "," and not other_format:
         yield 'data.delimiter and data.decimal are both ","; set data.delimiter, such as ";"'
