@@ -18,7 +18,7 @@ from fedtl.models.net import ModelSpec, Net, Shape, seeded
 from fedtl.models.norms import own_buffers
 
 TOLERANCE = 1e-4  # of scores, which are about 1; for larger ones relative to the largest
-MANY = 8  # a row must have the same scores in a batch of this size as in one of 1 and of 2 rows
+LARGER_BATCH = 8  # a row must have the same scores in a batch of this size as in one of 1 and of 2 rows
 
 
 def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: int) -> ModelSpec:
@@ -48,8 +48,8 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
     check_copies(model)
     if not _equal(_pass(model.eval(), x), features):
         raise ModelError(
-            "training changes what the model computes by something else than its parameters and buffers, which would stay where it was "
-            "trained; register it with register_buffer, persistent=True"
+            "training changes something that the model computes with and that is neither a parameter nor a buffer, so it would not be saved or "
+            "sent; register it with register_buffer, persistent=True"
         )
     model.train()
     return ModelSpec(
@@ -64,7 +64,7 @@ def _features(model: nn.Module, x: Tensor, classifier: str) -> Tensor:
     """Return what the classifier gets [N, features, ...], from a model with an Identity in its place. Raises ModelError."""
     try:
         features = _pass(model, x)
-    except ModelError as error:  # what follows takes no features
+    except ModelError as error:  # a layer behind the classifier cannot take the features
         raise _not_last(classifier, f" (without it: {error})") from error
     if not isinstance(features, Tensor):
         raise ModelError(f"the classifier {classifier!r} gets no tensor of features; choose another model")
@@ -159,8 +159,10 @@ def _check_own_scores(model: nn.Module, x: Tensor, whole: Tensor) -> None:
         raise ModelError(
             "in evaluation mode the same row gets other scores each time; draw random numbers in training mode only"
         )
-    many = _pass_alone(model, torch.cat([x] * (MANY // len(x))))
-    if not all(map(_equal, alone, whole.split(1))) or not _equal(many, torch.cat([whole] * (MANY // len(x)))):
+    many = _pass_alone(model, torch.cat([x] * (LARGER_BATCH // len(x))))
+    if not all(map(_equal, alone, whole.split(1))) or not _equal(
+        many, torch.cat([whole] * (LARGER_BATCH // len(x)))
+    ):
         layers = (
             f"{path} is a {type(module).__name__} without running statistics: build it with track_running_stats=True, or "
             "use GroupNorm"

@@ -73,7 +73,9 @@ def epsilon_by_round(costs: Mapping[str, Mapping[int, float]]) -> str:
     many = len(costs) > MAX_NAMED_SILOS
     for at, (name, own) in enumerate(costs.items()):
         colour, marker = ("#9a9a9a", "") if many else (PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)])
-        wider = 0 if many else 6 * (len(costs) - 1 - at) / len(costs)  # silos of equal cost lie on each other
+        wider = (
+            0 if many else 6 * (len(costs) - 1 - at) / len(costs)
+        )  # the lines of silos of equal cost lie on each other, and all stay visible
         (line,) = axes.step(list(own), list(own.values()), color=colour, where="post", alpha=0.8)
         line.set(marker=marker, markersize=4 + wider, linewidth=1.3 + wider / 2)
         keys[f"each of {len(costs)} silos" if many else name] = line
@@ -97,7 +99,7 @@ def silo_bars(result: RunResult) -> str:
         "facecolor": "white",
         "edgecolor": "none",
         "pad": 1.0,
-    }  # of the line of the mean, which may pass there
+    }  # hides the line of the mean behind the number
     axes.bar_label(bars, labels, padding=4, fontsize=9, color=INK, bbox=clear)
     axes.margins(x=0.08)
     keys = {}
@@ -129,7 +131,7 @@ def method_dots(comparison: Comparison) -> str:
         colour = PALETTE[at % len(PALETTE)]
         marker = MARKERS[
             (at + at // len(PALETTE)) % len(MARKERS)
-        ]  # the ninth method is not the first one's twin
+        ]  # the ninth method has the colour of the first one, and another marker
         for row, silo in enumerate(silos):
             if score := figures.get(silo, {}).get(metric):
                 if score.ci95:
