@@ -9,7 +9,7 @@ from fedtl.report.html import Cell, Grid, Plot, Section, plot, render
 from fedtl.report.wording import format_delta, format_epsilon
 from fedtl.results.audit import AuditResult, BoundsResult, CheckResult, PlantedResult, Status
 
-COLOURS = {"passed": "gains", "failed": "loses"}  # of what the checks of a silo found
+COLOURS = {Status.PASSED: "gains", Status.FAILED: "loses"}  # of what the checks of a silo found
 CANARIES = "Measured with canaries; lower bounds on epsilon at 95 % confidence (the Gaussian one does not refute a claim)"
 CHECK_CLASSES = {
     Status.PASSED: "",
