@@ -5,7 +5,7 @@ An audit compares what a run claims with what can be measured. A newcomer reads 
 
 - ``audit``: the audit of a run folder (``fedtl audit``), from its parallel ``workload`` to its signed ``bundle``.
 - ``claim``: what a silo claims. ``verdict``: what one check measures, and which checks fail. ``checks``: all checks of a
-  private run. ``power``: how large a fault they would have detected. ``statement`` and ``notes``: the result in sentences.
+  private run. ``power``: the smallest fault that they would have detected. ``statement`` and ``notes``: the result in sentences.
 - ``canaries``: what the canaries of the run show. ``transcript``: whether ledger, messages and claim agree.
 - ``retraining``: what the canaries cannot show, by training one round again at the silo with one thing changed.
 - ``attacks``: membership inference, planted rows, reconstruction, and what sharing each role costs. ``units``: whether

@@ -45,7 +45,7 @@ from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training import threads
 
 CANARIES = 400
-MIN_STEPS = 16  # noisy steps with canaries, or all steps of a plan that has fewer
+MIN_STEPS = 16  # the least number of noisy steps with canaries; of a plan that has fewer steps, all of them
 
 Progress = Callable[[int, int], None]  # the number of checks that are done, and of all checks
 

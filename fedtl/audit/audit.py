@@ -64,12 +64,12 @@ def audit_run(
 ) -> AuditResult:
     """
     Audit a finished run and write the signed bundle to ``out``. ``key``: the PEM file of the key that signs, created if it
-    does not exist. ``raws``: a store that has the silos' stored rows, where no file has them. Raises ConfigError, before any
+    does not exist. ``raws``: a store with the silos' rows as they are stored, for rows that are in no file. Raises ConfigError, before any
     work, if the run cannot be audited.
     """
     clock = time.perf_counter()
     experiment = folder.experiment()
-    folder.result()  # of a finished run, and not of a comparison
+    folder.result()  # raises ConfigError for a run that has not finished, and for a comparison
     refuse_unauditable(experiment)
     showable = showable_silos(experiment) if options.pictures else frozenset[str]()
     if unexpected := bundle.unexpected_files(out, {*SIGNED, bundle.BUNDLE, bundle.SIGNATURE}):

@@ -1,4 +1,4 @@
-"""How large a fault an audit would have detected with 95 % probability: what a passed check is worth."""
+"""How small a fault an audit would still have detected with 95 % probability: what a passed check is worth."""
 
 import math
 from collections.abc import Callable, Sequence

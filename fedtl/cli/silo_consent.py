@@ -42,7 +42,7 @@ def rehearse(
         raise typer.Exit(3)
     if rehearsal.claim.terms is None:
         raise typer.Exit(2)
-    for name, text in describe_values(rehearsal.claim.privacy or {}).items():
+    for name, text in describe_values(rehearsal.to_json()["privacy"] or {}).items():
         say(f"{name}: {text}")
     if rehearsal.request.bundle:
         say(f"to approve: fedtl silo approve {folder} {rehearsal.request.bundle}")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fedtl.experiment.config.schema import Experiment, WireSettings
 from fedtl.methods.base import Method, fits_tuned_statistics
+from fedtl.methods.exact_statistics import ExactStatistics
 from fedtl.models.roles import Role
 from fedtl.training.finish import Outcome
 from fedtl.training.trainer import Trainer
@@ -82,8 +83,8 @@ def statistics_notes(
         if method.fits_received_statistics and method.shared:
             yield f"{experiment.model.name} has no running statistics, so AdaBN changed nothing"
         return
-    if method.exact_statistics != "own":
-        yield LOCAL_AFTER if method.exact_statistics == "always" else AS_LEFT
+    if method.exact_statistics != ExactStatistics.OWN:
+        yield LOCAL_AFTER if method.exact_statistics == ExactStatistics.ALWAYS else AS_LEFT
     distances = {name: outcome.statistics_distance for name, outcome in outcomes.items()}
     far = {
         name: distance

@@ -33,6 +33,7 @@ from fedtl.experiment.public_inputs import check_server, public_inputs, public_n
 from fedtl.experiment.silo_models import check_silo_models, silo_model_notes, with_silo_models
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.methods.base import Method, own_labels
+from fedtl.methods.exact_statistics import ExactStatistics
 from fedtl.methods.label_free import made_with_labels
 from fedtl.methods.restrict import train_only
 from fedtl.methods.ridge import RidgeHead, head_names
@@ -100,14 +101,8 @@ class Study:
         """Return a silo as it is before its first round."""
         trainer = trainer_at(self.trainer, name)
         _, local = trainer.partition.split(trainer.initial(data.width))
-        return Silo(
-            name,
-            data,
-            local,
-            self.secret(name),
-            self.guarantees.get(name),
-            taint.untrained_labels(trainer.partition.roles),
-        )
+        labels = taint.untrained_labels(trainer.partition.roles)
+        return Silo(name, data, local, self.secret(name), self.guarantees.get(name), labels)
 
     def secret(self, name: str) -> bytes:
         """Return a silo's secret. It follows from the seed, because a simulation has no attacker to hide it from."""
@@ -213,7 +208,7 @@ def _method(experiment: Experiment) -> Method:
     if experiment.privacy is None:
         return method
     after = experiment.privacy.statistics == "local-after"
-    return replace(method, exact_statistics="always" if after else "never")
+    return replace(method, exact_statistics=ExactStatistics.ALWAYS if after else ExactStatistics.NEVER)
 
 
 def _check_head(experiment: Experiment, trainer: Trainer, width: int) -> None:

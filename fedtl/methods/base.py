@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedtl.messages import Update
 from fedtl.methods.choose import Choose, choose_mix
+from fedtl.methods.exact_statistics import ExactStatistics
 from fedtl.methods.losses import PerBatch, PerExample, TaskLoss, Term, check_terms
 from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.methods.slot import Slot
@@ -165,9 +166,6 @@ class Server(Protocol):
     ) -> tuple[State, Memory]: ...
 
 
-ExactStatistics = Literal["own", "always", "never"]
-
-
 @dataclass(frozen=True)
 class Method:
     """
@@ -196,7 +194,7 @@ class Method:
     choose: Choose | None = None
     server: Server | None = None
     cut: int | None = None  # how many first stages of the body are shared; None: all (``methods.cut``)
-    exact_statistics: ExactStatistics = "own"
+    exact_statistics: ExactStatistics = ExactStatistics.OWN
     pool: bool = False
     sgd_only: bool = False
     head_start: Callable[[State], State] | None = None
@@ -231,8 +229,8 @@ class Method:
     @property
     def fits_received_statistics(self) -> bool:
         """Whether the model as received gets exact statistics at the silo."""
-        return self.exact_statistics == "always" or (
-            self.exact_statistics == "own" and Role.STATS not in self.shared
+        return self.exact_statistics == ExactStatistics.ALWAYS or (
+            self.exact_statistics == ExactStatistics.OWN and Role.STATS not in self.shared
         )
 
     @property
@@ -292,7 +290,9 @@ def finished_roles(method: Method) -> frozenset[Role]:
 
 def fits_tuned_statistics(method: Method) -> bool:
     """Return whether a step after the last round moves the statistics, so that exact ones are fitted after it."""
-    return method.exact_statistics != "never" and any(Role.STATS in step.trained for step in method.steps)
+    return method.exact_statistics != ExactStatistics.NEVER and any(
+        Role.STATS in step.trained for step in method.steps
+    )
 
 
 def fits_at_home(method: Method) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedtl._util.settings import Fraction, Weight
 from fedtl.methods.base import Method
+from fedtl.methods.exact_statistics import ExactStatistics
 from fedtl.methods.group_means import GroupMeans
 from fedtl.methods.losses import Batch, Forward, PerExample
 from fedtl.methods.mean_embedding import Embedding, MeanEmbedding
@@ -163,6 +164,9 @@ def kd3a(
     }
     server, further = by[share_by]
     method = Method(
-        slots=source_slots(sources), summaries=(tells, *further), server=server, exact_statistics="always"
+        slots=source_slots(sources),
+        summaries=(tells, *further),
+        server=server,
+        exact_statistics=ExactStatistics.ALWAYS,
     )
     return method.plus(KnowledgeVote(sources, sure, weight))

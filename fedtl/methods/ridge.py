@@ -12,6 +12,7 @@ from fedtl._util.settings import Count, Weight
 from fedtl.errors import ConfigError
 from fedtl.methods.base import HEAD, Finish, LabelledFeatures, Method, Site
 from fedtl.methods.choose import choose_mix
+from fedtl.methods.exact_statistics import ExactStatistics
 from fedtl.methods.ridge_sums import Moments, Projection, Ridge, RidgeSums, Rows
 from fedtl.methods.sets import SUMMARY, Sets
 from fedtl.models.state import State
@@ -177,5 +178,5 @@ def ridge(
         phases=(),
         summaries=summaries,
         finish=(RidgeHead(sums, form),),
-        exact_statistics="own" if statistics == "exact" else "never",
+        exact_statistics=ExactStatistics.OWN if statistics == "exact" else ExactStatistics.NEVER,
     )

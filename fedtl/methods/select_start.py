@@ -3,6 +3,7 @@
 from operator import itemgetter
 
 from fedtl.methods.base import Method, Use
+from fedtl.methods.exact_statistics import ExactStatistics
 from fedtl.methods.source_models import KeepSources, Sources, source_names, source_slots
 
 
@@ -16,5 +17,5 @@ def select_start(sources: Sources = 6) -> Method:
         slots=source_slots(sources),
         finish=(Use(others=others),),
         server=KeepSources(sources),
-        exact_statistics="always",
+        exact_statistics=ExactStatistics.ALWAYS,
     )

@@ -46,7 +46,7 @@ class AdapterPlan:
 def with_adapters(spec: ModelSpec, plan: AdapterPlan, shape: Shape, norms: bool = False) -> ModelSpec:
     """
     Return the model with an adapter in each chosen layer of its body; it computes the same until they are trained. Everything
-    else in the body is frozen, but with ``norms`` scale and shift of normalisation layers are not. ``shape``: of one input.
+    else in the body is frozen, except, with ``norms``, scale and shift of its normalisation layers. ``shape``: of one input.
 
     The adapters' initial weights depend only on the seed and on the layers' paths. No other tensor changes its name. Raises
     ModelError where an entry of ``where`` matches no layer that can have an adapter.

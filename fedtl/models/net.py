@@ -35,7 +35,7 @@ class Net(nn.Module):
         super().__init__()
         self.body, self.head, self.aux, self.statistics = body, head, aux, statistics
 
-    # Looked for once, because each step asks for them and a net keeps its layers.
+    # Looked up once: each step needs them, and the layers of a net do not change.
 
     @cached_property
     def ties(self) -> Mapping[str, str]:
@@ -53,7 +53,7 @@ class Net(nn.Module):
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy starts from: it may be given other layers, so it looks for its own ties and norms."""
+        """Leave out what was looked up in the layers: a copy may be given other layers, so it looks again."""
         own = ("ties", "group_norms", "kept")
         return {name: value for name, value in vars(self).items() if name not in own}
 

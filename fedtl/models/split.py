@@ -53,8 +53,8 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
     check_copies(model)
     if not equal(run_pass(model.eval(), x), features):
         raise ModelError(
-            "training changes what the model computes by something else than its parameters and buffers, which would stay where it was "
-            "trained; register it with register_buffer, persistent=True"
+            "training changes something that the model computes with and that is neither a parameter nor a buffer, so it would not be saved or "
+            "sent; register it with register_buffer, persistent=True"
         )
     model.train()
     return ModelSpec(
@@ -69,7 +69,7 @@ def _features(model: nn.Module, x: Tensor, classifier: str) -> Tensor:
     """Return what the classifier gets [N, features, ...], from a model with an Identity in its place. Raises ModelError."""
     try:
         features = run_pass(model, x)
-    except ModelError as error:  # what follows takes no features
+    except ModelError as error:  # a layer behind the classifier cannot take the features
         raise _not_last(classifier, f" (without it: {error})") from error
     if not isinstance(features, Tensor):
         raise ModelError(f"the classifier {classifier!r} gets no tensor of features; choose another model")

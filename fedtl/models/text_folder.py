@@ -102,7 +102,7 @@ def _core(transformer: Any, config: Any) -> frozenset[str]:
 def import_transformers() -> Any:
     with suppress(ImportError):
         import_torchvision()  # transformers imports it where it is installed, so its missing operators must be defined first
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on a config.json are known here
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its warnings about a config.json
     try:
         import tokenizers  # noqa: F401
         import transformers
@@ -136,7 +136,7 @@ def _config(name: str) -> Any:
     try:
         with without_network():
             return transformers.AutoConfig.for_model(kind, **table)
-    except Exception as error:  # a configuration checks itself in as many ways as there are models
+    except Exception as error:  # each type of model raises errors of its own
         raise ModelError(f"{at_name(name)}: {CONFIG} is refused: {first_line(error)}") from error
 
 
@@ -198,5 +198,5 @@ def _counts_from_zero(module: TextClassifier, tokens: int) -> bool:
         own = module(x)
         module.own_positions = False
         return bool(torch.equal(module(x), own))
-    except Exception:  # a model without this argument; what else is wrong with it, its cut says
+    except Exception:  # the model does not take this argument; other faults are reported when it is cut
         return False

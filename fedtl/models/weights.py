@@ -165,7 +165,7 @@ def file_names(file: Iterable[str], net: Iterable[str], spec: ModelSpec) -> tupl
     plains = list(_without_prefixes(file))
     if spec.core:
         plains = [{_today(name): own for name, own in plain.items()} for plain in plains]
-        prefix = _prefix(spec.core)  # which files of the transformer alone do not have
+        prefix = _prefix(spec.core)  # files of the transformer alone lack this prefix
         plains += [{prefix + name: own for name, own in plain.items()} for plain in plains]
     plains += [named for plain in plains if (named := timm_names(plain, map(spec.library_name, known)))]
     for plain in plains:

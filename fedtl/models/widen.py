@@ -28,7 +28,7 @@ def widened(narrow: Net, wide: Net, state: State, seed: int) -> State:
     """
     draw, grown = torch_generator("widen", seed), dict(state)
     copies: tuple[Tensor, Tensor] | None = (
-        None  # of which old unit each unit is a copy, and its share; None: as it was
+        None  # for each unit the old unit that it copies, and its share of it; None: unchanged
     )
     for (name, old), (_, new) in zip(_layers(narrow), _layers(wide), strict=True):
         if type(old) is not type(new):

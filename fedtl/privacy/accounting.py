@@ -27,7 +27,7 @@ MAX_NOISE, MIN_NOISE = (
     0.01,
 )  # noise multipliers above which nothing is learned, below which nothing is hidden
 CALIBRATION_TOLERANCE = 1e-3  # relative, between the calibrated and the smallest sufficient noise
-GUESSES = 4  # of the calibrated noise, before it is searched for without guessing
+GUESSES = 4  # the most guesses of the calibrated noise; after these it is searched for by halving
 # The grid of privacy losses. A coarser grid gives a larger epsilon, never a smaller one.
 GRID_WIDTH = 1e-3
 GRID_STEPS = 1000  # errors add up to steps * width^2, so from this many steps on the grid is finer
@@ -104,7 +104,7 @@ def calibrate(
             return above
         guess = _likely_noise(known, target_epsilon)
     noise = most if hopeless else _smallest(lambda noise: cost(noise) <= target_epsilon)[1]
-    # A search that finds none ends at the largest noise, which a wrong guess must not let pass.
+    # Where no noise is enough, the search ends at the largest one, which still costs too much.
     if cost(noise) > target_epsilon:
         raise ConfigError(
             f"epsilon = {target_epsilon:g} over {steps} steps of rate {sample_rate:.3g} needs a noise multiplier "
@@ -231,7 +231,7 @@ def _one_step(noise: float, sample_rate: float, width: float, replace_one: bool)
 
 def _gaussian(noise: float, sample_rate: float, width: float, replace_one: bool) -> Any:
     library = _library()
-    # REPLACE_SPECIAL is its name for zero-out.
+    # The library calls zero-out adjacency REPLACE_SPECIAL.
     relation = library.NeighborRel.REPLACE_ONE if replace_one else library.NeighborRel.REPLACE_SPECIAL
     return library.from_gaussian_mechanism(
         noise,

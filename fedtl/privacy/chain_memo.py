@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
-MOST = 4096  # chains; the one that was not used for longest is dropped
+MAX_CHAINS = 4096  # the most chains that are remembered; the least recently used one is dropped
 
 
 @dataclass(frozen=True)
@@ -47,5 +47,5 @@ class ChainMemo(Generic[Value]):
         with self._lock:
             self._known.pop(entries[0][1], None)
             self._known[entries[0][1]] = Known(len(entries), entries[-1][1], value)
-            if len(self._known) > MOST:
+            if len(self._known) > MAX_CHAINS:
                 del self._known[next(iter(self._known))]

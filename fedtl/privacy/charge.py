@@ -42,7 +42,7 @@ def charged_round(
         try:
             update, local = compute(guarantee.releases.in_round(first))
         except Exception as error:
-            # Why it failed may depend on a row, and the server would see the message.
+            # The reason may depend on a row, and the server sees this message, so the message does not state it.
             log.error(
                 "%s: a charged round failed: %s", silo, error, exc_info=not isinstance(error, FedTLError)
             )

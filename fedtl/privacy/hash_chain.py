@@ -47,7 +47,7 @@ class HashChain:
         return self.entries[-1][1] if self.entries else GENESIS
 
     def lines(self, after: int = 0) -> list[ChainLine]:
-        """Return the lines, or those after so many."""
+        """Return the lines, without the first ``after``."""
         return [json.loads(text) for text, _ in self.entries[after:]]
 
     def others(self) -> list["HashChain"]:
@@ -80,7 +80,7 @@ class WritableChain(HashChain):
         self.entries.append(entry)
 
     def store(self, name: str, content: bytes) -> str:
-        """Replace the bytes stored under this name; returns their hash, which ``stored`` asks for."""
+        """Replace the bytes stored under this name; return their hash, which ``stored`` needs."""
         self.connection.execute("DELETE FROM kept WHERE chain = ? AND name = ?", (self.name, name))
         for part, start in enumerate(range(0, len(content), BLOB_BYTES)):
             row = self.name, name, part, content[start : start + BLOB_BYTES]
@@ -117,10 +117,11 @@ class HashChainFile:
         with locked(self.path) as connection:
             chain = self._load(WritableChain(name, connection, self._chain))
             if not chain.entries:
-                self._seal(chain)  # so that a chain without a tip was certainly tampered with
+                self._seal(chain)  # from now on, lines without a tip are a sign of tampering
             yield chain
         if len(chain.entries) > self.tips()[name][0]:
-            # After the commit, because a tip ahead of its chain looks like a cut; locked, because it only moves forward.
+            # After the commit: a tip with more lines than its chain would look as if lines had been cut off. Under the lock: another
+            # process may have written a newer tip, which must not be replaced by an older one.
             with locked(self.path) as connection:
                 self._seal(self._chain(connection, name))
 
@@ -152,7 +153,7 @@ class HashChainFile:
         name, last = chain.name, GENESIS
         query = "SELECT line, hash FROM lines WHERE chain = ? ORDER BY number"
         entries = chain.connection.execute(query, (name,)).fetchall()
-        # Where these lines have their hashes, those up to a known hash are the known ones; where not, this raises.
+        # Lines up to a hash that this process has checked need no second look at what they state; every hash is computed below.
         known = _IN_PLACE.longest(entries)
         in_place = known.lines if known and known.value == name else 0
         for number, (text, digest) in enumerate(entries, 1):
@@ -193,7 +194,7 @@ def _canonical(content: Mapping[str, Any]) -> str:
 
 
 def _place(text: str) -> tuple[Any, Any] | None:
-    """Return of which chain a line says that it is, and its number there; None for a text that is not a line."""
+    """Return the chain and the number that a line states; None for a text that is not a line."""
     try:
         line = json.loads(text)
         return line["chain"], line["number"]

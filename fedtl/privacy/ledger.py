@@ -155,7 +155,7 @@ class Ledger:
 
     def confirm(self, fingerprint: str) -> None:
         """
-        Write that the rows have changed and that this is right. ``fingerprint``: the rows' present one. Raises Refused
+        Write that the steward confirms the changed rows. ``fingerprint``: that of the rows as they are now. Raises Refused
         if they are another dataset's.
         """
         dataset, rows = self._account.dataset, self._account.rows

@@ -27,8 +27,8 @@ class _Entry(BaseModel):
 
 class Opened(_Entry):
     """
-    The first line of a dataset: its lifetime budget and its rows. ``kept``: hashes of the row sets next to the lines.
-    ``beside``: for a further dataset, how many of its rows also are in each dataset before it.
+    The first line of a dataset: its lifetime budget and its rows. ``kept``: hashes of the row sets that are stored with the lines.
+    ``beside``: for a further dataset, how many of its rows are also in each dataset that was opened before.
     """
 
     what: Literal["opened"] = "opened"
@@ -88,7 +88,7 @@ class RoundCharged(_Entry):
 
 
 class ReplyStored(_Entry):
-    """The reply to the last charged round is kept next to the lines. ``reply``: its hash; ``bytes``: its size."""
+    """The reply to the last charged round is stored with the lines. ``reply``: its hash; ``bytes``: its size."""
 
     what: Literal["stored"] = "stored"
     study: str

@@ -161,7 +161,7 @@ def confirmed_rows(chain: HashChain, state: LedgerState, name: str = LAST_ROWS) 
 
 def store_rows(chain: WritableChain, rows: RowSet, before: RowSet | None = None) -> dict[str, str]:
     """
-    Replace the row sets next to the lines; returns the line's ``kept``. ``before``: all rows that the dataset had until now.
+    Replace the row sets that are stored with the lines; return the line's ``kept``. ``before``: all rows that the dataset had until now.
     """
     ever = rows.union(before) if before and before.key == rows.key else rows
     return {name: chain.store(name, kept.dumped()) for name, kept in ((LAST_ROWS, rows), (ALL_ROWS, ever))}

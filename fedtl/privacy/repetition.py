@@ -22,7 +22,7 @@ class Repeatable(Protocol):
     """One step, which can be composed with itself."""
 
     def self_compose(self, times: int, /) -> Any:
-        """Return the privacy loss distribution of so many steps."""
+        """Return the privacy loss distribution of that number of steps."""
 
 
 class Repetition:

@@ -123,8 +123,8 @@ class RowSet:
 @dataclass(frozen=True)
 class SharedRows:
     """
-    What two datasets have in common. ``share``: the largest share of either dataset's rows, with repeated rows counted once
-    or each; None: the sample is too small. ``rows``: how many rows of the first dataset.
+    What two datasets have in common. ``share``: the largest share of either dataset's rows, whether a repeated row counts
+    once or each time; None: the sample is too small. ``rows``: how many rows of the first dataset.
     """
 
     share: float | None

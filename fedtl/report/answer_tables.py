@@ -8,7 +8,7 @@ from fedtl.report.verdict_tables import verdict_cell
 from fedtl.results.comparison import Verdict
 from fedtl.results.page_facts import ClassRecall, ComparisonFacts, SiloAnswers
 
-MAX_SILOS = 12  # whose confusions are shown
+MAX_SILOS = 12  # the most silos whose confusions are shown
 SHOWN = (Verdict.GAINS, Verdict.LOSES)  # verdicts in colour: what stays different from zero after correction
 CLASSES = (
     "By class: the interval of a gain is for one class alone, as that of a silo (paired, Student's t with the jackknife); colour marks what "

@@ -7,9 +7,13 @@ from fedtl.report.audit_attacks import Pictures, inversion_section, membership_s
 from fedtl.report.figures import NOT_MEASURED, format_measured
 from fedtl.report.html import Cell, Grid, Plot, Section, plot, render
 from fedtl.report.wording import format_delta, format_epsilon
-from fedtl.results.audit import AuditResult, BoundsResult, CheckResult, PlantedResult, Status
+from fedtl.results.audit import AuditResult, BoundsResult, CheckResult, Outcome, PlantedResult, Status
 
-COLOURS = {"passed": "gains", "failed": "loses"}  # of what the checks of a silo found
+COLOURS = {
+    Outcome.PASSED: "gains",
+    Outcome.FAILED: "loses",
+    Outcome.NOISE_NOT_MEASURED: "unclear",
+}
 CANARIES = "Measured with canaries; lower bounds on epsilon at 95 % confidence (the Gaussian one does not refute a claim)"
 CHECK_CLASSES = {
     Status.PASSED: "",
@@ -97,7 +101,7 @@ def _canaries(audit: AuditResult) -> list[Grid]:
     for name, silo in audit.silos.items():
         conformance, outcome = silo.conformance, Cell(NOT_MEASURED)
         if conformance:
-            outcome = Cell(conformance.outcome, COLOURS.get(conformance.outcome, "unclear"))
+            outcome = Cell(conformance.outcome, COLOURS[conformance.outcome])
         rows.append(
             [
                 Cell(name),

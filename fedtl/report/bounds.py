@@ -49,8 +49,8 @@ def gains_shown(comparison: Comparison) -> list[Gain]:
 
 def could_be_seen(comparison: Comparison, silo: str) -> bool:
     """
-    Return whether a gain of the detectable size is possible at the silo: not more than the best value of the metric is better
-    than the worst end of the interval of training alone, which is where the largest gain would begin.
+    Return whether a gain of the detectable size is possible at the silo. The largest gain that is possible leads from the worst end of
+    the interval of training alone to the best value of the metric.
     """
     metric, size = comparison.metric, comparison.benefit[silo].detectable
     alone = comparison.methods.get(LOCAL, {}).get(silo, {}).get(metric)

@@ -17,8 +17,8 @@ from fedtl.report.plots import (
 )
 from fedtl.results.page_facts import CalibrationBin, SiloAnswers
 
-FEWEST = 10  # rows of a point: the share of right answers among fewer says little
-LARGEST = 90.0  # area of a point with all rows of its silo, in square points
+MIN_ROWS = 10  # of a point: the share of right answers among fewer rows says little
+MAX_AREA = 90.0  # of a point with all rows of its silo, in square points
 
 
 def calibration(answers: Mapping[str, SiloAnswers]) -> str:
@@ -42,7 +42,7 @@ def calibration(answers: Mapping[str, SiloAnswers]) -> str:
         axes.scatter(
             x,
             y,
-            s=[LARGEST * one.rows / total for one in points],
+            s=[MAX_AREA * one.rows / total for one in points],
             color=colour,
             marker=marker,
             alpha=0.6,
@@ -53,7 +53,7 @@ def calibration(answers: Mapping[str, SiloAnswers]) -> str:
     label_axes(
         axes,
         "Are the probabilities true?",
-        f"mean probability of the predicted class (%); a point has {FEWEST} test rows or more",
+        f"mean probability of the predicted class (%); a point has {MIN_ROWS} test rows or more",
         "right answers on test rows (%)",
     )
     draw_legend(axes, keys)
@@ -61,13 +61,13 @@ def calibration(answers: Mapping[str, SiloAnswers]) -> str:
 
 
 def merged(bins: Sequence[CalibrationBin]) -> list[CalibrationBin]:
-    """Return the bins with neighbours joined until each has ``FEWEST`` rows; what is left at the end joins the last."""
+    """Return the bins with neighbours joined until each has ``MIN_ROWS`` rows; what is left at the end joins the last."""
     points: list[CalibrationBin] = []
     for one in bins:
-        if points and points[-1].rows < FEWEST:
+        if points and points[-1].rows < MIN_ROWS:
             one = _joined(points.pop(), one)
         points.append(one)
-    if len(points) > 1 and points[-1].rows < FEWEST:
+    if len(points) > 1 and points[-1].rows < MIN_ROWS:
         points[-2:] = [_joined(*points[-2:])]
     return points
 

@@ -26,7 +26,7 @@ from fedtl.report.trials import trial_lines, yardstick_lines
 from fedtl.report.wording import not_covered
 from fedtl.results.comparison import Averages, Benefit, Comparison, Estimate, Overall, Verdict
 
-FEW_COLUMNS = 5  # methods that fit into 80 characters with whole headings
+MAX_WHOLE_HEADINGS = 5  # the most methods that fit into 80 characters with whole headings
 COLOURS = {
     Verdict.GAINS: "green",
     Verdict.AS_GOOD: "cyan",
@@ -60,7 +60,7 @@ def compare_table(comparison: Comparison) -> Table:
         "silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in all_silos(comparison))
     )
     for method in methods:
-        heading = method if len(methods) <= FEW_COLUMNS else _hyphenated(method)
+        heading = method if len(methods) <= MAX_WHOLE_HEADINGS else _hyphenated(method)
         table.add_column(Text(heading), justify="right", overflow="fold")
     if benefit:
         table.add_column("best", overflow="fold")

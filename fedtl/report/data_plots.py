@@ -21,7 +21,7 @@ from fedtl.report.plots import (
 )
 from fedtl.results.data_report import DataReport, Separation
 
-MOST_LABELS = 12  # that have a colour and a name
+MAX_COLOURED_LABELS = 12  # with more labels, none has a colour of its own
 LIMIT = 2.0  # standard deviations, from which a difference has the darkest colour
 
 
@@ -30,7 +30,7 @@ def label_bars(report: DataReport) -> str:
     counts = {name: silo.trained for name, silo in report.silos.items() if silo.trained}
     labels = list(dict.fromkeys(label for own in counts.values() for label in own))
     title = "Labels of training rows"
-    if len(counts) > MAX_NAMED_SILOS or len(labels) > MOST_LABELS:
+    if len(counts) > MAX_NAMED_SILOS or len(labels) > MAX_COLOURED_LABELS:
         shares = np.array(
             [[own.get(label, 0) / sum(own.values()) for label in labels] for own in counts.values()]
         )

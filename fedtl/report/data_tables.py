@@ -9,7 +9,7 @@ from fedtl.report.figures import counted
 from fedtl.report.tables import titled_table
 from fedtl.results.data_report import DataReport, Separation, SiloRows
 
-MOST = 6  # labels or columns that a line lists
+MAX_LISTED = 6  # the most labels or columns that a line lists
 
 
 def data_table(report: DataReport) -> Table:
@@ -109,5 +109,5 @@ def _counts(values: Mapping[str, float]) -> str:
 
 
 def _listed(texts: Sequence[str]) -> str:
-    rest = len(texts) - MOST
-    return ", ".join([*texts[:MOST], *([f"{rest} more"] if rest > 0 else [])])
+    rest = len(texts) - MAX_LISTED
+    return ", ".join([*texts[:MAX_LISTED], *([f"{rest} more"] if rest > 0 else [])])

@@ -75,7 +75,7 @@ INTERVAL = re.compile(rf"\S+…\S+|\[{NUMBER}, {NUMBER}\]|{NUMBER} to {NUMBER}")
 
 
 def whole_intervals(text: object) -> Markup:
-    """The text of a cell, in which no line ends within an interval such as "57…60" or "[-1.2, +2.3]"."""
+    """The text of a cell, marked so that no line breaks inside an interval such as "57…60" or "[-1.2, +2.3]"."""
     return Markup(INTERVAL.sub(r'<span class="whole">\g<0></span>', str(escape(text))))
 
 

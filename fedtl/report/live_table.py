@@ -13,7 +13,7 @@ from fedtl.results.run import HistoryLine
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 30  # rounds that have a bar; with more rounds, each bar is the last of several
-MOST_SILOS = 40
+MAX_SILOS = 40
 
 
 def live_view(name: str, rounds: int, metric: str, lines: Sequence[HistoryLine]) -> Group:
@@ -30,13 +30,13 @@ def live_table(metric: str, lines: Sequence[HistoryLine]) -> Table:
     table.add_column("by round")
     table.add_column("left out")
     silos = sorted({silo for line in lines for silo in (*line.silos, *line.left_out)})
-    for silo in silos[:MOST_SILOS]:
+    for silo in silos[:MAX_SILOS]:
         values = [line.silos.get(silo, {}).get(metric, math.nan) for line in lines]
         known = [value for value in values if math.isfinite(value)]
         now = format_value(metric, known[-1]) if known else "-"
         table.add_row(Text(silo), now, bars(values), Text(_left_out(silo, lines)))
-    if len(silos) > MOST_SILOS:
-        table.caption, table.caption_justify = f"and {counted(len(silos) - MOST_SILOS, 'silo')} more", "left"
+    if len(silos) > MAX_SILOS:
+        table.caption, table.caption_justify = f"and {counted(len(silos) - MAX_SILOS, 'silo')} more", "left"
     return table
 
 

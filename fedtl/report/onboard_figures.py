@@ -59,7 +59,7 @@ def warnings(result: OnboardResult) -> list[str]:
     if any(part.episodes == 1 for part in result.shots) and any(part.episodes > 1 for part in result.shots):
         few = ", ".join(str(part.shots) for part in result.shots if part.episodes == 1)
         lines.append(
-            f"{few} shots are all rows of every class, so all episodes would be the same: one, without an interval"
+            f"{few} shots are all rows of every class, so all episodes would be the same; there is one, without an interval"
         )
     if result.new_classes:
         lines.append(f"classes that no silo of the run had: {', '.join(result.new_classes)}")
@@ -76,7 +76,7 @@ def notes(result: OnboardResult) -> list[str]:
         "An episode draws its labelled rows (the support) at random from the silo's training rows. Intervals are over episodes "
         "and hold for these test rows, which are the same in all episodes; differences are between the same episodes.",
         "The statistics of normalisation layers are the exact ones of all training inputs, which need no labels.",
-        "The support chooses a head by the rows that are left out of it in turn. Test rows are used for measurement only. It does not choose between "
+        "The support chooses a head by leaving each part of its rows out in turn and predicting them. Test rows are used for measurement only. It does not choose between "
         "the two models that are trained, because leaving rows out would train each of them again for every part. These two take about as "
         "many steps as they would if all training rows had labels.",
         "Label propagation sees the inputs of up to 256 test rows at once, and none of their labels.",

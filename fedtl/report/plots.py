@@ -99,7 +99,7 @@ def silo_bars(result: RunResult) -> str:
         "facecolor": "white",
         "edgecolor": "none",
         "pad": 1.0,
-    }  # of the line of the mean, which may pass there
+    }  # hides the line of the mean behind the number
     axes.bar_label(bars, labels, padding=4, fontsize=9, color=INK, bbox=clear)
     axes.margins(x=0.08)
     keys = {}
@@ -131,7 +131,7 @@ def method_dots(comparison: Comparison) -> str:
         colour = PALETTE[at % len(PALETTE)]
         marker = MARKERS[
             (at + at // len(PALETTE)) % len(MARKERS)
-        ]  # the ninth method is not the first one's twin
+        ]  # the ninth method has the colour of the first one, and another marker
         for row, silo in enumerate(silos):
             if score := figures.get(silo, {}).get(metric):
                 if score.ci95:

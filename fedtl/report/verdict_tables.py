@@ -29,8 +29,8 @@ def _seen(comparison: Comparison, silo: str) -> str:
     own = comparison.benefit[silo]
     if own.detectable is not None and could_be_seen(comparison, silo):
         return format_size(comparison.metric, own.detectable)
-    seen_all_the_same = own.verdict is Verdict.GAINS  # against the odds
-    return "-" if own.detectable is None or seen_all_the_same else "no gain"
+    gains = own.verdict is Verdict.GAINS  # although so large a gain was not expected to be possible
+    return "-" if own.detectable is None or gains else "no gain"
 
 
 def verdict_cell(verdict: Verdict) -> Cell:

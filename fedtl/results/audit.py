@@ -30,6 +30,14 @@ class Status(StrEnum):
     NOT_EXERCISED = "not exercised"
 
 
+class Outcome(StrEnum):
+    """What all checks of a silo's canaries found together."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOISE_NOT_MEASURED = "noise not measured"
+
+
 @dataclass(frozen=True)
 class CheckResult:
     """``p``: p-value in a sound run. ``value``: the number measured. ``reason``: what is missing, if not exercised."""
@@ -73,12 +81,12 @@ class ConformanceResult:
     passed: bool
 
     @property
-    def outcome(self) -> str:
-        """What the checks found, in words. Without canaries nothing measures the noise, and what was not measured has not passed."""
+    def outcome(self) -> Outcome:
+        """What the checks found. Without canaries nothing measures the noise, and what was not measured has not passed."""
         if not self.passed:
-            return "failed"
+            return Outcome.FAILED
         measured = any(name.startswith("noise") and p is not None for name, p in self.p_values.items())
-        return "passed" if measured else "noise not measured"
+        return Outcome.PASSED if measured else Outcome.NOISE_NOT_MEASURED
 
 
 @dataclass(frozen=True)

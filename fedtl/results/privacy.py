@@ -34,6 +34,18 @@ class SiloPrivacy:
     summary_expected_noise: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class SiteGuarantee(SiloPrivacy):
+    """
+    What an institution is asked to sign. ``lifetime_*``: the budget of its rows over all studies. ``from_plan``: which of its numbers the
+    coordinator's plan sets.
+    """
+
+    lifetime_epsilon: float
+    lifetime_delta: float
+    from_plan: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class PrivacyReport:
     """

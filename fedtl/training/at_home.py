@@ -15,6 +15,7 @@ from fedtl.messages import Task
 from fedtl.methods.base import LabelledFeatures, Part, Phase
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import choose_mix, kept, mixed_scores, mixes
+from fedtl.methods.exact_statistics import ExactStatistics
 from fedtl.methods.restrict import train_only
 from fedtl.methods.sets import SUMMARY, model_part, part
 from fedtl.methods.sharing import local
@@ -92,7 +93,7 @@ class HomeSite:
         return self.trainer.train(self.silo, self.state | state, phase, task, self.number, lr, self.state)
 
     def adapted(self, state: State, moved: frozenset[Role]) -> State:
-        if self.trainer.method.exact_statistics == "never" or Role.STATS not in moved:
+        if self.trainer.method.exact_statistics == ExactStatistics.NEVER or Role.STATS not in moved:
             return state
         return self.trainer.adapt(state, self.silo.data.inputs, self.silo.data.width)
 
@@ -155,7 +156,7 @@ def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
             moved, fixed = moved or Role.STATS in step.trained, fixed or step.fixes_statistics
         elif step.at == "labelled" and not fixed:
             model = site.adapted(model, step.trained)
-    if moved and not fixed and trainer.method.exact_statistics != "never":
+    if moved and not fixed and trainer.method.exact_statistics != ExactStatistics.NEVER:
         model = trainer.adapt(model, silo.data.inputs, silo.data.width)
     return copy_state(model)
 
@@ -239,7 +240,7 @@ def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model
 def _shared_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     """Return the model as the rounds left it, with exact statistics where they may be fitted."""
     model = model_part(trainer.partition.join(task.shared, silo.local))
-    if trainer.method.exact_statistics == "never":
+    if trainer.method.exact_statistics == ExactStatistics.NEVER:
         return copy_state(model)
     return copy_state(trainer.adapt(model, silo.data.inputs, silo.data.width))
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fedtl.data.dataset import SiloDataset
+from fedtl.methods.exact_statistics import ExactStatistics
 from fedtl.methods.interpolation import Interpolation, best_between
 from fedtl.models.net import stage_tensors
 from fedtl.models.state import State, copy_state
@@ -21,7 +22,7 @@ def interpolated(
     trainer: "Trainer", data: SiloDataset, u: State, v: State, settings: Interpolation
 ) -> tuple[State, Interpolated]:
     """Return the best model between ``u`` and ``v`` on the silo's validation rows, and the curve."""
-    refits = trainer.method.exact_statistics != "never"
+    refits = trainer.method.exact_statistics != ExactStatistics.NEVER
     groups = tensor_groups(trainer, v, settings.by_stage)
 
     def adapted(state: State) -> State:

@@ -8,6 +8,7 @@ from torch import Tensor
 from fedtl._util.labels import is_known
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.methods.base import LabelledFeatures, Method
+from fedtl.methods.exact_statistics import ExactStatistics
 from fedtl.models import precision
 from fedtl.models.net import Net
 from fedtl.models.norms import adabn_statistics
@@ -72,7 +73,7 @@ def fits_statistics(method: Method, partition: Partition, model: State, shared: 
     Return whether a silo scores the ``model`` that it uses with exact statistics: where its statistics are the silo's own.
     They are not where all equal the ``shared`` ones that it received; those of a personal model or of a mixture are.
     """
-    if method.exact_statistics != "own":
-        return method.exact_statistics == "always"
+    if method.exact_statistics != ExactStatistics.OWN:
+        return method.exact_statistics == ExactStatistics.ALWAYS
     names = [name for name in model if partition.roles[name] is Role.STATS]
     return any(name not in shared or not torch.equal(model[name].cpu(), shared[name].cpu()) for name in names)

@@ -19,6 +19,7 @@ from fedtl.data.splits import at_random
 from fedtl.errors import SiloFailed
 from fedtl.messages import Task
 from fedtl.methods.base import HEAD, Phase, fits_at_home, trained_roles
+from fedtl.methods.exact_statistics import ExactStatistics
 from fedtl.methods.label_doubt import Doubts, label_doubts
 from fedtl.methods.ridge import RidgeHead, is_linear
 from fedtl.methods.sets import SUMMARY, part
@@ -145,7 +146,7 @@ class Examine:
     def _refitted(self, trainer: Trainer, silo: Silo, test: Dataset) -> tuple[Measured | None, float | None]:
         """Return the outcome's ``refitted`` and ``statistics_distance``; a private run has neither."""
         method, (x, width) = trainer.method, (silo.data.inputs, silo.data.width)
-        if method.exact_statistics != "own":
+        if method.exact_statistics != ExactStatistics.OWN:
             return None, None
         used = used_model(trainer, silo, self.task, trainer.partition.join(self.task.shared, silo.local))
         exact = trainer.adapt(used, x, width)
@@ -195,7 +196,7 @@ class Onboard:
         initial = trainer.initial(data.width)
         alone = trainer.train(few, initial, Phase(EVERYTHING, self.alone_epochs), self.task)
         # In a private run the norms' statistics are constant in training, so there is nothing to replace.
-        adapts = trainer.method.exact_statistics == "own"
+        adapts = trainer.method.exact_statistics == ExactStatistics.OWN
         models = {"alone": trainer.adapt(alone, data.inputs, data.width) if adapts else alone}
         received = trainer.partition.join(self.task.shared, silo.local)
         adapted = trainer.adapt(received, data.inputs, data.width)

@@ -15,7 +15,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.watched import histories, look
 from fedtl.federation.round_log import RoundLog
 from fedtl.report.events import RoundEvents, scalars
-from fedtl.report.live_table import MOST_SILOS, WIDTH, bars, live_line, live_table
+from fedtl.report.live_table import MAX_SILOS, WIDTH, bars, live_line, live_table
 from fedtl.report.metrics_lines import MetricsFile
 from fedtl.results.run import HistoryLine, MetricsLine
 from tests.commands import fedtl
@@ -68,8 +68,8 @@ def test_a_silo_that_was_left_out_keeps_its_last_value_and_says_why():
     table = live_table("accuracy", lines)
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
     assert cells == [["a", "b"], ["60.0", "75.0"], ["▁█", "▁ "], ["", "1 round; in 2: late"]]
-    many = live_table("accuracy", [line(1, {f"s{i:03}": 0.5 for i in range(MOST_SILOS + 2)})])
-    assert (many.row_count, many.caption) == (MOST_SILOS, "and 2 silos more")
+    many = live_table("accuracy", [line(1, {f"s{i:03}": 0.5 for i in range(MAX_SILOS + 2)})])
+    assert (many.row_count, many.caption) == (MAX_SILOS, "and 2 silos more")
 
 
 def test_of_a_comparison_the_run_that_wrote_last_is_shown(tmp_path):

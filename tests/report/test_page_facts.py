@@ -38,6 +38,7 @@ from fedtl.results.page_facts import (
     RunFacts,
     SiloAnswers,
 )
+from fedtl.results.rehearsal import LeavingTensor, PlanFacts, RehearsalFacts, RequestFacts
 from fedtl.results.run import RunResult
 from fedtl.tasks.label_metrics import calibration_error
 from fedtl.tasks.row_metrics import Answers
@@ -87,44 +88,46 @@ def a_comparison_page(silos=SILOS, methods=METHODS):
 
 def a_rehearsal_page():
     """A page to sign, with long hashes and many numbers."""
-    tensors = [
-        {"name": f"body.features.{at}.weight", "role": "body", "shape": [64, 64, 3, 3], "bytes": 147456}
-        for at in range(9)
-    ]
-    asks = {"site": "clinic", "server": "fl.example.org:8443", "asked_by": "", "purpose": "", "study": "s"}
-    terms = {
-        "studies": 1,
-        "until": "2027-01-01",
-        **dict.fromkeys(("bundle", "plan", "manifest", "code"), "b" * 64),
-    }
-    plan = {
-        "method": "fedtl",
-        "model": "convnet",
-        "shape": [1, 8, 8],
-        "columns": [],
-        "source": "npz",
-        "path": "data",
-    }
-    plan |= {"label": "y", "rounds": 20, "minimum_silos": 3, "norm": 1000.0, "metrics": [], "weight": False}
-    plan |= {
-        "wire": "float32",
-        "verdict": True,
-        "tuning": None,
-        "private": False,
-        "privacy": None,
-        "parts": [],
-    }
-    numbers = {f"transferability/AnB/{at}/loss": (0.0, 20.0) for at in range(40)}
-    rows = {
-        "tensors": tensors,
-        "bytes": 9 * 147456,
-        "stays": tensors,
-        "rows": 9,
-        "records": 9,
-        "unlabelled": 0,
-    }
-    end = {"terms": {}, "rows_error": "", "refused": "", "audit": None, "folder": "/srv/clinic"}
-    return rehearsal_page({**asks, **terms, **plan, **rows, **end, "numbers": numbers})
+    digest, shape = "b" * 64, (64, 64, 3, 3)
+    request = RequestFacts(
+        *("clinic", "fl.example.org:8443", "", "", "s", 1, "2027-01-01"),
+        bundle=digest,
+        plan=digest,
+        code=digest,
+    )
+    plan = PlanFacts(
+        *("fedtl", "convnet", [1, 8, 8], [], "npz", "data", "y"),
+        rounds=20,
+        minimum_silos=3,
+        norm=1000.0,
+        metrics=[],
+        weight=False,
+        wire="float32",
+        verdict=True,
+        numbers={f"transferability/AnB/{at}/loss": (0.0, 20.0) for at in range(40)},
+    )
+    tensors = [LeavingTensor(f"body.features.{at}.weight", "body", shape, 147456) for at in range(9)]
+    facts = RehearsalFacts(
+        request,
+        plan,
+        leaving=tensors,
+        bytes=9 * 147456,
+        manifest=digest,
+        stays=tensors,
+        parts=[],
+        private=False,
+        privacy=None,
+        tuning=None,
+        rows=9,
+        records=9,
+        unlabelled=0,
+        complete=True,
+        rows_error="",
+        refused="",
+        audit=None,
+        folder="/srv/clinic",
+    )
+    return rehearsal_page(facts)
 
 
 @pytest.fixture

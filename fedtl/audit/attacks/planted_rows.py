@@ -1,8 +1,8 @@
 """
 Canaries in input space: mislabelled rows that look real, planted in a federation that is trained for this test.
 
-They bound epsilon end to end, through head, statistics and all rounds, while canaries, which are trained in a layer of their own, test the mechanism
-alone. They are weaker, because other rows teach the model the right labels. At record level a coin flip for each row
+Planted rows bound epsilon end to end, through head, statistics and all rounds. The canaries of ``privacy.canaries``, which are trained in
+a layer of their own, test the mechanism alone. Planted rows give weaker bounds, because other rows teach the model the right labels. At record level a coin flip for each row
 decides whether it is planted; at silo level one coin flip decides for all rows of a silo.
 """
 

@@ -37,7 +37,7 @@ from fedtl.training.trainer import Trainer
 
 MIN_PROBABILITY = 1e-12
 TARGET = -1  # not a reference: a silo trains on its own training rows
-# As TARGET, with mislabelled rows: a coin flip for each record, or for each silo, decides which rows are planted.
+# TARGET with mislabelled rows added: a coin flip for each record, or for each silo, decides which rows are planted.
 RECORDS, SILOS = -2, -3
 StatesBySilo = Mapping[str, State]  # each silo's whole model
 

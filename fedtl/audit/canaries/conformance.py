@@ -23,8 +23,8 @@ from fedtl.training.config import TrainingConfig
 Floats = NDArray[np.float64]
 NORMALITY_VALUES = 5000  # the number of values that are tested for normality
 ROUNDING = 1e-3  # the largest error of float32 in a sum, in clips
-MIN_VALUES = 2  # of which a deviation, or a correlation with others, can be computed
-MIN_DISTANCE = 1e-15  # of a squared correlation from 1, below which float64 cannot tell them apart
+MIN_VALUES = 2  # fewer values have no standard deviation and no correlation
+MIN_DISTANCE = 1e-15  # of a squared correlation from 1: below it, float64 cannot tell the two apart
 NO_NOISE = "too few canaries are outside the run, so no sum holds noise alone"
 
 

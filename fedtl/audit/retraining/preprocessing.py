@@ -63,7 +63,7 @@ def before_the_mechanism(audited: AuditedSilo) -> Measurement:
         return exact(
             False,
             None,
-            "a round fails or not depending on one stored row, although the round does not sample that row",
+            "whether a round fails depends on one stored row, which the round does not sample",
         )
     change = distance_over_noise(base, other, "noise") * replaced.guarantee.training.noise_multiplier
     change += distance_over_noise(base, other, "metric")

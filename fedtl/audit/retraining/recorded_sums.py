@@ -30,7 +30,7 @@ from fedtl.privacy.noise import Noise
 
 Purpose = tuple[str | int, ...]
 NO_SAMPLING_RATE = 1e-12  # a sample rate at which no record is ever sampled
-STEPS = 2  # the number of steps of each phase: the second one starts from weights that the first one's noise changed
+STEPS = 2  # of each phase: the second step starts from weights that the noise of the first one changed
 CLIP_FACTOR = 1e-3  # so small that almost every record's gradient is clipped in every single tensor
 STATISTICS_NOISE_FACTOR = 1e-3  # the factor on the noise of statistics
 

@@ -1,10 +1,9 @@
 """Approves a bundle as its rehearsal showed it: the signed terms go into the record, the approval into approved.json."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
+from fedtl._util.records import to_plain
 from fedtl.deployment.site.approvals import HASH, Approval, add_approval, code_hash, withdraw_approval
 from fedtl.deployment.site.covered import record_history
 from fedtl.deployment.site.egress_lines import ApprovalWithdrawn, ManifestRow, PlanApproved
@@ -13,6 +12,7 @@ from fedtl.deployment.site.rehearsal import Rehearsal
 from fedtl.deployment.site.signed import SignedTerms
 from fedtl.errors import ConfigError, Denied
 from fedtl.federation.policy import Code, Manifest
+from fedtl.results.privacy import SiteGuarantee
 
 
 def approve_bundle(home: Home, bundle: str) -> Approval:
@@ -52,7 +52,7 @@ def _read_rehearsal(home: Home, bundle: str) -> Rehearsal:
 
 
 def record_approval(
-    home: Home, bundle: str, signed: SignedTerms, manifest: Manifest, privacy: Mapping[str, Any] | None
+    home: Home, bundle: str, signed: SignedTerms, manifest: Manifest, privacy: SiteGuarantee | None
 ) -> Approval:
     """Write the signed terms into the record in full, and the approval into approved.json."""
     approval = Approval(bundle, signed.plan, signed.manifest, code_hash(), signed.hash)
@@ -61,7 +61,7 @@ def record_approval(
             **asdict(approval),
             signed=signed.model_dump(),
             tensors=tuple(ManifestRow(**asdict(tensor)) for tensor in manifest.lines),
-            privacy=None if privacy is None else dict(privacy),
+            privacy=to_plain(privacy),
         )
     )
     add_approval(home.approved, approval)

@@ -1,68 +1,16 @@
-"""The facts of a rehearsal as plain values. The signed page shows them; ``rehearsed/<hash>.json`` stores them."""
+"""The facts of a rehearsal. The signed page shows them; ``rehearsed/<hash>.json`` stores them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from fedtl._util.records import from_plain, to_plain
 from fedtl.deployment.site.manifest_json import manifest_from_rows, manifest_to_rows
 from fedtl.deployment.site.signed import SignedTerms
-from fedtl.federation.policy import Limits, Manifest
+from fedtl.federation.policy import Manifest
 from fedtl.results.plan import StatePart
-
-
-@dataclass(frozen=True)
-class RequestFacts:
-    """
-    Who asks for what. ``studies`` and ``until``: how many studies the approval would be for, and its last day.
-    ``bundle``, ``plan`` and ``code``: hashes; ``bundle`` is "" for a rehearsed experiment.
-    """
-
-    site: str
-    server: str
-    asked_by: str
-    purpose: str
-    study: str
-    studies: int
-    until: str
-    bundle: str
-    plan: str
-    code: str
-
-
-@dataclass(frozen=True)
-class PlanFacts:
-    """
-    What would run. ``source``, ``path`` and ``label``: of the site's rows. ``norm``: the maximum norm of an update.
-    ``metrics``: those that would leave. ``weight``: whether the number of rows would. ``wire``: how the weights are sent. ``verdict``:
-    whether joining helped would leave after the last round. ``numbers``: by name, the limits of each number that says what transfers and
-    would leave in the last round. ``masks``: of a segmentation, the classes of its pixels; () for other tasks.
-    ``files``: the SHA-256 of each file that the plan needs a copy of here.
-    """
-
-    method: str
-    model: str
-    shape: Sequence[int]
-    columns: Sequence[str]
-    source: str
-    path: str
-    label: str
-    rounds: int
-    minimum_silos: int
-    norm: float
-    metrics: Sequence[str]
-    weight: bool
-    wire: str
-    verdict: bool
-    numbers: Mapping[str, Limits]
-    masks: Sequence[str] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class StayingTensor:
-    name: str
-    role: str
-    shape: Sequence[int]
+from fedtl.results.privacy import SiteGuarantee
+from fedtl.results.rehearsal import LeavingTensor, PlanFacts, RehearsalFacts, RequestFacts, StayingTensor
 
 
 @dataclass(frozen=True)
@@ -80,14 +28,14 @@ class TensorFacts:
 @dataclass(frozen=True)
 class ClaimFacts:
     """
-    What holds for the site's own rows. ``privacy``: the guarantee in plain values; None without one. ``tuning``: whether
+    What holds for the site's own rows. ``privacy``: the guarantee; None without one. ``tuning``: whether
     settings were chosen on private rows. ``rows`` and ``records``: the number of training rows with labels that are used, and of
     protected units among them. ``unlabelled``: the number of training rows whose labels are not used.
     ``terms`` None: they could not be computed, and ``rows_error`` says why.
     """
 
     private: bool = False
-    privacy: Mapping[str, Any] | None = None
+    privacy: SiteGuarantee | None = None
     tuning: str | None = None
     rows: int | None = None
     records: int | None = None
@@ -111,8 +59,33 @@ class Rehearsal:
     audit: Sequence[str] | None
     folder: str
 
+    def facts(self) -> RehearsalFacts:
+        """Return what the page shows."""
+        claim, manifest = self.claim, self.tensors.manifest
+        lines = manifest.lines if manifest else ()
+        return RehearsalFacts(
+            request=self.request,
+            plan=self.plan,
+            leaving=[LeavingTensor(line.name, line.role, line.shape, line.bytes) for line in lines],
+            bytes=manifest.bytes if manifest else 0,
+            manifest=manifest.hash if manifest else "",
+            stays=self.tensors.stays,
+            parts=self.tensors.parts,
+            private=claim.private,
+            privacy=claim.privacy,
+            tuning=claim.tuning,
+            rows=claim.rows,
+            records=claim.records,
+            unlabelled=claim.unlabelled,
+            complete=claim.terms is not None,
+            rows_error=claim.rows_error,
+            refused=self.refused,
+            audit=self.audit,
+            folder=self.folder,
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """Return all facts in one table, as the page and the file have them."""
+        """Return all facts in one table, as the file has them."""
         claim, manifest = self.claim, self.tensors.manifest
         return {
             **asdict(self.request),
@@ -123,6 +96,7 @@ class Rehearsal:
             "stays": [asdict(tensor) for tensor in self.tensors.stays],
             "parts": [asdict(part) for part in self.tensors.parts],
             **{field.name: getattr(claim, field.name) for field in fields(ClaimFacts)},
+            "privacy": to_plain(claim.privacy),
             "terms": claim.terms.model_dump() if claim.terms else None,
             "refused": self.refused,
             "audit": self.audit,
@@ -132,7 +106,7 @@ class Rehearsal:
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "Rehearsal":
         """Return the facts in the file. Raises KeyError, TypeError or ValueError for the file of an earlier fedtl."""
-        terms = facts["terms"]
+        terms, privacy = facts["terms"], facts["privacy"]
         claim = {field.name: facts[field.name] for field in fields(ClaimFacts)}
         manifest = manifest_from_rows(facts["tensors"]) if facts["manifest"] else None
         return cls(
@@ -143,7 +117,13 @@ class Rehearsal:
                 [StayingTensor(**tensor) for tensor in facts["stays"]],
                 [StatePart(**part) for part in facts["parts"]],
             ),
-            ClaimFacts(**{**claim, "terms": None if terms is None else SignedTerms.model_validate(terms)}),
+            ClaimFacts(
+                **{
+                    **claim,
+                    "privacy": None if privacy is None else from_plain(SiteGuarantee, privacy),
+                    "terms": None if terms is None else SignedTerms.model_validate(terms),
+                }
+            ),
             facts["refused"],
             facts["audit"],
             facts["folder"],

@@ -6,7 +6,7 @@ on the page.
 
 import json
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from fedtl._util.files import write_bytes, write_json
-from fedtl._util.records import to_plain
 from fedtl.data import prepare
 from fedtl.data.columns import declared_columns
 from fedtl.data.constants import read_constants_file
@@ -31,14 +30,7 @@ from fedtl.deployment.site.covered import record_history
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.paid import check_ledger_complete
 from fedtl.deployment.site.privacy_policy import values_from_plan
-from fedtl.deployment.site.rehearsal import (
-    ClaimFacts,
-    PlanFacts,
-    Rehearsal,
-    RequestFacts,
-    StayingTensor,
-    TensorFacts,
-)
+from fedtl.deployment.site.rehearsal import ClaimFacts, Rehearsal, TensorFacts
 from fedtl.deployment.site.signing import agreed_mask_classes, present_terms
 from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy, sends_verdict, sent_numbers
 from fedtl.deployment.site.site_rows import SiteRows, check_origins, load_rows
@@ -52,6 +44,8 @@ from fedtl.federation.policy import TRANSFER, check_update
 from fedtl.messages import Task, Update
 from fedtl.privacy.ledger_reading import check_study_fits
 from fedtl.report.rehearsal import page, text
+from fedtl.results.privacy import SiteGuarantee
+from fedtl.results.rehearsal import PlanFacts, RequestFacts, StayingTensor
 
 SYNTHETIC_ROWS = 64  # about as many as a small site has
 DEFAULT_DAYS = 90  # of an approval
@@ -83,10 +77,10 @@ def rehearse(home: Home, source: Path | str, studies: int = 1, until: str = "") 
     plan = SitePlan(home, requested.agreement)
     stem = home.path / "rehearsed" / (requested.bundle or requested.agreement.hash)
     rehearsal = _rehearsal(plan, requested, studies, until, _audit_lines(stem))
-    facts = rehearsal.to_json()
+    facts = rehearsal.facts()
     write_bytes(stem.with_suffix(".txt"), text(facts).encode(), private=True)
     write_bytes(stem.with_suffix(".html"), page(facts).encode(), private=True)
-    write_json(stem.with_suffix(".json"), facts, private=True)
+    write_json(stem.with_suffix(".json"), rehearsal.to_json(), private=True)
     if requested.bundle:  # fedtl silo audit reads it from here
         write_bytes(stem.with_suffix(".fab"), Path(source).read_bytes(), private=True)
     return rehearsal, stem.with_suffix(".txt")
@@ -261,9 +255,13 @@ def _claim_facts(plan: SitePlan, rows: SiteRows | RowsError, studies: int, until
     facts = replace(facts, rows=len(data.train), records=signed.records, terms=signed, unlabelled=data.hidden)
     if guarantee is None or own is None:
         return facts
-    lifetime = {"lifetime_epsilon": own.lifetime_epsilon, "lifetime_delta": own.lifetime_delta}
-    from_plan = values_from_plan(plan.agreement.experiment, own)
-    return replace(facts, privacy={**to_plain(silo_privacy(guarantee)), **lifetime, "from_plan": from_plan})
+    claimed = SiteGuarantee(
+        **asdict(silo_privacy(guarantee)),
+        lifetime_epsilon=own.lifetime_epsilon,
+        lifetime_delta=own.lifetime_delta,
+        from_plan=tuple(values_from_plan(plan.agreement.experiment, own)),
+    )
+    return replace(facts, privacy=claimed)
 
 
 def dry_run(plan: SitePlan) -> Update:

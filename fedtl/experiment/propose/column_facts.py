@@ -2,7 +2,8 @@
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,17 +15,26 @@ if TYPE_CHECKING:
 CELLS_LOOKED_AT = 500  # of a column of text, in which a format is looked for
 
 
+class Cells(StrEnum):
+    """What the cells of a column hold. OTHER: lists, or values that are neither a number nor a text."""
+
+    NUMBER = "number"
+    TEXT = "text"
+    DATE = "date"
+    OTHER = "other"
+
+
 @dataclass(frozen=True)
 class ColumnFacts:
     """
     One column. ``files``: how many have it, and ``rows`` and ``missing``: in all of them. ``values``: its different values as they are
     written, sorted. ``whole``: whether all are whole numbers. ``counting``: whether each is one more than the last, and
     ``different``: whether no value occurs twice, in each file. ``of_file``: whether each file has one value, and not all the same.
-    ``cells``: some, as they are read. A column of lists or of other values that are neither a number nor a text is of the kind "other".
+    ``cells``: some, as they are read.
     """
 
     name: str
-    kind: Literal["number", "text", "date", "other"]
+    kind: Cells
     files: int
     rows: int
     missing: int
@@ -51,7 +61,7 @@ def column_facts(frames: Sequence["pd.DataFrame"]) -> list[ColumnFacts]:
 def _facts(name: str, columns: Sequence["pd.Series"]) -> ColumnFacts:
     present = [column.dropna() for column in columns]
     if not all(isinstance(cell, Hashable) for one in present for cell in one.iloc[:1]):
-        return ColumnFacts(name, "other", len(columns), sum(map(len, columns)), 0, ())
+        return ColumnFacts(name, Cells.OTHER, len(columns), sum(map(len, columns)), 0, ())
     different = [list(dict.fromkeys(map(spelled, one.unique()))) for one in present]
     values = sorted({value for own in different for value in own})
     filled = [one for one in present if len(one)]
@@ -63,7 +73,7 @@ def _facts(name: str, columns: Sequence["pd.Series"]) -> ColumnFacts:
     numbers = numbers[np.isfinite(numbers)]
     return ColumnFacts(
         name,
-        kind="number" if numeric else "date" if kinds == {"M"} else "text",
+        kind=Cells.NUMBER if numeric else Cells.DATE if kinds == {"M"} else Cells.TEXT,
         files=len(columns),
         rows=sum(map(len, columns)),
         missing=sum(len(column) - len(own) for column, own in zip(columns, present, strict=True)),
@@ -95,5 +105,5 @@ def array_facts(name: str, arrays: Sequence[np.ndarray]) -> ColumnFacts:
     values = sorted({spelled(value) for value in np.unique(every).tolist()})
     whole = numeric and bool((numbers == np.round(numbers)).all())
     low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 0.0)
-    kind: Literal["number", "text"] = "number" if numeric else "text"
+    kind = Cells.NUMBER if numeric else Cells.TEXT
     return ColumnFacts(name, kind, len(arrays), len(every), 0, tuple(values), whole, low=low, high=high)

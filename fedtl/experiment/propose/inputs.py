@@ -8,7 +8,7 @@ from fedtl._util.toml_text import Table
 from fedtl.data.cells import DECORATED_NUMBER, MAX_CATEGORIES
 from fedtl.data.dates import fitting_formats
 from fedtl.errors import DataError
-from fedtl.experiment.propose.column_facts import ColumnFacts
+from fedtl.experiment.propose.column_facts import Cells, ColumnFacts
 from fedtl.experiment.propose.guess import Guess, listed
 from fedtl.experiment.propose.layout import PARTS
 from fedtl.experiment.row_notes import NAMELESS
@@ -69,9 +69,9 @@ def silo_columns(facts: Sequence[ColumnFacts]) -> list[ColumnFacts]:
         and 2 <= len(one.values) <= MAX_SILOS
         and not one.missing
         and not one.different
-        and (one.kind == "text" or one.whole)
+        and (one.kind == Cells.TEXT or one.whole)
     ]
-    return sorted(fitting, key=lambda one: one.kind != "text")
+    return sorted(fitting, key=lambda one: one.kind != Cells.TEXT)
 
 
 def guess_unit(facts: Sequence[ColumnFacts]) -> Guess | None:
@@ -87,7 +87,7 @@ def guess_unit(facts: Sequence[ColumnFacts]) -> Guess | None:
 
 
 def _has_repeated_units(one: ColumnFacts) -> bool:
-    return names_units(one.name) and (one.kind == "text" or one.whole) and not one.different
+    return names_units(one.name) and (one.kind == Cells.TEXT or one.whole) and not one.different
 
 
 def guess_split(facts: Sequence[ColumnFacts]) -> Guess | None:
@@ -181,7 +181,7 @@ def guess_inputs(facts: Sequence[ColumnFacts], files: int, given: Mapping[str, A
 def _why_dropped(one: ColumnFacts) -> str:
     """Return why a column is not an input; "" where it is one."""
     nameless, numbers_rows = one.name.startswith(NAMELESS), bool(NUMBERS_OF_ROWS.search(one.name))
-    if one.kind == "other":
+    if one.kind == Cells.OTHER:
         return "holds lists or other values that are neither a number nor a text"
     if one.counting:
         return "counts the rows"
@@ -189,9 +189,9 @@ def _why_dropped(one: ColumnFacts) -> str:
         return "names the rows: all its numbers are different"
     if one.missing and _has_repeated_units(one):
         return f"says whose row it is, and has {_empty_cells(one)}"
-    if one.of_file and one.kind == "text":
+    if one.of_file and one.kind == Cells.TEXT:
         return "has one value in each file: it names the silo"
-    many = one.kind == "text" and len(one.values) > max(MAX_CATEGORIES, NEARLY_ALL * one.present)
+    many = one.kind == Cells.TEXT and len(one.values) > max(MAX_CATEGORIES, NEARLY_ALL * one.present)
     if many and all(
         DECORATED_NUMBER.fullmatch(str(cell).strip()) for cell in one.cells if not _is_number(str(cell))
     ):
@@ -207,9 +207,11 @@ def _has_words(one: ColumnFacts) -> bool:
 
 def _kinds(kept: Sequence[ColumnFacts]) -> Iterator[Guess]:
     """Yield what becomes of the columns that are not numbers."""
-    texts = [one for one in kept if one.kind == "text" and one.values and not _mostly_numbers(one)]
+    texts = [one for one in kept if one.kind == Cells.TEXT and one.values and not _mostly_numbers(one)]
     formats = {one.name: fitting_formats(one.cells) for one in texts}
-    dates = [one.name for one in kept if one.kind == "date"] + [name for name, own in formats.items() if own]
+    dates = [one.name for one in kept if one.kind == Cells.DATE] + [
+        name for name, own in formats.items() if own
+    ]
     few = {
         one.name: list(one.values)
         for one in texts
@@ -235,7 +237,7 @@ def _kinds(kept: Sequence[ColumnFacts]) -> Iterator[Guess]:
 
 
 def _may_name_rows(one: ColumnFacts) -> bool:
-    return one.kind == "number" and one.different and one.whole and one.rows > MAX_CATEGORIES
+    return one.kind == Cells.NUMBER and one.different and one.whole and one.rows > MAX_CATEGORIES
 
 
 def _of_many_texts(many: Sequence[ColumnFacts]) -> Iterator[Guess]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedtl.errors import DataError
-from fedtl.experiment.propose.column_facts import ColumnFacts
+from fedtl.experiment.propose.column_facts import Cells, ColumnFacts
 from fedtl.experiment.propose.guess import Guess, listed
 
 NAMES = (  # of labels, the likelier first
@@ -80,9 +80,9 @@ def guess_label(facts: Sequence[ColumnFacts], files: int, given: Mapping[str, An
 
 
 def _can_be_label(one: ColumnFacts) -> bool:
-    if one.kind not in ("number", "text") or len(one.values) < 2 or one.of_file or one.counting:
+    if one.kind not in (Cells.NUMBER, Cells.TEXT) or len(one.values) < 2 or one.of_file or one.counting:
         return False
-    return one.kind == "number" or len(one.values) <= min(MAX_TEXTS, one.present // 2)
+    return one.kind == Cells.NUMBER or len(one.values) <= min(MAX_TEXTS, one.present // 2)
 
 
 def _rank(name: str) -> int:
@@ -96,7 +96,9 @@ def _rank(name: str) -> int:
 
 def _survival(common: Sequence[ColumnFacts]) -> Guess | None:
     """Return the label of times until an event, where one column is named as a time and one of 0 and 1 as an event."""
-    times = [one for one in common if one.name.casefold() in TIMES and one.kind == "number" and one.low >= 0]
+    times = [
+        one for one in common if one.name.casefold() in TIMES and one.kind == Cells.NUMBER and one.low >= 0
+    ]
     events = [one for one in common if one.name.casefold() in EVENTS and one.values == ("0", "1")]
     if len(times) != 1 or len(events) != 1 or times[0].missing or events[0].missing:
         return None
@@ -125,7 +127,7 @@ def _with_task(label: ColumnFacts, why: str, doubt: str, given: Mapping[str, Any
 def task_of(label: ColumnFacts) -> tuple[str, str, str]:
     """Return the task, the reason for it, and what is doubtful. Raises DataError for too many different texts."""
     values = listed(label.values, 5)
-    if label.kind != "number":
+    if label.kind != Cells.NUMBER:
         if len(label.values) > min(MAX_TEXTS, label.present // 2):
             raise DataError(
                 f"data.label = {label.name!r} has {len(label.values)} different texts in {label.present} rows, too many for classes; name "

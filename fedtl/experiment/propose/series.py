@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fedtl.experiment.propose.column_facts import ColumnFacts
+from fedtl.experiment.propose.column_facts import Cells, ColumnFacts
 from fedtl.experiment.propose.guess import Guess
 from fedtl.experiment.propose.inputs import is_named, names_units
 
@@ -40,7 +40,7 @@ def guess_series(
 
 def _is_time(one: ColumnFacts) -> bool:
     words = one.name.casefold().replace("-", "_").split("_")
-    return one.kind in ("number", "date") and words[-1].removesuffix("s") in TIMES
+    return one.kind in (Cells.NUMBER, Cells.DATE) and words[-1].removesuffix("s") in TIMES
 
 
 def _has_steps(frame: "pd.DataFrame", name: str, time: str, label: str) -> bool:

@@ -13,7 +13,7 @@ from fedtl.data.settings import DataSettings
 from fedtl.data.table import load_frame
 from fedtl.errors import DataError
 from fedtl.experiment.config.settings_file import validate
-from fedtl.experiment.propose.column_facts import ColumnFacts, column_facts
+from fedtl.experiment.propose.column_facts import Cells, ColumnFacts, column_facts
 from fedtl.experiment.propose.guess import Guess, listed
 from fedtl.experiment.propose.inputs import (
     guess_inputs,
@@ -233,7 +233,7 @@ def _other_silos(facts: Sequence[ColumnFacts], used: set[str]) -> list[str]:
     return [
         one.name
         for one in facts
-        if one.kind == "text" and one.name not in used and 2 <= len(one.values) <= one.rows / 20
+        if one.kind == Cells.TEXT and one.name not in used and 2 <= len(one.values) <= one.rows / 20
     ]
 
 

@@ -31,8 +31,8 @@ def gradients(net: nn.Module, losses: Callable[[], Tensor], units: Tensor | None
     Return the norm [U] of each unit's gradient with respect to all trainable parameters of the net, and a function from
     factors [U] to the sums of the gradients, each times its factor, in the parameters' order and shapes.
 
-    ``losses()`` returns the B rows' losses, through the net. ``units`` [B]: the number of each row's unit, in ascending order of
-    which the norms are; None: each row is one. Nothing is left in the net. Raises Unsupported.
+    ``losses()`` returns the B rows' losses, through the net. ``units`` [B]: the number of each row's unit; the norms are in
+    ascending order of these numbers. None: each row is a unit. Nothing is left in the net. Raises Unsupported.
     """
     trainable = [weight for weight in net.parameters() if weight.requires_grad]
     if not trainable:
@@ -56,7 +56,7 @@ def gradients(net: nn.Module, losses: Callable[[], Tensor], units: Tensor | None
     if rows - {len(values)}:
         raise Unsupported("a layer's input does not have one row for each example")
     none = trainable[0].new_zeros(len(values) if several is None else several.count)
-    # ``none``, in case the losses reach no layer.
+    # With ``none`` there is something to stack where the losses depend on no layer.
     squares = torch.stack([none, *(contribution.squares for contribution in contributions.values())]).sum(0)
 
     def weighted(factors: Tensor) -> list[Tensor]:

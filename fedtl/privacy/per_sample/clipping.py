@@ -87,14 +87,14 @@ def choose_gradient_method(
 ) -> GradientMethod:
     """
     Return ``by_bookkeeping`` if it gives the norms and the clipped sum that autograd gives on these rows, else ``by_hooks``.
-    ``several_rows_a_unit``: for units of one and of more rows.
+    ``several_rows_a_unit``: compare the methods for units of several rows too.
 
     A few synthetic rows suffice, and make the answer independent of data. To be called before every private run. Raises
     ConfigError if the hooks themselves differ from autograd for one row's loss at a time.
     """
     units = (
         torch.arange(len(rows)).clamp(max=2) if several_rows_a_unit else None
-    )  # of 1, 1 and all other rows
+    )  # two units of one row, and one of all other rows
     with without_dropout(net):
         truth = _norms_and_clipped(by_row, net, rows, losses, clip, units)
         try:
@@ -108,7 +108,7 @@ def choose_gradient_method(
             raise _unsupported(net, rows, losses, "they differ from autograd's gradients of single rows")
         try:
             fast = _norms_and_clipped(by_bookkeeping, net, rows, losses, clip, units)
-        except Exception:  # what book-keeping cannot do, the hooks were just seen to do
+        except Exception:  # the hooks can compute these gradients, as the lines above showed
             return by_hooks
         return by_bookkeeping if _equal(fast, reference) and _equal(fast, truth) else by_hooks
 
@@ -142,7 +142,7 @@ def _layer_without_rows(net: nn.Module, rows: Tensor, losses: Losses) -> str:
         if any(weight.requires_grad for weight in layer.parameters(recurse=False))
     ]
     try:
-        # With one record less, a layer whose number of positions happens to be that of the records is seen to keep it.
+        # A second pass with one record less: a layer that has, by chance, as many positions as there are records keeps their number.
         for some in (rows, rows[:-1]):
             count = len(some)
             losses(net, some)

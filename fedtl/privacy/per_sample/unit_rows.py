@@ -12,8 +12,8 @@ from fedtl.privacy.per_sample.layer_rules import LAYERS, LayerContribution, Laye
 @dataclass(frozen=True)
 class UnitRows:
     """
-    The rows of the U units of which each has at most k rows: ``rows`` [U, k]. A unit with fewer rows has its first row again, and
-    these are not ``real`` [U, k]. ``units`` [U]: which of all units they are.
+    The rows of U units, each of at most k rows: ``rows`` [U, k] are their numbers. Where a unit has fewer rows, its first one is repeated;
+    ``real`` [U, k] is False for a repeated row. ``units`` [U]: the numbers of these units among all.
     """
 
     units: Tensor

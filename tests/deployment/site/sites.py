@@ -1,5 +1,9 @@
 """A site as a test needs it: its home, its bundle, and its answers to tasks."""
 
+import os
+import shutil
+from pathlib import Path
+
 import torch
 
 from fedtl.deployment.plan import load_agreement, make_agreement
@@ -13,16 +17,40 @@ from fedtl.deployment.site.site_rows import load_rows
 from fedtl.deployment.site.site_silo import make_silo, site_guarantee
 from fedtl.experiment.config.load import load_experiment
 from fedtl.messages import Refusal, Task
+from tests.commands import COSTS
 from tests.real_processes import Federation
 
 SETTINGS = ["rounds=4", "minimum_silos=2", "data.limit=40"]
 PRIVATE = {"epsilon": 8.0, "lifetime_epsilon": 8.0, "clip": 1.0, "statistics": "public"}
 
 
+MADE = {}  # by what a site was made of, without paths: its folder as it was made, the initial shared tensors and their roles
+
+
 class Site:
-    """A site's folder, an agreement that it approved, and the tasks that a server would send."""
+    """
+    A site's folder, an agreement that it approved, and the tasks that a server would send. A second site of the same settings is a copy of
+    the first as it was made: to approve takes longer than most tests.
+    """
 
     def __init__(self, folder, overrides=(), dp_ready=False, base="", classes=(), **settings):
+        self.file = folder / "plan.toml"
+        of = repr((overrides, dp_ready, base, classes, settings))
+        if of not in MADE:
+            self._make(folder, overrides, dp_ready, base, classes, settings)
+            if "/" not in of:
+                kept = Path(os.environ[COSTS]) / f"site-{os.getpid()}-{len(MADE)}"
+                shutil.copytree(folder / "home", kept / "home")
+                shutil.copy2(self.file, kept)
+                MADE[of] = kept, self.shared, self.roles
+            return
+        kept, self.shared, self.roles = MADE[of]
+        shutil.copytree(kept / "home", folder / "home")
+        shutil.copy2(kept / self.file.name, self.file)
+        self.home = Home.open(folder / "home")
+        self.plan = SitePlan(self.home, load_agreement(self.file))
+
+    def _make(self, folder, overrides, dp_ready, base, classes, settings):
         Home.create(folder / "home", "plain", "localhost:1")
         given = {
             "data__source": "digits",
@@ -38,7 +66,6 @@ class Site:
         its = make_agreement(
             load_experiment("digits", [*SETTINGS, *overrides]), (1, 8, 8), classes, base, dp_ready
         )
-        self.file = folder / "plan.toml"
         self.file.write_text(its.dump())
         self.home = Home.open(folder / "home")
         self.approve()

@@ -71,7 +71,7 @@ def test_the_page_lists_every_tensor_once_as_leaving_or_staying(home, made):
     for page_ in (text, html):
         assert "zero-out of one record" in " ".join(page_.split())
         assert re.search(r"tuning on private data\W+(t[hd]\W+)*undeclared", page_)
-    assert facts.claim.privacy["lifetime_epsilon"] == 10.0
+    assert facts.claim.privacy.lifetime_epsilon == 10.0
     assert len(text.splitlines()) < 130
     assert text.splitlines().index("AUDIT ON YOUR OWN DATA") < 40  # one screen for whoever has to decide
 
@@ -135,7 +135,7 @@ def test_the_page_lists_the_metrics_of_a_private_plan_that_the_policy_allows(hom
     facts, page = rehearse(Home.open(home.path), path)
     assert facts.plan.metrics == figures
     assert re.search(rf"^results that leave +{', '.join(figures) or 'none'}$", page.read_text(), re.M)
-    assert (facts.claim.privacy["metric_noise"] is not None) == bool(figures)
+    assert (facts.claim.privacy.metric_noise is not None) == bool(figures)
 
 
 def test_a_private_plan_at_a_site_without_a_budget_says_what_to_write(home, tmp_path):
@@ -220,9 +220,9 @@ def test_a_site_can_protect_patients_instead_of_records(tmp_path):
     assert "privacy for every patient" in said
     assert not_covered("patient") in said
     assert not_covered("record") not in said
-    assert facts.claim.privacy["units"] < 30
-    assert f"{facts.claim.privacy['units']} patients with {facts.claim.rows} records" in said
-    assert f"number of patients ({facts.claim.privacy['units']})" in said
+    assert facts.claim.privacy.units < 30
+    assert f"{facts.claim.privacy.units} patients with {facts.claim.rows} records" in said
+    assert f"number of patients ({facts.claim.privacy.units})" in said
     assert "patient" not in {line.name for line in facts.tensors.manifest.lines}
 
 
@@ -244,7 +244,7 @@ def test_the_page_says_who_asks_for_what_and_what_one_record_risks(home, tmp_pat
     assert "purpose To predict readmission." in text
     assert "20 rounds of 2 studies" in text
     assert f"after {facts.request.until} (UTC)" in text
-    both = math.exp(2 * facts.claim.privacy["epsilon"]) * 0.01 + 2 * facts.claim.privacy["delta"]
+    both = math.exp(2 * facts.claim.privacy.epsilon) * 0.01 + 2 * facts.claim.privacy.delta
     (shown,) = re.findall(r"recognises at most ([0-9.]+) %", text)
     assert 0 <= float(shown) - 100 * both < 0.1
     assert "(All 2 studies together.)" in text

@@ -257,7 +257,7 @@ def test_a_round_reads_only_new_lines(path, ledger, monkeypatch):
 
 
 def test_the_chain_that_was_not_used_for_longest_is_dropped(monkeypatch):
-    monkeypatch.setattr("fedtl.privacy.chain_memo.MOST", 2)
+    monkeypatch.setattr("fedtl.privacy.chain_memo.MAX_CHAINS", 2)
     memo, chains = ChainMemo(), [[("text", f"{number}")] for number in range(3)]
     for chain in (chains[0], chains[1], chains[0], chains[2]):
         memo.keep(chain, chain[0][1])
