@@ -121,11 +121,6 @@ class SiloDataset:
         return self.task.width(self.classes)
 
 
-def unlabelled_inputs(data: SiloDataset) -> Tensor:
-    """Return the training and validation inputs of a silo without labels."""
-    return torch.cat([data.inputs, data.val.x])
-
-
 def pool(silos: Sequence[SiloDataset]) -> SiloDataset:
     """Return the rows of all silos together; labels of a regression in each silo's own scale, as it trains on them."""
 

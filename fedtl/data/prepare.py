@@ -35,13 +35,14 @@ class EvaluationSet:
     """
     Test rows, which no training code receives. ``ids`` [N]: permanent numbers of the rows, so that two runs can be
     compared row by row. ``target``: labelled test rows of the second domain. ``units`` [N]: permanent numbers of the units
-    that the rows belong to; None: each row is a unit of its own.
+    that the rows belong to; None: each row is a unit of its own. ``stored``: the inputs of all rows of a silo without labels, by number.
     """
 
     test: Dataset
     ids: Tensor
     target: Dataset | None = None
     units: Tensor | None = None
+    stored: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fedtl.data.hidden import Hidden, hide_labels
 from fedtl.data.parts import split_rows
+from fedtl.data.preprocess import Inputs
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw
 from fedtl.data.wrong_labels import with_wrong_labels
@@ -23,12 +26,17 @@ def training_row_numbers(raw: Raw, settings: DataSettings, silo: str, seed: int)
 
 def unlabelled_row_numbers(raw: Raw, settings: DataSettings, silo: str, seed: int) -> Array:
     """
-    Return the numbers [N] of the training and validation rows whose labels are not used, in the order of
-    ``dataset.unlabelled_inputs``. Validation rows that the source gives are counted after the training rows. Raises DataError as
+    Return the numbers [N] of the training and validation rows whose labels are not used, those of training first. Validation rows that the source gives are counted after the training rows. Raises DataError as
     the split does.
     """
     _, hidden = _numbered(raw, settings, silo, seed)
     return np.empty(0, int) if hidden is None else np.concatenate([hidden.train, hidden.val])
+
+
+def stored_inputs(raw: Raw, by: Inputs) -> Tensor:
+    """Return the inputs of all stored training and validation rows, by the numbers of ``unlabelled_row_numbers``."""
+    parts = (raw.train,) if raw.val is None else (raw.train, raw.val)
+    return torch.cat([torch.from_numpy(by.apply(part.x)) for part in parts])
 
 
 def _numbered(raw: Raw, settings: DataSettings, silo: str, seed: int) -> tuple[Raw, Hidden | None]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,14 +19,22 @@ FILE = "silos/{silo}/unlabelled.safetensors"  # of the rows whose labels are not
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """The ``scores`` [N, width] of a silo's model for training and validation rows without labels, and the rows' permanent numbers [N]."""
+    """
+    Of one run, the ``scores`` [N, width] that a silo's model gives all its stored rows, by their permanent numbers, and which of them
+    (``rows``) are training and validation rows of the run. No label is used.
+    """
 
     scores: Tensor
     rows: Array
 
+    @property
+    def own_scores(self) -> Tensor:
+        """The scores of the run's own training and validation rows."""
+        return self.scores[torch.from_numpy(self.rows)]
+
 
 def save_unlabelled(folder: RunFolder, silo: str, found: Unlabelled) -> None:
-    """Write what the silo's model gives for its rows without labels: it stays in the silo."""
+    """Write what the silo's model gives its rows: it stays in the silo."""
     folder.save_tensors(
         FILE.format(silo=silo), {"scores": found.scores, "rows": torch.from_numpy(found.rows)}
     )
@@ -47,7 +54,7 @@ def methods_without_labels(
     return [
         best_without_labels(found, number)
         if classes
-        else nearest_to_mean({label: runs[number].scores for label, runs in found.items()})
+        else nearest_to_mean({label: runs[number].own_scores for label, runs in found.items()})
         for number in range(count)
     ]
 
@@ -62,33 +69,31 @@ def best_without_labels(found: Mapping[str, Sequence[Unlabelled]], run: int) -> 
     Return the method that a silo takes in a ``run`` without any label: the one whose answers agree most with those of its other runs
     (``agreement_of_runs``); of several, the first. ``found``: of all runs, by method.
 
-    Where no other run has a row in common, as with one seed, nothing tells the methods apart: the shared model (``source_only``), if it
-    is compared, and otherwise the method nearest to the mean of all.
+    With one run nothing agrees: the shared model (``source_only``), if it is compared, and otherwise the method nearest to the mean of
+    all.
     """
     agreement = {label: agreement_of_runs(runs, run) for label, runs in found.items()}
     if not any(map(isnan, agreement.values())):
         return max(agreement, key=agreement.__getitem__)
     if source_only(found) in found:
         return source_only(found)
-    return nearest_to_mean({label: runs[run].scores for label, runs in found.items()})
+    return nearest_to_mean({label: runs[run].own_scores for label, runs in found.items()})
 
 
 def agreement_of_runs(runs: Sequence[Unlabelled], run: int) -> float:
     """
-    Return the share of rows to which a method's ``run`` and another of its runs, with another seed, give the same answer, as the mean
-    over all others (Jiang et al., 2022); NaN where no other has a row in common.
+    Return the share of the training and validation rows of a ``run`` to which the method's run and another of its runs, with another seed,
+    give the same answer, as the mean over all others (Jiang et al., 2022); NaN where there is no other.
 
-    a_i = mean over j of |{n in R_i and R_j: argmax f_i(n) = argmax f_j(n)}| / |R_i and R_j|, with R_i the rows without labels of run i.
-    Where the probabilities of the runs together are calibrated, it equals the accuracy in expectation. Only rows that run i does not
-    test on count.
+    a_i = mean over j != i of |{n in R_i: argmax f_i(n) = argmax f_j(n)}| / |R_i|, with R_i the rows of run i, which it does not test on.
+    Where the probabilities of the runs together are calibrated, it equals the accuracy in expectation.
     """
-    shares = list[float]()
-    for number, other in enumerate(runs):
-        _, mine, theirs = np.intersect1d(runs[run].rows, other.rows, return_indices=True)
-        if number != run and len(mine):
-            same = runs[run].scores.argmax(1)[mine] == other.scores.argmax(1)[theirs]
-            shares.append(float(same.double().mean()))
-    return float(np.mean(shares)) if shares else float("nan")
+    answers = runs[run].own_scores.argmax(1)
+    others = [
+        other.scores[torch.from_numpy(runs[run].rows)] for number, other in enumerate(runs) if number != run
+    ]
+    shares = [float((other.argmax(1) == answers).double().mean()) for other in others]
+    return sum(shares) / len(shares) if shares else float("nan")
 
 
 def nearest_to_mean(scores: Mapping[str, Tensor]) -> str:

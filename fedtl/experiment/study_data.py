@@ -1,6 +1,6 @@
 """The rows of every silo of a study: read once, prepared once, and then shared by all processes of this machine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.data.fingerprint import rows_fingerprint
 from fedtl.data.prepare import EvaluationSet, Prepared
 from fedtl.data.preprocess import Inputs
-from fedtl.data.row_numbers import unlabelled_row_numbers
+from fedtl.data.row_numbers import stored_inputs, unlabelled_row_numbers
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw
 from fedtl.experiment.data_schema import DataSchema
@@ -44,9 +44,14 @@ class StudyData:
         return dataset
 
     def evaluation_set(self, name: str) -> EvaluationSet:
-        """Return a silo's test rows. Raises DataError."""
+        """Return a silo's test rows; of a silo without labels also all inputs, which runs of other seeds answer. Raises DataError."""
         rows: EvaluationSet = self._part(name, "evaluation_set")
-        return rows
+        if name not in self.settings.unlabelled:
+            return rows
+        stored = self.stores.prepared.get_or_make(
+            f"{name}.stored_inputs", lambda: stored_inputs(self.stored(name), self.inputs(name))
+        )
+        return replace(rows, stored=stored)
 
     def unlabelled_row_numbers(self, name: str) -> Array:
         """Return the permanent numbers of the training and validation rows whose labels are not used. Raises DataError."""

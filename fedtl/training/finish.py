@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedtl._util.randomness import numpy_generator
-from fedtl.data.dataset import Dataset, SiloDataset, unlabelled_inputs
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.origins import LEARNED
 from fedtl.data.prepare import EvaluationSet
 from fedtl.data.splits import at_random
@@ -57,7 +57,7 @@ class Outcome:
     ``refitted``: where the norms' statistics are shared, those of this earlier model with the exact statistics of the silo's
     training inputs instead. ``statistics_distance``: how far the trained statistics are from the exact ones
     (``models.norms.statistics_distance``); None in a private run, and for a model without running statistics.
-    ``unlabelled``: of a silo without labels, the scores [N, width] of its training and validation rows.
+    ``unlabelled``: of a silo without labels, the scores [N, width] of all its stored rows (``EvaluationSet``).
     ``doubts``: training labels that are probably wrong, by the features of a body trained shortly; None in a private run, in
     regression, and with too few rows.
     """
@@ -139,7 +139,7 @@ class Examine:
             target_adabn=target_adabn,
             refitted=refitted,
             statistics_distance=distance,
-            unlabelled=None if data.has_labels else model.scores(trainer, unlabelled_inputs(data), data),
+            unlabelled=None if test_rows.stored is None else model.scores(trainer, test_rows.stored, data),
             doubts=_doubts(trainer, silo, self.task),
         )
 

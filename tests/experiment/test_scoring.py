@@ -32,7 +32,7 @@ from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 from tests.experiment.runs import SMALL, do, own_validation, small
 from tests.experiments import MIXED
-from tests.training.silos import data_of, mlp, rows_of
+from tests.training.silos import data_of, mlp, rows_of, shaped, spec_for
 
 TEST = replace(rows_of(77, 60), x=rows_of(77, 60).x - 76)  # drawn as the training rows are
 
@@ -52,13 +52,20 @@ def trained_weights():
 
 def at_home(name, state, plan=None, **changes):
     """A bench of the method, a silo that holds its part of the state, and the task that holds the other."""
-    trainer = Trainer(plan or mlp(), replace(METHODS[name](), **changes), TrainingConfig(batch_size=8))
+    trainer = Trainer(
+        plan or spec_for(name), replace(METHODS[name](), **changes), TrainingConfig(batch_size=8)
+    )
     shared, local = trainer.partition.split(trainer.initial(3) | state)  # some methods add a discriminator
-    return trainer, Silo("here", data_of(1, 40), local, b"secret"), Task("test", 5, 4, 0, shared)
+    return (
+        trainer,
+        Silo("here", shaped(data_of(1, 40), trainer.spec.shape), local, b"secret"),
+        Task("test", 5, 4, 0, shared),
+    )
 
 
 def outcome(trainer, silo, task):
-    return Examine(task, lambda _: EvaluationSet(TEST, torch.arange(len(TEST))))(trainer, silo)
+    test = replace(TEST, x=TEST.x.view(-1, *trainer.spec.shape))
+    return Examine(task, lambda _: EvaluationSet(test, torch.arange(len(test))))(trainer, silo)
 
 
 def forward(state, x, statistics=None):

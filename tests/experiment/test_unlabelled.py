@@ -236,13 +236,16 @@ def test_a_comparison_leaves_out_what_an_unlabelled_silo_has_not(tmp_path):
                 "silos/faint/unlabelled.safetensors"
             )
             numbers = kept["rows"].numpy()
-            assert len(numbers) == len(kept["scores"]) == 44
             _, tested = split_rows(rows, experiment.data, "faint", seed)
             assert not np.isin(numbers, tested).any()
+            assert (len(numbers), len(kept["scores"])) == (44, len(rows.train.y))
+            run = RunFolder(tmp_path / "runs" / f"{name}-seed{seed}")
+            own = run.tensors("silos/faint/test.safetensors")
+            assert torch.equal(kept["scores"][own["ids"]].argmax(1), own["scores"].argmax(1))
             runs.setdefault(name, []).append(Unlabelled(kept["scores"], numbers))
     chosen = [best_without_labels(runs, number) for number in (0, 1)]
     assert taken.chosen == ({} if len(set(chosen)) == 1 else {"silobn": 1, "shot": 1})
-    seeds = {name: found.methods[name]["faint"]["accuracy"].seeds for name in own}
+    seeds = {name: found.methods[name]["faint"]["accuracy"].seeds for name in runs}
     gains = [seeds[name][number] - seeds["silobn"][number] for number, name in enumerate(chosen)]
     assert taken.gain.mean == pytest.approx(np.mean(gains))
     written = RunFolder(tmp_path).comparison()
@@ -286,55 +289,46 @@ def test_regression_needs_declared_scales():
         load_experiment("digits", ["data.task=regression", UNLABELLED])
 
 
-def of_run(answers, rows, classes=3):
-    """Return what a run gives: scores whose largest is at the answer, of the rows of these numbers."""
-    scores = np.random.default_rng(0).normal(size=(len(rows), classes))
-    scores[np.arange(len(rows)), answers] = 9.0
-    return Unlabelled(torch.from_numpy(scores), np.asarray(rows))
-
-
-def drawn(seed, error):
-    """Return three runs on 40 of 60 rows each: an answer is the row's number modulo 3, and with this probability a random one."""
-    rng, runs = np.random.default_rng(seed), []
-    for _ in range(3):
-        rows = rng.permutation(60)[:40]
-        answers = np.where(rng.random(40) < error, rng.integers(0, 3, 40), rows % 3)
-        runs.append(of_run(answers, rows))
-    return runs
-
-
-def answers_of(run):
-    return dict(zip(run.rows.tolist(), run.scores.numpy().argmax(1).tolist(), strict=True))
+def drawn(seed, error, runs=3):
+    """Return runs that answer 60 rows by their number modulo 3, and at random with this probability; 40 of the rows are each run's own."""
+    rng, made = np.random.default_rng(seed), []
+    for _ in range(runs):
+        answers = np.where(rng.random(60) < error, rng.integers(0, 3, 60), np.arange(60) % 3)
+        scores = rng.normal(size=(60, 3))
+        scores[np.arange(60), answers] = 9.0
+        made.append(Unlabelled(torch.from_numpy(scores), rng.permutation(60)[:40]))
+    return made
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_agreement_of_runs_is_the_mean_share_of_common_rows_with_the_same_answer(seed):
+def test_the_agreement_of_runs_is_the_mean_share_of_a_runs_rows_with_the_same_answer(seed):
     runs = drawn(seed, 0.4)
-    first, *others = map(answers_of, runs)
-    shares = [
-        np.mean([first[row] == one[row] for row in sorted(first.keys() & one.keys())]) for one in others
-    ]
+    answers = [one.scores.numpy().argmax(1) for one in runs]
+    shares = [np.mean([answers[0][row] == other[row] for row in runs[0].rows]) for other in answers[1:]]
     assert agreement_of_runs(runs, 0) == pytest.approx(np.mean(shares))
     assert 0 < np.mean(shares) < 1
+    changed = runs[1].scores.clone()
+    changed[np.setdiff1d(np.arange(60), runs[0].rows)] = 0.0  # rows that are not those of the first run
+    assert agreement_of_runs([runs[0], replace(runs[1], scores=changed), runs[2]], 0) == np.mean(shares)
 
 
 def test_a_silo_without_labels_takes_the_method_whose_runs_agree_most():
     runs = {"silobn": drawn(0, 0.6), "shot": drawn(1, 0.2), "randconv": drawn(2, 0.9)}
     assert [best_without_labels(runs, number) for number in range(3)] == ["shot"] * 3
-    sure_but_apart = [of_run(np.full(6, answer), range(6)) for answer in range(3)]
-    assert best_without_labels({"silobn": drawn(0, 0.6), "shot": sure_but_apart}, 0) == "silobn"
+    sure_but_apart = [
+        replace(one, scores=torch.eye(3)[[answer] * 60]) for answer, one in enumerate(drawn(0, 0.0))
+    ]
+    assert best_without_labels({"shot": sure_but_apart, "silobn": drawn(0, 0.6)}, 0) == "silobn"
 
 
-def test_without_another_run_of_the_same_rows_it_takes_the_shared_model():
-    alone = {"shot": drawn(1, 0.2)[:1], "silobn": drawn(0, 0.6)[:1]}
+def test_with_one_run_it_takes_the_shared_model_or_the_method_nearest_to_the_mean():
+    alone = {"shot": drawn(1, 0.2, 1), "silobn": drawn(0, 0.6, 1)}
+    assert np.isnan(agreement_of_runs(alone["shot"], 0))
     assert best_without_labels(alone, 0) == "silobn"
-    other_rows = {name: [runs[0], of_run([0, 1], [98, 99])] for name, runs in alone.items()}
-    assert np.isnan(agreement_of_runs(other_rows["shot"], 0))
-    assert best_without_labels(other_rows, 0) == "silobn"
     scores = {"a": [[9.0, 0, 0]], "b": [[2.0, 0, 0]], "c": [[0, 0, 0.5]]}
-    found = {name: [Unlabelled(torch.tensor(one), np.array([7]))] for name, one in scores.items()}
+    found = {name: [Unlabelled(torch.tensor(one), np.array([0]))] for name, one in scores.items()}
     assert best_without_labels(found, 0) == nearest_to_mean(
-        {name: one[0].scores for name, one in found.items()}
+        {name: torch.tensor(one) for name, one in scores.items()}
     )
 
 

@@ -13,7 +13,7 @@ from fedtl.models.net import stage_tensors
 from fedtl.models.registry import model_spec
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
-from tests.training.silos import data_of, federate, mlp, same, silo_at
+from tests.training.silos import data_of, federate, same, silo_at, spec_for
 
 CUTTABLE, WHOLE = [], []
 for name, make in METHODS.items():
@@ -25,7 +25,7 @@ for name, make in METHODS.items():
 
 
 def trainer_of(name, cut, spec=None):
-    return Trainer(spec or mlp(), with_cut(METHODS[name](), cut), TrainingConfig(batch_size=8))
+    return Trainer(spec or spec_for(name), with_cut(METHODS[name](), cut), TrainingConfig(batch_size=8))
 
 
 def leaving(trainer):
@@ -44,7 +44,7 @@ def test_what_cannot_be_cut():
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", CUTTABLE)
 def test_what_leaves_is_what_the_method_shares_of_the_first_stages(name):
-    spec = model_spec("resnet20", (3, 8, 8), 0) if name == "fedtl" else mlp()
+    spec = model_spec("resnet20", (3, 8, 8), 0) if name == "fedtl" else spec_for(name)
     parts = [{f"body.{one}" for one in stage} for stage in stage_tensors(spec.body)]
     whole = leaving(Trainer(spec, METHODS[name](), TrainingConfig()))
     body = {one for one in whole if one.startswith("body.")}

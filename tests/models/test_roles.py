@@ -147,7 +147,7 @@ SHARED = {
     **dict.fromkeys(("ditto", "apfl", "scaffold", "fedala", "ifca", "moon", "feddf", "autodial"), EVERYTHING),
     **dict.fromkeys(("kd3a", "select_start"), EVERYTHING),
     **dict.fromkeys(("mrmtl", "armul", "simultaneous", *BETWEEN_SILOS), EVERYTHING - {Role.STATS}),
-    **dict.fromkeys(("shot", *SOURCE_FREE), EVERYTHING - {Role.STATS}),
+    **dict.fromkeys(("shot", "randconv", *SOURCE_FREE), EVERYTHING - {Role.STATS}),
 }
 
 

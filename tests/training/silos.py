@@ -39,14 +39,6 @@ def spec_for(method):
     return model_spec("mlp", shape_for(method), 0)
 
 
-def inputs_for(method, data):
-    """Return the rows with inputs as a method takes them."""
-    if method not in IMAGES:
-        return data
-    train, val = (Dataset(one.x.view(-1, 1, 2, 2), one.y) for one in (data.train, data.val))
-    return replace(data, train=train, val=val, target=data.target.view(-1, 1, 2, 2))
-
-
 def smooth(dropout=0.0):
     """A model without BatchNorm, split into body and head by fedtl."""
 
@@ -72,8 +64,18 @@ def data_of(seed, n, classes=CLASSES, target=True, **more):
     return SiloDataset(rows_of(seed, n, classes), rows_of(seed + 50, 10, classes), classes, second, **more)
 
 
+def shaped(data, shape):
+    """Return the rows with inputs of this shape: columns as the pixels of an image."""
+    if len(shape) == 1:
+        return data
+    train, val = (Dataset(one.x.view(-1, *shape), one.y) for one in (data.train, data.val))
+    return replace(data, train=train, val=val, target=data.target.view(-1, *shape))
+
+
 def silo_at(trainer, name="here", data=None, secret=b"secret"):
     data = data_of(1, 23) if data is None else data
+    if trainer.spec.shape in ((COLUMNS,), shape_for(IMAGES[0])):
+        data = shaped(data, trainer.spec.shape)
     _, local = trainer.partition.split(trainer.initial(data.width))
     return Silo(name, data, local, secret)
 

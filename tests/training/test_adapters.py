@@ -26,7 +26,6 @@ from tests.problems import expected_sum, flat, one_at_a_time
 from tests.training.silos import (
     data_of,
     federate,
-    inputs_for,
     moved,
     shape_for,
     silo_at,
@@ -78,7 +77,7 @@ def by_role(trainer, names):
 @pytest.mark.parametrize("name", METHODS)
 def test_no_method_moves_or_sends_what_is_frozen(name):
     trainer = trainer_of(name)
-    silo = silo_at(trainer, data=inputs_for(name, data_of(1, 23)))
+    silo = silo_at(trainer)
     task = task_for(trainer, silo)
     before = trainer.partition.join(task.shared, silo.local)
     update = trainer.fit(silo, task)

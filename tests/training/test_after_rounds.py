@@ -15,13 +15,13 @@ from fedtl.models.state import copy_state
 from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
-from tests.training.silos import METHOD_NAMES, by_role, mlp, moved, same, silo_at, task_for
+from tests.training.silos import METHOD_NAMES, by_role, mlp, moved, same, silo_at, spec_for, task_for
 
 
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_finishing_changes_nothing_in_the_silo(name):
-    trainer = Trainer(mlp(), METHODS[name](), TrainingConfig(batch_size=8))
+    trainer = Trainer(spec_for(name), METHODS[name](), TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
     before, shared = copy_state(silo.local), copy_state(task.shared)

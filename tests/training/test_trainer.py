@@ -26,6 +26,7 @@ from tests.training.silos import (
     same,
     silo_at,
     smooth,
+    spec_for,
     task_for,
 )
 
@@ -92,7 +93,7 @@ def test_batch_norms_statistics_are_the_plain_mean_of_the_silos():
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_nothing_local_is_in_an_update(name):
     method = METHODS[name]()
-    trainer = Trainer(mlp(), method, TrainingConfig(batch_size=8))
+    trainer = Trainer(spec_for(name), method, TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
     before = copy_state(silo.local)
@@ -128,7 +129,7 @@ def test_the_same_task_gives_the_same_bits(name):
     found = []
     for noise in (0, 1):
         torch.manual_seed(noise)
-        trainer = Trainer(mlp(), METHODS[name](), TrainingConfig(batch_size=8))
+        trainer = Trainer(spec_for(name), METHODS[name](), TrainingConfig(batch_size=8))
         if noise:  # the same trainer trains another silo first
             other = silo_at(trainer, "there", data_of(5, 9))
             trainer.fit(other, task_for(trainer, other))

@@ -14,7 +14,7 @@ from fedtl.privacy.taint import Label, untrained_labels
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
-from tests.training.silos import data_of, inputs_for, silo_at, spec_for
+from tests.training.silos import data_of, shape_for, shaped, silo_at, spec_for
 
 PLAN = FederationConfig("test", 0, 2, ServerStep())
 OTHER = "other"  # the second silo; the first has the name of the method
@@ -25,16 +25,11 @@ def trainer_of(name: str) -> Trainer:
 
 
 def rows_of(silo: str):
-    return inputs_for(silo, data_of(list(METHODS).index(silo), 20))
-
-
-def other_rows(name: str):
-    """Return the rows of the second silo of the method's run."""
-    return inputs_for(name, data_of(1, 13))
+    return shaped(data_of(list(METHODS).index(silo), 20), shape_for(silo))
 
 
 def silos_of(trainer: Trainer, name: str) -> list[Silo]:
-    silos = [silo_at(trainer, name, rows_of(name)), silo_at(trainer, OTHER, other_rows(name))]
+    silos = [silo_at(trainer, name, rows_of(name)), silo_at(trainer, OTHER, data_of(1, 13))]
     for silo in silos:
         silo.labels = untrained_labels(trainer.partition.roles)
     return silos
