@@ -152,7 +152,7 @@ def _result(run: AuditedRun, jobs: JobResults, effort: Effort) -> AuditResult:
         statement=(),
         fedtl=fedtl.__version__,
         run=run.folder.path.name,
-        vantage=run.adversary,
+        adversary=run.adversary,
         method=ran.method,
         model=ran.model,
         seed=ran.seed,

@@ -45,7 +45,7 @@ def audit_page(audit: AuditResult, pictures: Pictures, experiment_toml: str) -> 
     attacks = [membership_section(audit), inversion_section(audit, pictures), roles_section(audit)]
     return render(
         "audit.html.j2",
-        title=f"Privacy audit of {audit.method} on {audit.model}; the attacker is at the {audit.vantage}",
+        title=f"Privacy audit of {audit.method} on {audit.model}; the attacker is at the {audit.adversary}",
         notice=audit.notice,
         answer=_answer(audit),
         warnings=audit.violations,

@@ -221,7 +221,7 @@ class AuditResult:
     statement: tuple[Part, ...]
     fedtl: str
     run: str
-    vantage: Adversary
+    adversary: Adversary = field(metadata=key("vantage"))  # as fedtl 0.1.0 wrote it
     method: str
     model: str
     seed: int

@@ -72,7 +72,14 @@ def audit_of(silo=None, **changes):
         power=PowerResult(DetectableEpsilon(None, 20.0), 0.03, 0.2),
     )
     result = AuditResult(
-        **{"notice": "", "verdict": "", "statement": (), "fedtl": "", "run": "", "vantage": Adversary.SERVER},
+        **{
+            "notice": "",
+            "verdict": "",
+            "statement": (),
+            "fedtl": "",
+            "run": "",
+            "adversary": Adversary.SERVER,
+        },
         **{"method": "fedtl", "model": "mlp", "seed": 0, "silos": {"a": replace(own, **(silo or {}))}},
         **{"membership": {}, "inversion": InversionResult(), "roles": (), "input_canaries": None},
         **{
