@@ -14,4 +14,4 @@ def wake_main_thread() -> None:
     def to_main_thread(number: int) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, number)
 
-    signal.raise_signal = to_main_thread  # type: ignore[assignment]
+    signal.raise_signal = to_main_thread
