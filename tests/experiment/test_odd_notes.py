@@ -168,6 +168,17 @@ def test_pictures_whose_files_give_the_label(name, tmp_path):
         assert f"a: {name} (1.000)" in found[0]
 
 
+def test_properties_of_files_that_are_dealt(tmp_path):
+    for label, suffix in (("cat", "jpg"), ("dog", "png")):
+        (tmp_path / "all" / label).mkdir(parents=True)
+        for number in range(60):
+            pixels = RNG.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "all" / label / f"{number}.{suffix}")
+    sets = ["data.source=images", f"data.path={tmp_path / 'all'}", "data.silos=[]"]
+    experiment = load_experiment("digits", [*sets, 'data.deal={by="iid",silos=2}'])
+    assert "silo-1: the format of a file (1.000)" in told("how rows were stored", experiment)[0]
+
+
 def test_what_excel_hides_is_said_to_be_read(tmp_path):
     openpyxl = pytest.importorskip("openpyxl")
     for name in "ab":
