@@ -91,7 +91,7 @@ DOORS = {
         *("cli.silo", "cli.silo_consent", "cli.silo_record", "cli.backup", "cli.keys"),
         *("cli.watch", "cli.new", "cli.study_transfer"),
     },
-    "PIL": {"data.huggingface", "data.pictures"},
+    "PIL": {"data.colours", "data.huggingface", "data.pictures"},
     "pydicom": {"data.dicom"},
     "nibabel": {"data.nifti"},
     "tomllib": {"_util.toml_text"},

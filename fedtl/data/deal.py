@@ -47,7 +47,8 @@ def silo_rows(raw: Raw, settings: DealSettings, name: str, where: str) -> Raw:
     number = dealt_names(settings).index(name)
     rows = _of_units(raw, settings, where) if settings.by == "unit" else _of_shares(raw, settings, where)
     parts = {key: part.take(rows[key][number]) for key, part in parts_of(raw).items()}
-    return replace(raw, train=parts["train"], val=parts.get("val"), test=parts.get("test"))
+    own = {what: one[rows["train"][number]] for what, one in raw.properties.items()}
+    return replace(raw, train=parts["train"], val=parts.get("val"), test=parts.get("test"), properties=own)
 
 
 def _of_shares(raw: Raw, settings: DealSettings, where: str) -> dict[str, list[Array]]:

@@ -144,8 +144,7 @@ def read_data_schema(
             () if settings.by_record or hidden else label_facts.one_sided(raw, settings),
             tuple(sorted(raw.spacings, key=raw.spacings.__getitem__, reverse=True)),
             None if settings.by_record or hidden else label_facts.size(raw, settings),
-            raw.remarks,
-            raw.palette,
+            *(raw.remarks, raw.palette),
         )
         _check_same_inputs(names[0], name, silos)
     stored = {name: prepare.stored_name(settings, name) for name in names}

@@ -133,13 +133,13 @@ def test_a_gamma_that_a_png_states_is_followed(tmp_path):
 def test_deep_grey_with_a_profile_is_refused_but_for_declared_numbers(tmp_path):
     deep = PIXELS[..., 0].astype(np.uint16) * 257
     path = save(deep, tmp_path / PNG, icc_profile=profile(b"GRAY", 1.4))
-    with pytest.raises(DataError, match=r"at 8 bits only; .*data.pixel_range"):
+    with pytest.raises(DataError, match="data.pixel_range"):
         read(path)
     assert (read(path, pixel_range=[0, 65535]) == deep).all()
 
 
 def test_a_damaged_profile_is_named(tmp_path):
-    with pytest.raises(DataError, match="colour profile that cannot be read"):
+    with pytest.raises(DataError, match="profile that cannot"):
         read(save(PIXELS, tmp_path / PNG, icc_profile=b"nothing"))
 
 

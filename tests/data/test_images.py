@@ -154,7 +154,7 @@ def test_files_of_eight_bits_beside_those_of_a_camera_of_twelve_are_refused(tmp_
         save(DEEP // 16, tmp_path, "twelve.png"),
         save(np.array([[9, 255]], np.uint8), tmp_path, "flat.png"),
     ]
-    with pytest.raises(DataError, match=r"flat.png has 8 bits and twelve.png 16; .* one depth"):
+    with pytest.raises(DataError, match=r"flat.png .*twelve.png .*depth"):
         load(paths, size=4, pixel_range=declared)
     assert load(paths, size=4, pixel_range=[0, 255]).max() == (DEEP // 16).max()
 

@@ -60,7 +60,7 @@ def test_columns_that_are_one_number_at_each_silo(tmp_path):
         for name, code in (("a", 3), ("b", 7))
     }
     (note,) = notes(tables(tmp_path, **rows))
-    assert "one value in all rows of each silo ('w')" in note
+    assert "each silo ('w')" in note
     assert notes(tables(tmp_path, a=rows["a"], b=drawn())) == []
     assert told("one value", tables(tmp_path, *PRIVATE, "data.classes=['0','1']", **rows)) == []
 
@@ -71,7 +71,7 @@ def test_columns_that_differ_in_case_or_blanks(tmp_path):
 
 
 def test_a_column_that_is_named_with_a_blank(tmp_path):
-    with pytest.raises(DataError, match=r"of which 'label ' differs by its spelling alone"):
+    with pytest.raises(DataError, match="'label ' differs by"):
         notes(tables(tmp_path, header="v,w,label ", a=drawn(), b=drawn()))
 
 
@@ -88,7 +88,7 @@ def test_dates_that_are_read_as_numbers(tmp_path):
 
 def test_a_day_that_the_calendar_does_not_have_is_called_so(tmp_path):
     rows = [f"0.5,{day},{n % 2}" for n, day in enumerate(["20240101", "20240231"] * 20)]
-    with pytest.raises(DataError, match="'20240231' in data row 2 .*which is not a date such as"):
+    with pytest.raises(DataError, match="'20240231' .*not a date"):
         notes(tables(tmp_path, "data.dates=['w']", a=rows, b=rows))
 
 
@@ -168,6 +168,17 @@ def test_pictures_whose_files_give_the_label(name, tmp_path):
         assert f"a: {name} (1.000)" in found[0]
 
 
+def test_properties_of_files_that_are_dealt(tmp_path):
+    for label, suffix in (("cat", "jpg"), ("dog", "png")):
+        (tmp_path / "all" / label).mkdir(parents=True)
+        for number in range(60):
+            pixels = RNG.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "all" / label / f"{number}.{suffix}")
+    sets = ["data.source=images", f"data.path={tmp_path / 'all'}", "data.silos=[]"]
+    experiment = load_experiment("digits", [*sets, 'data.deal={by="iid",silos=2}'])
+    assert "silo-1: the format of a file (1.000)" in told("how rows were stored", experiment)[0]
+
+
 def test_what_excel_hides_is_said_to_be_read(tmp_path):
     openpyxl = pytest.importorskip("openpyxl")
     for name in "ab":
@@ -183,8 +194,8 @@ def test_what_excel_hides_is_said_to_be_read(tmp_path):
     (note,) = notes(
         load_experiment("digits", ["data.source=table", f"data.path={tmp_path}", "model.name=mlp"])
     )
-    assert "(a: 3 rows that Excel hides, such as row 5, are read as the others" in note
-    assert "columns that Excel hides are read as the others ('w')" in note
+    assert "(a: 3 rows that Excel hides" in note
+    assert "('w')" in note
 
 
 def masks(path, palettes, turned=False):
@@ -215,9 +226,7 @@ RED, BLACK = [0, 0, 0, 255, 0, 0], [255, 0, 0, 0, 0, 0]
 
 
 def test_palettes_in_which_a_number_has_two_colours(tmp_path):
-    with pytest.raises(
-        DataError, match=r"1.png: the number 0 has the colour \(255, 0, 0\) in its palette, and \(0, 0, 0\)"
-    ):
+    with pytest.raises(DataError, match=r"1.png: .*\(255, 0, 0\) .*\(0, 0, 0\)"):
         notes(masks(tmp_path / "one", {"a": [RED, BLACK]}))
     (note,) = told("of masks has the colour", masks(tmp_path / "two", {"a": [RED], "b": [BLACK]}))
     assert "at a and (255, 0, 0) at b" in note
@@ -290,7 +299,7 @@ def test_a_target_that_is_one_number(tmp_path):
     rows = [f"{v},3" for v in RNG.normal(size=40)]
     experiment = tables(tmp_path, "data.task=regression", header="v,label", a=rows, b=drawn_values())
     lines = data_notes(experiment, method_of(experiment.method), read_data_schema(experiment))
-    assert any("in all training rows of a, so nothing" in line for line in lines)
+    assert any("rows of a, so" in line for line in lines)
 
 
 def drawn_values():

@@ -188,7 +188,7 @@ def middle(self):
 )
 def test_a_layer_whose_gradient_is_cut_is_refused_unless_it_is_frozen(between):
     model = Kept(between, middle)
-    with pytest.raises(ModelError, match=r"first.weight changes the scores and has no gradient"):
+    with pytest.raises(ModelError, match=r"first.weight .*no gradient"):
         split_at_classifier(model, "last", (2,), 0)
     frozen = Kept(between, middle)
     frozen.requires_grad_(False)
@@ -210,7 +210,7 @@ def test_a_layer_that_is_not_used_needs_no_gradient():
     ],
 )
 def test_layers_that_torch_does_not_find_are_refused(value):
-    with pytest.raises(ModelError, match=r"Kept\) keeps layers or trained tensors in own"):
+    with pytest.raises(ModelError, match=r"Kept\) .* in own"):
         split_at_classifier(Kept(keep=lambda self: setattr(self, "own", value)), "last", (2,), 0)
 
 
@@ -227,7 +227,7 @@ def counted(self, x):
 
 
 def test_a_number_that_training_changes_is_refused():
-    with pytest.raises(ModelError, match=r"training changes calls of the model \(Kept\)"):
+    with pytest.raises(ModelError, match=r"calls of .*\(Kept\)"):
         split_at_classifier(Kept(counted, lambda self: setattr(self, "calls", 0)), "last", (2,), 0)
 
 
