@@ -18,7 +18,7 @@ STACK = "stack"
 def stack_of(net: Net, states: Sequence[State]) -> Net:
     """
     Return a copy of the net in which every tensor holds those of all K silos, [K, ...], and norms can leave out rows. The net keeps the copy
-    for the next round, and with it the steps that were recorded of it; one of another number of silos goes. Raises ValueError for a
+    for the next round, and with it the steps that were recorded of it; a stack of another number of silos is dropped. Raises ValueError for a
     tensor of another shape.
     """
     kind, device = (STACK, len(states)), next(net.parameters()).device
