@@ -11,7 +11,6 @@ LOCAL, ENSEMBLE, DEFAULT = "local", "local ensemble", "fedtl"
 TRAINED_HEADS = (
     "digits6",
     "digits6-340",
-    "ten-seeds/digits6-340",
     "spoken-digits",
 )  # their fedtl is not measured anew yet
 
