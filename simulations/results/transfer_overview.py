@@ -15,7 +15,8 @@ TRANSFER = (
     "# What transfers between silos? All measured experiments",
     "",
     "Mean gain over training alone, with the 95 % interval; every method is tuned at home and averaged with the silo's own model alike. "
-    "Gains of silos without labels, whose yardstick is `silobn`, and figures of a second domain stand on the experiment's page.",
+    "Gains of silos without labels, whose yardstick is `silobn`, and figures of a second domain stand on the experiment's page. How the "
+    "criterion was found that chooses a method for such a silo is on [a page of its own](criterion-without-labels.md).",
     "",
     "| experiment | question | seeds | metric | mean gain over local |",
     "|---" * 5 + "|",
