@@ -79,8 +79,8 @@ def limits_note(comparison: Comparison) -> list[str]:
         return []
     largest = format_gain(metric, largest_difference(metric))
     return [
-        f"an interval of a gain that ends at {largest.replace('+', '±', 1)} was computed to go further, but no "
-        f"difference in {TITLES[metric].removesuffix(' (%)')} can: there are too few rows and seeds"
+        f"an interval of a gain that ends at {largest.replace('+', '±', 1)} is cut there, at the largest "
+        f"difference that {TITLES[metric].removesuffix(' (%)')} can have: there are too few rows and seeds"
     ]
 
 

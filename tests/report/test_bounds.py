@@ -106,7 +106,7 @@ def test_no_gain_is_not_said_of_a_silo_that_is_shown_to_gain(verdict, cell):
 
 
 def test_an_interval_that_was_cut_is_told():
-    comparison, words = a_comparison(), "ends at ±100.0 points was computed to go further"
+    comparison, words = a_comparison(), "ends at ±100.0 points is cut there"
     table, page = (lambda it: printed(compare_table(it), 300)), (lambda it: compare_words(it, CURVES, ""))
     assert words not in table(comparison)
     assert words not in text_of(page(comparison))
