@@ -5,6 +5,8 @@ files whose subject is models are MODELS_BUILT of ``tests.conftest``.
 
 from copy import deepcopy
 
+import torch
+
 from fedtl.models import registry
 
 
@@ -16,7 +18,7 @@ def build_once(patch):
         own = registry.MODELS.own.get(name)
         if own is None or getattr(make, "func", None) is not own:  # of a library, or of a program
             return sound(make, name, shape, seed)
-        key = (own, repr(make.keywords), shape, seed)
+        key = (own, repr(make.keywords), shape, seed, torch.get_default_dtype())
         if key not in built:
             built[key] = sound(make, name, shape, seed)
         return deepcopy(built[key])

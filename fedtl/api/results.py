@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedtl._util.counted import counted
 from fedtl.api.trained_model import TrainedModel
 from fedtl.errors import ConfigError
 from fedtl.experiment.columns import Repeat, repeats, run_folders
@@ -15,7 +16,6 @@ from fedtl.experiment.config.custom import NO_VALUES, CustomValues
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.pages import write_compare_page, write_run_page
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.report.figures import counted
 from fedtl.results.comparison import Comparison
 from fedtl.results.run import RunResult
 

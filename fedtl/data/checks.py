@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedtl._util.counted import counted
 from fedtl.data.cells import is_number
 from fedtl.data.hidden import used_fraction, uses_missing
 from fedtl.data.labels import label_texts, merge_labels, without_label
@@ -11,7 +12,6 @@ from fedtl.data.pixels import is_pixels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import MAX_FLOAT32, Array, Raw, finite_numbers, parts_of, rounded_whole_number
 from fedtl.errors import DataError
-from fedtl.report.figures import counted
 
 MIN_TRAINING_ROWS = 4
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from fedtl.data.cells import is_number
-from fedtl.data.labels import spelled_alike
+from fedtl.data.spellings import spelled_alike
 
 MOST = 12  # that a message lists
 

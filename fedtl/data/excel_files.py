@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedtl._util.counted import counted
 from fedtl.data.bounded import check_bytes, check_file_size
 from fedtl.errors import DataError, first_line
-from fedtl.report.figures import counted
 
 if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet

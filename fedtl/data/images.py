@@ -13,6 +13,7 @@ from typing import cast
 
 import numpy as np
 
+from fedtl._util.counted import counted
 from fedtl.data import manifest, masks
 from fedtl.data.formats import counted_suffixes, is_hidden
 from fedtl.data.image_files import SUFFIXES, Images, is_image, load_images
@@ -25,7 +26,6 @@ from fedtl.data.spacings import spacings_of
 from fedtl.data.streamed import StreamedImages
 from fedtl.data.unlabelled import is_unlabelled
 from fedtl.errors import DataError
-from fedtl.report.figures import counted
 
 
 @dataclass(frozen=True)

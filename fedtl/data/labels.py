@@ -1,7 +1,6 @@
 """The labels of a silo: as text, as a list that the silos agree on, and as the class numbers that a model is trained on."""
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,7 +11,7 @@ from fedtl._util.labels import NO_LABEL, is_known
 from fedtl.data.dataset import Dataset
 from fedtl.data.pixels import resized_masks
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import EXACT, Array, Raw, finite_numbers, parts_of
+from fedtl.data.source import Array, Raw, finite_numbers, parts_of
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
@@ -46,35 +45,6 @@ def merge_labels(label_sets: Iterable[Sequence[str]]) -> tuple[str, ...]:
     if all(WHOLE_NUMBER.fullmatch(label) for label in union):
         return tuple(sorted(union, key=lambda label: (int(label), label)))
     return tuple(sorted(union))
-
-
-def spelled_alike(labels: Iterable[str]) -> list[tuple[str, ...]]:
-    """
-    Return labels that may be one label in several spellings, each group sorted: equal but for case, blanks, _ and -, a full stop
-    at the end, invisible marks and the form of a letter in Unicode, or as numbers.
-    """
-    groups: dict[str, set[str]] = {}
-    for label in labels:
-        groups.setdefault(_plain_spelling(label), set()).add(label)
-    return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
-
-
-def shown_apart(names: Sequence[str]) -> list[str]:
-    """Return names in quotes; with the codes of letters beyond ASCII where they look alike, as one letter and a letter with a mark do."""
-    looks = {unicodedata.normalize("NFKC", name) for name in names}
-    return [repr(name) if len(looks) == len(names) else ascii(name) for name in names]
-
-
-def _plain_spelling(label: str) -> str:
-    try:
-        value = float(label)
-        return (
-            label if abs(value) >= EXACT else repr(value + 0.0)
-        )  # -0 is 0; beyond, several whole numbers are one float
-    except ValueError:
-        visible = "".join(one for one in label if unicodedata.category(one) != "Cf")
-        plain = unicodedata.normalize("NFKC", visible).casefold().strip().rstrip(".").strip()
-        return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", plain)
 
 
 def label_numbers(y: Array, classes: tuple[str, ...], settings: DataSettings) -> Tensor:

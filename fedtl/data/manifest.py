@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from fedtl._util.counted import counted
 from fedtl.data import table
 from fedtl.data.formats import advice_on
 from fedtl.data.frame import column_of, rows_of_frame, texts_of
@@ -15,7 +16,6 @@ from fedtl.data.image_files import SUFFIXES, is_image
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw
 from fedtl.errors import DataError
-from fedtl.report.figures import counted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedtl._util.counted import counted
 from fedtl.data import pictures
 from fedtl.data.formats import is_hidden
 from fedtl.data.image_files import load_images
@@ -15,7 +16,6 @@ from fedtl.data.pixels import resized_masks
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
-from fedtl.report.figures import counted
 
 SPLITS = ("train", "val", "test")
 IMAGES, MASKS = "images", "masks"

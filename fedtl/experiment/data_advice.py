@@ -7,7 +7,7 @@ No run reads a recommendation. Labels of test rows are not looked at: only train
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from fedtl.report.figures import counted
+from fedtl._util.counted import counted
 from fedtl.results.data_report import DataReport, LabelShift, Recommendation, SiloRows
 
 FEW = 10  # training rows of a class

@@ -11,12 +11,13 @@ from fedtl.data import prepare
 from fedtl.data.facts import NO_FACTS, RowFacts, RowHashes, row_facts
 from fedtl.data.hidden import hides_labels, uses_missing
 from fedtl.data.image_sizes import ImageSizes, sizes_before
-from fedtl.data.labels import different_labels, merge_labels, shown_apart, spelled_alike
+from fedtl.data.labels import different_labels, merge_labels
 from fedtl.data.near_copies import near_pairs
 from fedtl.data.pixels import is_pixels
 from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Raw
+from fedtl.data.spellings import shown_apart, spelled_alike
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment import label_facts
 from fedtl.experiment.config.schema import Experiment

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedtl._util.counted import counted
 from fedtl.data.facts import RowFacts, can_tell_rows_apart, row_hashes
 from fedtl.data.image_sizes import sizes_before
 from fedtl.data.labels import label_texts, without_label
 from fedtl.data.preprocess import seen_as_signed
 from fedtl.data.settings import DataSettings, declared_range
 from fedtl.data.source import Array, Raw, finite_numbers, parts_of
-from fedtl.report.figures import counted
 from fedtl.results.data_report import SiloRows
 from fedtl.tasks.registry import TASKS
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fedtl
+from fedtl._util.counted import counted
 from fedtl.data.columns import columns_of_inputs
 from fedtl.errors import FedTLError
 from fedtl.experiment.scores import estimate, read_answers
 from fedtl.experiment.uncertainty import measure
 from fedtl.models.folder_files import is_folder_name, shown_name
-from fedtl.report.figures import TITLES, counted, format_with_interval
+from fedtl.report.figures import TITLES, format_with_interval
 from fedtl.report.page_notes import NO_PRIVACY, NOT_PRIVATE
 from fedtl.report.wording import format_delta, format_epsilon, not_covered
 from fedtl.results.run import RunResult

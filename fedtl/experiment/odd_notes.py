@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from fedtl.data.columns import columns_with_a_kind
-from fedtl.data.labels import WHOLE_NUMBER, shown_apart, spelled_alike
+from fedtl.data.labels import WHOLE_NUMBER
 from fedtl.data.settings import DataSettings
+from fedtl.data.spellings import shown_apart, spelled_alike
 from fedtl.experiment.by_silo import by_silo
 from fedtl.experiment.data_schema import SiloSchema
 

@@ -4,17 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fedtl._util.counted import counted
 from fedtl.data import table
 from fedtl.data.facts import NO_FACTS
 from fedtl.data.formats import CONVERSIONS, unread_data_files
-from fedtl.data.labels import shown_apart, spelled_alike
 from fedtl.data.settings import DataSettings
+from fedtl.data.spellings import shown_apart, spelled_alike
 from fedtl.experiment.by_silo import by_silo, first_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import MAX_ASPECT, DataSchema, SiloSchema
 from fedtl.experiment.image_notes import image_notes
 from fedtl.experiment.odd_notes import code_notes, odd_notes
-from fedtl.report.figures import counted
 
 MIN_SHARE = 0.05  # of the rows of a silo; fewer repeated ones do not change a result much
 MAX_CHANNELS = 4  # of what is surely an image

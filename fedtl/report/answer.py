@@ -5,8 +5,9 @@ takes what was not shown for its opposite.
 
 from collections.abc import Sequence
 
+from fedtl._util.counted import counted
 from fedtl.report.bounds import bounded_gain, could_be_seen, gains_shown, largest_difference, passes_limits
-from fedtl.report.figures import TITLES, all_silos, counted, difference_unit, format_gain, format_size
+from fedtl.report.figures import TITLES, all_silos, difference_unit, format_gain, format_size
 from fedtl.results.comparison import Comparison, Overall, Verdict
 
 ENSEMBLE = "local ensemble"  # the label of two local models, averaged

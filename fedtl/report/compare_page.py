@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from fedtl._util.counted import counted
 from fedtl.report import gain_plots, helper_plots, plots
 from fedtl.report.answer import answer
 from fedtl.report.answer_tables import CLASSES, recall_grid
@@ -10,7 +11,6 @@ from fedtl.report.figures import (
     TITLES,
     Curve,
     all_silos,
-    counted,
     format_average,
     format_difference,
     format_value,

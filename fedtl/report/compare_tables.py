@@ -6,13 +6,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from fedtl._util.counted import counted
 from fedtl.report.answer import detectable_gains, limits_note, margin_text, verdict_counts
 from fedtl.report.figures import (
     CONSTANT,
     LATE_ROWS,
     TITLES,
     all_silos,
-    counted,
     format_average,
     format_difference,
     format_short_difference,

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from fedtl._util.counted import counted
 from fedtl.report import data_plots
 from fedtl.report.data_tables import label_text, silo_lines
-from fedtl.report.figures import counted
 from fedtl.report.html import Grid, Plot, plot, render, row
 from fedtl.results.data_report import BetweenSilos, DataReport
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from fedtl.report.figures import counted
+from fedtl._util.counted import counted
 from fedtl.report.tables import titled_table
 from fedtl.results.data_report import DataReport, Separation, SiloRows
 

@@ -102,11 +102,6 @@ def format_size(metric: str, size: float) -> str:
     return _number(scale(metric) * size, _digits(metric))
 
 
-def counted(count: int, noun: str) -> str:
-    """A number and its noun: "1 round", "2 rounds"."""
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
 def silo_count_note(count: int | None, silos: int) -> str:
     """The note behind a figure that is over fewer silos than the table has, such as " (2 of 35)"; otherwise empty."""
     return "" if count is None or count == silos else f" ({count} of {silos})"

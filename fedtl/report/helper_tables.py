@@ -3,7 +3,8 @@
 from rich.table import Table
 from rich.text import Text
 
-from fedtl.report.figures import TITLES, counted, difference_unit, format_difference, format_short_difference
+from fedtl._util.counted import counted
+from fedtl.report.figures import TITLES, difference_unit, format_difference, format_short_difference
 from fedtl.report.html import Cell, Grid
 from fedtl.report.tables import titled_table
 from fedtl.report.verdict_tables import verdict_cell

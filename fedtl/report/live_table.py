@@ -8,7 +8,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fedtl.report.figures import TITLES, counted, format_value
+from fedtl._util.counted import counted
+from fedtl.report.figures import TITLES, format_value
 from fedtl.results.run import HistoryLine
 
 BARS = "▁▂▃▄▅▆▇█"

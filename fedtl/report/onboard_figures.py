@@ -1,6 +1,7 @@
 """The names of the heads of a new silo, and sentences on its result. Computes no figure."""
 
-from fedtl.report.figures import counted, format_difference
+from fedtl._util.counted import counted
+from fedtl.report.figures import format_difference
 from fedtl.results.onboard import HeadScore, OnboardResult, ShotsResult
 
 HEAD_NAMES = {

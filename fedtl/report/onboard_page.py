@@ -3,9 +3,10 @@
 from rich.table import Table
 from rich.text import Text
 
+from fedtl._util.counted import counted
 from fedtl.report import onboard_plots
 from fedtl.report.bounds import bounded
-from fedtl.report.figures import counted, format_difference, format_value
+from fedtl.report.figures import format_difference, format_value
 from fedtl.report.html import Grid, Section, plot, render, row
 from fedtl.report.onboard_figures import METRIC, answer, chosen_note, notes, ordered, warnings
 from fedtl.report.tables import put_caption, titled_table

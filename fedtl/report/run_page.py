@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from fedtl._util.counted import counted
 from fedtl.report import interpolation_plots, plots
 from fedtl.report.answer_tables import RECOGNISED, confusion_grids
 from fedtl.report.calibration_plots import calibration
@@ -9,7 +10,6 @@ from fedtl.report.feature_plots import feature_maps
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
-    counted,
     format_value,
     measured_metrics,
     missing_in_run,

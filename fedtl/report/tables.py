@@ -4,10 +4,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from fedtl._util.counted import counted
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
-    counted,
     format_value,
     measured_metrics,
     missing_in_run,

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from fedtl._util.counted import counted
 from fedtl.report import transfer_plots
-from fedtl.report.figures import TITLES, counted, difference_unit, format_difference, format_value
+from fedtl.report.figures import TITLES, difference_unit, format_difference, format_value
 from fedtl.report.html import Cell, Grid, plot, render, row
 from fedtl.results.transferability import Begin, Point, Spread, Transferability
 

@@ -1,10 +1,10 @@
 """Tables and notes of a comparison's page on verdicts: each method over all silos, and how verdicts are made."""
 
+from fedtl._util.counted import counted
 from fedtl.report.answer import BLIND, detectable_gains, limits_note, margin_text, verdict_counts
 from fedtl.report.bounds import could_be_seen
 from fedtl.report.figures import (
     TITLES,
-    counted,
     difference_unit,
     format_difference,
     format_short_difference,

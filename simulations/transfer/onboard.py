@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedtl._util.counted import counted
 from fedtl._util.records import from_plain, to_plain
 from fedtl.data.prepare import silo_names
 from fedtl.experiment.backbone import read_backbone
@@ -30,7 +31,6 @@ from fedtl.experiment.onboard import ALONE, CHOSEN, MIXED, TUNED, Episodes, NewS
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.report.bounds import bounded
-from fedtl.report.figures import counted
 from fedtl.report.onboard_figures import HEAD_NAMES, METRIC
 from fedtl.report.plots import INK, MARKERS, PALETTE, draw_legend, label_axes, label_rows, new_figure, to_svg
 from fedtl.results.onboard import OnboardResult, ShotsResult

@@ -9,9 +9,9 @@ from sklearn.metrics import roc_auc_score
 
 from fedtl.data.decisive import decisive_columns
 from fedtl.data.facts import NO_FACTS, row_facts
-from fedtl.data.labels import spelled_alike
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Part, Raw
+from fedtl.data.spellings import spelled_alike
 
 RNG = np.random.default_rng(0)
 PLAIN = DataSettings(source="table")

@@ -8,8 +8,8 @@ from openpyxl import Workbook
 
 from fedtl.data import table
 from fedtl.data.cells import DECORATED_NUMBER
-from fedtl.data.labels import shown_apart, spelled_alike
 from fedtl.data.settings import DataSettings
+from fedtl.data.spellings import shown_apart, spelled_alike
 from fedtl.errors import DataError
 from tests.commands import fedtl
 from tests.experiments import ROUNDS_ONLY

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from fedtl._util.counted import counted
 from fedtl.deployment.plan import Agreement
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.privacy_policy import effective_privacy
@@ -35,7 +36,6 @@ from fedtl.methods.base import own_labels
 from fedtl.methods.label_free import made_with_labels, trains_body_alone, trains_without_labels
 from fedtl.methods.wire import Encoding
 from fedtl.models.net import stages
-from fedtl.report.figures import counted
 from fedtl.simulation.shared_store import SharedStore
 
 NO_SHARED_STORE = SharedStore(Path("/nonexistent"))  # only a simulation shares rows between processes
