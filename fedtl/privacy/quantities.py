@@ -145,7 +145,8 @@ QUANTITIES = (
     Quantity(
         "whether the silo answers",
         "damaged files, rows without a unit, a spent budget, training that diverges, and the time that it takes",
-        "not covered: the server learns that a silo did not answer, or answered late, and nothing else",
+        "not covered: the server learns that a silo did not answer, or answered late, and in a deployment one of six words for "
+        "why; the reason itself stays at the silo",
     ),
 )
 
