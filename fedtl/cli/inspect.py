@@ -196,13 +196,13 @@ def data(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """
+    r"""
     Print what is read of an experiment's data, what is not, and how silos differ; without EXP, list the data sources.
 
     EXP is a TOML file, or the name of an included experiment (digits).
     For each silo: its rows, how inputs are read, its labels, files and columns that are not read, missing cells, copies of rows and columns, and columns that a result should not depend on.
     Between silos: copies, labels, and how well a classifier tells their inputs apart; then recommendations, each with its rule.
-    No model of the experiment is trained. The output tells what the rows hold, with [privacy] too: it is for those who may see them.
+    No model of the experiment is trained. The output tells what the rows hold, with \[privacy] too: it is for those who may see them.
 
     Example: fedtl data hospitals.toml --out hospitals-data
     """

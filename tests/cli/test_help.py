@@ -76,3 +76,11 @@ def test_a_run_needs_no_framework_that_it_does_not_use():
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([sys.executable, "-c", code, f"{folder}/run"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", LEAVES, ids=" ".join)
+def test_no_word_of_help_is_taken_for_a_style(words):
+    """A name in brackets, such as that of a table of settings, is not printed unless its bracket is escaped."""
+    command = LEAVES[words]
+    texts = [command.help or "", *(one.help or "" for one in command.params if hasattr(one, "help"))]
+    assert [found for text in texts for found in re.findall(r"(?<!\\)\[[a-z][a-z_.]*\]", text)] == []
