@@ -17,7 +17,7 @@ from tests.experiment.test_row_notes import PRIVATE, drawn, notes, tables
 RNG = np.random.default_rng(0)
 
 
-def told(word, experiment):
+def notes_with(word, experiment):
     return [note for note in row_notes(experiment, read_data_schema(experiment)) if word in note]
 
 
@@ -42,7 +42,7 @@ def test_a_total_of_the_column_that_is_predicted_counts_too(tmp_path):
     total = f"{values[:, 0].sum():.3f},{values[:, 1].sum():.0f}"
     sets = ["data.task=regression"]
     experiment = tables(tmp_path, *sets, header="v,label", a=[*rows, total], b=rows[:20])
-    assert "a: row 41)" in told("the sum or the mean", experiment)[0]
+    assert "a: row 41)" in notes_with("the sum or the mean", experiment)[0]
 
 
 def test_labels_that_start_at_another_number(tmp_path):
@@ -62,7 +62,7 @@ def test_columns_that_are_one_number_at_each_silo(tmp_path):
     (note,) = notes(tables(tmp_path, **rows))
     assert "each silo ('w')" in note
     assert notes(tables(tmp_path, a=rows["a"], b=drawn())) == []
-    assert told("one value", tables(tmp_path, *PRIVATE, "data.classes=['0','1']", **rows)) == []
+    assert notes_with("one value", tables(tmp_path, *PRIVATE, "data.classes=['0','1']", **rows)) == []
 
 
 def test_columns_that_differ_in_case_or_blanks(tmp_path):
@@ -78,12 +78,12 @@ def test_a_column_that_is_named_with_a_blank(tmp_path):
 def test_dates_that_are_read_as_numbers(tmp_path):
     days = pd.date_range("2023-11-01", periods=40).strftime("%Y%m%d").tolist()
     values = list(zip(RNG.normal(size=40).tolist(), days, strict=True))
-    (note,) = told("100 days", tables(tmp_path, a=of_numbers(values), b=drawn()))
+    (note,) = notes_with("100 days", tables(tmp_path, a=of_numbers(values), b=drawn()))
     assert "a: 'w', such as 20231101" in note
     experiment = tables(tmp_path, "data.dates=['w']", a=of_numbers(values), b=of_numbers(values[:20]))
-    assert told("100 days", experiment) == []
+    assert notes_with("100 days", experiment) == []
     amounts = [(v, 20231000 + 7 * n) for n, (v, _) in enumerate(values)]  # of which some are no dates
-    assert told("100 days", tables(tmp_path, a=of_numbers(amounts), b=drawn())) == []
+    assert notes_with("100 days", tables(tmp_path, a=of_numbers(amounts), b=drawn())) == []
 
 
 def test_a_day_that_the_calendar_does_not_have_is_called_so(tmp_path):
@@ -101,14 +101,14 @@ def test_dates_that_stand_for_none(tmp_path):
         a=of_numbers(zip(RNG.normal(size=40), ends, strict=True)),
         b=of_numbers(zip(RNG.normal(size=40), days, strict=True)),
     )
-    (note,) = told("a date far from all others", experiment)
+    (note,) = notes_with("a date far from all others", experiment)
     assert "(a: 'w' = 9999-12-31 in 2 rows)" in note
 
 
 def test_years_of_two_digits(tmp_path):
     rows = [f"{v},0{1 + n % 9}.02.{n % 90 + 10},{n % 2}" for n, v in enumerate(RNG.normal(size=40))]
     sets = ["data.dates=['w']", "data.date_format='%d.%m.%y'"]
-    assert told("of two digits", tables(tmp_path, *sets, a=rows, b=rows[:20]))
+    assert notes_with("of two digits", tables(tmp_path, *sets, a=rows, b=rows[:20]))
 
 
 def test_rows_without_a_value(tmp_path):
@@ -130,9 +130,9 @@ def series(path, length):
 
 
 def test_series_whose_length_gives_the_label(tmp_path):
-    (note,) = told("how rows were stored", series(tmp_path / "one", lambda name: 8 - name % 2))
+    (note,) = notes_with("how rows were stored", series(tmp_path / "one", lambda name: 8 - name % 2))
     assert "a: the number of steps (1.000)" in note
-    assert not told("how rows were stored", series(tmp_path / "other", lambda name: 8 - name % 3))
+    assert not notes_with("how rows were stored", series(tmp_path / "other", lambda name: 8 - name % 3))
 
 
 def pictures(path, save):
@@ -162,7 +162,7 @@ PROPERTIES = {
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_pictures_whose_files_give_the_label(name, tmp_path):
     experiment = pictures(tmp_path / "data", PROPERTIES[name])
-    found = told("how rows were stored", experiment)
+    found = notes_with("how rows were stored", experiment)
     assert bool(found) == bool(name.strip())
     if name.strip():
         assert f"a: {name} (1.000)" in found[0]
@@ -176,7 +176,7 @@ def test_properties_of_files_that_are_dealt(tmp_path):
             Image.fromarray(pixels).save(tmp_path / "all" / label / f"{number}.{suffix}")
     sets = ["data.source=images", f"data.path={tmp_path / 'all'}", "data.silos=[]"]
     experiment = load_experiment("digits", [*sets, 'data.deal={by="iid",silos=2}'])
-    assert "silo-1: the format of a file (1.000)" in told("how rows were stored", experiment)[0]
+    assert "silo-1: the format of a file (1.000)" in notes_with("how rows were stored", experiment)[0]
 
 
 def test_what_excel_hides_is_said_to_be_read(tmp_path):
@@ -228,16 +228,16 @@ RED, BLACK = [0, 0, 0, 255, 0, 0], [255, 0, 0, 0, 0, 0]
 def test_palettes_in_which_a_number_has_two_colours(tmp_path):
     with pytest.raises(DataError, match=r"1.png: .*\(255, 0, 0\) .*\(0, 0, 0\)"):
         notes(masks(tmp_path / "one", {"a": [RED, BLACK]}))
-    (note,) = told("of masks has the colour", masks(tmp_path / "two", {"a": [RED], "b": [BLACK]}))
+    (note,) = notes_with("of masks has the colour", masks(tmp_path / "two", {"a": [RED], "b": [BLACK]}))
     assert "at a and (255, 0, 0) at b" in note
     for own in ([RED], []):
-        assert not told("of masks", masks(tmp_path / f"same{len(own)}", {"a": own, "b": own}))
+        assert not notes_with("of masks", masks(tmp_path / f"same{len(own)}", {"a": own, "b": own}))
 
 
 def test_masks_of_images_that_are_turned(tmp_path):
-    (note,) = told("(EXIF)", masks(tmp_path / "one", {"a": []}, turned=True))
+    (note,) = notes_with("(EXIF)", masks(tmp_path / "one", {"a": []}, turned=True))
     assert "3 images such as 1.png" in note
-    assert not told("(EXIF)", masks(tmp_path / "two", {"a": []}))
+    assert not notes_with("(EXIF)", masks(tmp_path / "two", {"a": []}))
 
 
 def test_a_sum_far_from_zero_is_not_a_mean():
@@ -248,10 +248,10 @@ def test_a_sum_far_from_zero_is_not_a_mean():
 def test_values_far_from_all_others(tmp_path):
     rows = drawn()
     odd = [*rows[:-1], "0.5,1e12,1"]
-    (note,) = told("10,000 times", tables(tmp_path, a=odd, b=rows))
+    (note,) = notes_with("10,000 times", tables(tmp_path, a=odd, b=rows))
     assert "(a: 'w': 1e+12, in 1 rows)" in note
     heavy = [f"{v},{np.exp(2 * w)},{n % 2}" for n, (v, w) in enumerate(RNG.normal(size=(4000, 2)))]
-    assert not told("10,000 times", tables(tmp_path, a=heavy, b=rows))
+    assert not notes_with("10,000 times", tables(tmp_path, a=heavy, b=rows))
 
 
 def test_a_target_with_a_number_for_a_missing_value(tmp_path):
@@ -261,7 +261,7 @@ def test_a_target_with_a_number_for_a_missing_value(tmp_path):
         for n, (v, row) in enumerate(zip(RNG.normal(size=40), rows, strict=True))
     ]
     experiment = tables(tmp_path, "data.task=regression", header="v,label", a=odd, b=rows)
-    assert "a: 'label' = -999 in 8 rows" in told("may stand for a missing value", experiment)[0]
+    assert "a: 'label' = -999 in 8 rows" in notes_with("may stand for a missing value", experiment)[0]
 
 
 def arrays(path, train, test):
@@ -280,10 +280,10 @@ def arrays(path, train, test):
 
 def test_test_rows_in_another_unit(tmp_path):
     x, test = RNG.random((40, 8, 8)), RNG.random((12, 8, 8))
-    (note,) = told("in another unit", arrays(tmp_path / "one", x, 255 * test))
+    (note,) = notes_with("in another unit", arrays(tmp_path / "one", x, 255 * test))
     assert "a: 'the values' 2" in note
-    assert not told("in another unit", arrays(tmp_path / "two", x, test))
-    (note,) = told(
+    assert not notes_with("in another unit", arrays(tmp_path / "two", x, test))
+    (note,) = notes_with(
         "in another unit", arrays(tmp_path / "three", x[:, 0], test[:, 0] * np.r_[np.ones(7), 0.01])
     )
     assert "a: '7' 0.0" in note
@@ -291,8 +291,8 @@ def test_test_rows_in_another_unit(tmp_path):
 
 def test_images_that_are_all_equal(tmp_path):
     same, other = np.full((40, 8, 8), 7, np.uint8), RNG.integers(0, 256, (12, 8, 8)).astype(np.uint8)
-    assert told("are equal (a, b)", arrays(tmp_path / "one", same, other))
-    assert not told("are equal", arrays(tmp_path / "two", other, same[:4]))
+    assert notes_with("are equal (a, b)", arrays(tmp_path / "one", same, other))
+    assert not notes_with("are equal", arrays(tmp_path / "two", other, same[:4]))
 
 
 def test_a_target_that_is_one_number(tmp_path):

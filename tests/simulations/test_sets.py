@@ -118,7 +118,7 @@ def test_committed_pages_say_which_means_are_over_fewer_silos():
 
 
 def test_a_figure_shows_the_methods_of_its_table_but_constant_answers():
-    """They are so far from all methods that these could not be told apart; the figures of all pages are by one program."""
+    """They are so far from all methods that they could not be distinguished; the figures of all pages are by one program."""
     pages = [page for folder in (TRANSFER, TRANSFER.parent / "results") for page in folder.rglob("*.md")]
     compared = [page for page in pages if page.with_suffix(".json").exists() and "local" in page.read_text()]
     drawn = 0
